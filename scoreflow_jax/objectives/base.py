@@ -1,0 +1,27 @@
+"""What a loss is: a pure function of a drift and a batch, one number per example.
+
+An objective knows neither the network nor the data set, so each works with every drift, and callers may weight or mask its
+values before they take the mean.
+"""
+
+from typing import Protocol
+
+from scoreflow_jax.typing import DriftFn, Labels, PerExample, State, Times
+
+
+class Objective(Protocol):
+    """A training loss."""
+
+    def __call__(
+        self, drift: DriftFn, x0: State, x1: State, t: Times, label: Labels | None
+    ) -> PerExample:
+        """Returns the loss of each example, averaged over its dimensions.
+
+        Args:
+            drift: f(x, t, c), with the parameters being trained inside.
+            x0: source points at t = 0.
+            x1: data at t = 1.
+            t: times in [0, 1], one per example.
+            label: class labels of x1, or None.
+        """
+        ...

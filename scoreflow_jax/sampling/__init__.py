@@ -1,0 +1,24 @@
+"""Generate, encode, translate, interpolate: pure functions of a drift, blind to where it came from."""
+
+from scoreflow_jax.sampling.flow import encode, generate
+from scoreflow_jax.sampling.interpolate import RULES, InterpolationRule, interpolate_latents
+from scoreflow_jax.sampling.noise import noise_for
+from scoreflow_jax.sampling.translate import (
+    NETWORK_CALLS,
+    TranslationMethod,
+    translate_difference,
+    translate_latent,
+)
+
+__all__ = [
+    "NETWORK_CALLS",
+    "RULES",
+    "InterpolationRule",
+    "TranslationMethod",
+    "encode",
+    "generate",
+    "interpolate_latents",
+    "noise_for",
+    "translate_difference",
+    "translate_latent",
+]

@@ -1,0 +1,50 @@
+"""Array and function types shared by the whole package.
+
+Axis names are the same everywhere: `batch height width channel` for images, `batch` for times and labels. Inside the
+package images are float32 in [-1, 1] and time runs from 0 (the source, usually Gaussian noise) to 1 (the data).
+"""
+
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+Images = Float[Array, "batch height width channel"]
+"""float32, in [-1, 1] where they are data and unbounded where they are states of an ODE."""
+
+HostImages = Float[np.ndarray, "batch height width channel"]
+"""The same on the host."""
+
+Pixels = UInt8[np.ndarray, "batch height width channel"]
+"""8-bit pixels: only at the two ends, when data are read and when pictures are written."""
+
+Times = Float[Array, " batch"]
+"""One time per example, in [0, 1]."""
+
+Time = Float[Array, ""]
+"""One time for a whole batch, in [0, 1]."""
+
+Labels = Int[Array, " batch"]
+"""int32 class labels in [0, num_classes)."""
+
+State = Float[Array, "batch ..."]
+"""Points of any dimension, the batch first: images, or vectors in the tests and the two-dimensional experiments."""
+
+PerExample = Float[Array, " batch"]
+"""One number per example."""
+
+PRNGKey = jax.Array
+"""A typed key, from jax.random.key."""
+
+PyTree = Any
+"""Nested containers of arrays. Fields of flax.struct records are annotated so, because tree.map puts shardings and shapes
+in the arrays' place."""
+
+
+class DriftFn(Protocol):
+    """The drift f(x, t, c) of the ODE dx/dt = f(x, t, c), the one thing that is learned."""
+
+    def __call__(self, x: State, t: Times, label: Labels | None) -> State:
+        """Returns dx/dt at the points x (batch, ...) and times t (batch,), for labels (batch,) or None."""
+        ...
