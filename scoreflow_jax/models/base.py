@@ -12,7 +12,14 @@ import jax.numpy as jnp
 
 from scoreflow_jax.typing import DriftFn, Labels, PRNGKey, PyTree, State, Times
 
-Network = nn.Module
+
+class Network(nn.Module):
+    """The base of every network."""
+
+    dtype: Any = jnp.float32
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises a ValueError for examples of a shape, without the batch, that the network cannot take; default: none."""
 
 
 def init_parameters(network: Network, key: PRNGKey, shape: tuple[int, ...], num_classes: int) -> PyTree:

@@ -4,17 +4,16 @@ A U-Net: `num_blocks` residual blocks at each resolution on the way down, a midd
 way up, each of which takes one stored activation of the way down; self-attention at chosen resolutions.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 
+from scoreflow_jax.models.base import Network
 from scoreflow_jax.models.blocks import AttentionBlock, GroupNorm, ResidualBlock, Vectors, conv3x3, dense
 from scoreflow_jax.models.embeddings import positional_embedding
 from scoreflow_jax.typing import Images, Labels, Times
 
 
-class NCSNpp(nn.Module):
+class NCSNpp(Network):
     """f(x, t, c): images, times and labels to a drift of the images' shape.
 
     Attributes:
@@ -25,7 +24,7 @@ class NCSNpp(nn.Module):
         attention_resolutions: heights at which self-attention follows the blocks.
         dropout: rate inside the residual blocks while training.
         skip_rescale: divide residual sums by sqrt(2).
-        dtype: of the computation; parameters and result are float32.
+        dtype: of the computation (a field of the base); parameters and result are float32.
     """
 
     num_classes: int = 0
@@ -35,8 +34,6 @@ class NCSNpp(nn.Module):
     attention_resolutions: tuple[int, ...] = (16,)
     dropout: float = 0.1
     skip_rescale: bool = True
-    dtype: Any = jnp.float32
-
     @nn.compact
     def __call__(self, x: Images, t: Times, label: Labels | None, train: bool = False) -> Images:
         """Returns dx/dt at the images x and times t for the given labels.
@@ -45,7 +42,8 @@ class NCSNpp(nn.Module):
             ValueError: labels given to an unconditional network or missing for a conditional one, or an image that
                 cannot be halved as often as there are multipliers.
         """
-        self._check(x, label)
+        self.check_shape(x.shape[1:])
+        self._check_label(label)
         time, condition = self._embed(t, label)
         stack = self._down(x.astype(self.dtype), time, condition, train)
         h = self._middle(stack[-1], time, condition, train)
@@ -53,13 +51,21 @@ class NCSNpp(nn.Module):
         h = nn.swish(GroupNorm(dtype=self.dtype, name="out_norm")(h))
         return conv3x3(x.shape[-1], name="out_conv", scale=0.0, dtype=self.dtype)(h).astype(jnp.float32)
 
-    def _check(self, x: Images, label: Labels | None) -> None:
-        halvings = 2 ** (len(self.channel_multipliers) - 1)
-        if x.shape[1] % halvings or x.shape[2] % halvings:
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuses images of a shape (height, width, channels) that cannot be halved often enough.
+
+        Raises:
+            ValueError: with what would do.
+        """
+        halvings = len(self.channel_multipliers) - 1
+        height, width = shape[:2]
+        if height % 2**halvings or width % 2**halvings:
             raise ValueError(
-                f"images of {x.shape[1]}x{x.shape[2]} cannot be halved {len(self.channel_multipliers) - 1} times, as "
-                f"channel_multipliers {self.channel_multipliers} ask: use sides that are multiples of {halvings}"
+                f"images of {height}x{width} cannot be halved {halvings} times, as channel_multipliers "
+                f"{self.channel_multipliers} ask: use sides that are multiples of {2**halvings}, or fewer multipliers"
             )
+
+    def _check_label(self, label: Labels | None) -> None:
         if (label is None) != (self.num_classes == 0):
             raise ValueError(
                 f"got {'no labels' if label is None else 'labels'} for a network of {self.num_classes} classes: "

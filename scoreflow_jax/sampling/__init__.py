@@ -1,5 +1,6 @@
 """Generate, encode, translate, interpolate: pure functions of a drift, blind to where it came from."""
 
+from scoreflow_jax.sampling.batches import Solved, SolveStats, solve_in_batches
 from scoreflow_jax.sampling.flow import encode, generate
 from scoreflow_jax.sampling.interpolate import RULES, InterpolationRule, interpolate_latents
 from scoreflow_jax.sampling.noise import noise_for
@@ -14,11 +15,14 @@ __all__ = [
     "NETWORK_CALLS",
     "RULES",
     "InterpolationRule",
+    "SolveStats",
+    "Solved",
     "TranslationMethod",
     "encode",
     "generate",
     "interpolate_latents",
     "noise_for",
+    "solve_in_batches",
     "translate_difference",
     "translate_latent",
 ]

@@ -1,0 +1,1 @@
+"""Runnable documents: one file an experiment."""

@@ -1,0 +1,185 @@
+"""Fresh sections that the experiments share. A config file shows only what differs from these.
+
+Each section's fields are the arguments of what it builds (scoreflow_jax/experiment.py), so a field that no constructor
+knows is refused there by name.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def base(name: str) -> ConfigDict:
+    """Everything an experiment has, with the paper's values where it states them."""
+    return ConfigDict(
+        {
+            "name": name,  # the default workdir is runs/<name>
+            "seed": 0,  # of parameters, shuffling and all that is drawn in training
+            "data": data(),
+            "path": {"name": "linear"},
+            "objective": {"name": "path_constrained", "weight_exponent": 1.0},  # lambda(t) = t^-p; 2.0: rectified flow
+            "model": ddpmpp(),
+            "optimizer": optimizer(),
+            "train": train(),
+            "solver": solver(),
+            "sample": sample(),
+            "translate": translate(),
+            "interpolate": interpolate(),
+            "eval": evaluation(),
+        }
+    )
+
+
+def data() -> ConfigDict:
+    """CIFAR-10 through tensorflow-datasets."""
+    return ConfigDict(
+        {
+            "source": "tfds",  # digits, tfds
+            "name": "cifar10",  # the data set's own name, for sources that have several
+            "dir": placeholder(str),  # where they lie; None: $TFDS_DATA_DIR, else ~/tensorflow_datasets
+            "train_split": "train",
+            "test_split": "test",
+            "shape": (32, 32, 3),  # height, width, channels
+            "num_classes": 10,
+            "levels": 256,  # grey levels of a pixel
+            "flip": True,  # mirror training images at random
+        }
+    )
+
+
+def ddpmpp() -> ConfigDict:
+    """DDPM++ for CIFAR-10, 61.8M parameters and the class conditioning of eq. 21."""
+    return ConfigDict(
+        {
+            "name": "ncsnpp",
+            "conditional": True,
+            "base_channels": 128,
+            "channel_multipliers": (1, 2, 2, 2),
+            "num_blocks": 4,
+            "attention_resolutions": (16,),
+            "dropout": 0.15,
+            "dtype": "float32",  # of training's computation; bfloat16 on accelerators
+        }
+    )
+
+
+def optimizer() -> ConfigDict:
+    """Rectified flow's Adam."""
+    return ConfigDict(
+        {
+            "learning_rate": 2e-4,
+            "b1": 0.9,
+            "b2": 0.999,
+            "epsilon": 1e-8,
+            "warmup_steps": 5000,
+            "clip_norm": 1.0,  # 0.0: no clipping
+        }
+    )
+
+
+def train() -> ConfigDict:
+    """Rectified flow's CIFAR-10 run: its weights were published at 800,000 steps."""
+    return ConfigDict(
+        {
+            "batch_size": 128,
+            "num_steps": 800_000,
+            "ema_decay": 0.999999,
+            "log_every": 100,
+            "sample_every": 5000,  # a grid from the EMA, of the same noise each time; 0: only at the end
+            "checkpoint_every": 5000,
+            "keep_checkpoints": 3,
+            "num_workers": 0,  # processes that read data ahead; 0: threads
+            "tensorboard": True,
+        }
+    )
+
+
+def solver() -> ConfigDict:
+    """The paper's RK45 at 1e-5."""
+    return ConfigDict(
+        {
+            "method": "dopri5",
+            "rtol": 1e-5,
+            "atol": 1e-5,
+            "num_steps": placeholder(int),  # this many equal steps instead of adaptive ones
+            "per_sample": False,  # step sizes chosen for each image instead of for the batch
+            "max_steps": 4096,
+        }
+    )
+
+
+def sample() -> ConfigDict:
+    """--mode=sample."""
+    return ConfigDict(
+        {
+            "num_images": 100,
+            "labels": (),  # repeated to num_images; empty: balanced over the classes
+            "batch_size": 100,
+            "seed": 0,
+            "columns": 10,  # of grid.png
+        }
+    )
+
+
+def translate() -> ConfigDict:
+    """--mode=translate."""
+    return ConfigDict(
+        {
+            "method": "latent",  # latent: encode, then decode with the other class; difference: the paper's eq. 20
+            "source": placeholder(int),  # class of the images; None: every class
+            "target": placeholder(int),  # class to make of them; None: every other class in turn
+            "num_images": 100,  # of the test split
+            "images": placeholder(str),  # a folder of pictures instead; then source must be given
+            "batch_size": 100,
+            "shown": 8,  # rows of grid.png and of path.png
+            "num_times": 9,  # pictures along t in path.png
+        }
+    )
+
+
+def interpolate() -> ConfigDict:
+    """--mode=interpolate."""
+    return ConfigDict(
+        {
+            "between": "latents",  # latents: random ones; images: real ones of the test split, encoded
+            "rule": "square_root",  # the paper's; slerp, linear
+            "num_pairs": 8,
+            "num_steps": 9,  # pictures from one end to the other, both included
+            "labels": (),  # repeated to num_pairs; empty: one class after the other
+            "seed": 0,
+        }
+    )
+
+
+def evaluation() -> ConfigDict:
+    """--mode=eval."""
+    return ConfigDict(
+        {
+            "num_images": 1000,
+            "batch_size": 250,
+            "num_reconstructions": 100,  # test images to encode and decode
+            "classifier": False,  # trained on the real pixels: for small images only
+            "seed": 1,
+        }
+    )
+
+
+def variant(config: ConfigDict, name: str) -> ConfigDict:
+    """The config itself, or with name "smoke" the same with a tiny network and a few steps, to see that all of it runs.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name == "":
+        return config
+    if name != "smoke":
+        raise ValueError(f"no variant {name!r} of {config.name}, expected smoke or none")
+    config.name += "_smoke"
+    config.model.update(base_channels=8, num_blocks=1)
+    config.optimizer.warmup_steps = 2
+    config.train.update(batch_size=8, num_steps=4, log_every=2, sample_every=4, checkpoint_every=2, tensorboard=False)
+    config.solver.update(rtol=1e-3, atol=1e-3)
+    config.sample.update(num_images=10, batch_size=10)
+    config.translate.update(num_images=10, batch_size=10, shown=4)
+    config.interpolate.update(num_pairs=2, num_steps=5)
+    config.eval.update(num_images=40, batch_size=20, num_reconstructions=10)
+    return config

@@ -1,0 +1,228 @@
+"""Checkpoints on disk. The only module that imports orbax.
+
+A checkpoint of step n is a folder `<directory>/<n>` of three items: `ema` (all that evaluation needs), `train` (the rest of
+the state) and `meta` (JSON: the config and the number of batches consumed). It is written beside its place and renamed, so
+a run killed in the middle of a save leaves the last whole one.
+
+Orbax counts a damaged folder as the latest step, and refuses later saves because of it. So steps are tried from the newest
+back, a damaged one is set aside under another name when training goes on, and the manager is built anew before it saves.
+"""
+
+import contextlib
+import logging
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.typing import PyTree
+
+
+class Restored(NamedTuple):
+    """What a checkpoint held.
+
+    Attributes:
+        step: its number.
+        ema: averaged parameters.
+        train: the rest of the training state; None where only `ema` was asked for.
+        meta: the config and the number of batches consumed.
+    """
+
+    step: int
+    ema: PyTree
+    train: PyTree
+    meta: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run, for the process that trains."""
+
+    def __init__(self, directory: pathlib.Path, *, keep: int) -> None:
+        """Opens or creates the folder.
+
+        Args:
+            directory: of all checkpoints of the run.
+            keep: how many to keep; older ones are deleted.
+        """
+        self._directory = directory.absolute()
+        self._keep = keep
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, cleanup_tmp_directories=True)
+        return ocp.CheckpointManager(self._directory, item_handlers=_handlers(), options=options)
+
+    def save(self, step: int, *, ema: PyTree, train: PyTree, meta: dict[str, Any]) -> None:
+        """Starts to save; the arrays may be donated at once. Raises what went wrong with the save before.
+
+        Raises:
+            UserError: the save was refused or the one before failed, as on a full disk.
+        """
+        args = ocp.args.Composite(
+            ema=ocp.args.StandardSave(ema), train=ocp.args.StandardSave(train), meta=ocp.args.JsonSave(meta)
+        )
+        try:
+            saved = self._manager.save(step, args=args)
+        except (OSError, ValueError) as error:
+            raise UserError(f"could not save a checkpoint in {self._directory}: {_first_line(error)}") from error
+        if not saved:
+            raise UserError(
+                f"the checkpoint of step {step} was refused: {self._directory} already holds step "
+                f"{self._manager.latest_step()}. Move that folder away or use another workdir"
+            )
+
+    def restore_latest(self, *, ema: PyTree, train: PyTree) -> Restored | None:
+        """Restores the newest whole checkpoint, setting damaged ones aside; None where there is none at all.
+
+        Args:
+            ema, train: arrays or shapes with shardings, like which to restore.
+
+        Raises:
+            UserError: there are checkpoints, but none can be restored.
+        """
+        damaged = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored = _restore(self._manager, step, ema, train)
+            except UserError:
+                raise
+            except Exception as error:  # noqa: BLE001 - damage shows as any of a dozen unrelated types
+                damaged.append((step, _first_line(error)))
+                continue
+            self._set_aside(damaged)
+            return restored
+        if damaged:
+            raise UserError(_all_damaged(self._directory, damaged))
+        return None
+
+    def _set_aside(self, damaged: list[tuple[int, str]]) -> None:
+        if not damaged:
+            return
+        self._manager.close()
+        for step, reason in damaged:
+            folder = self._directory / str(step)
+            target = folder.with_name(f"damaged-{step}")
+            number = 0
+            while target.exists():
+                number += 1
+                target = folder.with_name(f"damaged-{step}-{number}")
+            folder.rename(target)
+            print(f"checkpoint {folder} is damaged ({reason}); moved to {target.name}", file=sys.stderr)
+        self._manager = self._open()
+
+    def close(self) -> None:
+        """Waits for the save under way and closes.
+
+        Raises:
+            UserError: that save failed.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise UserError(f"could not save a checkpoint in {self._directory}: {_first_line(error)}") from error
+        finally:
+            self._manager.close()
+
+
+def restore_ema(directory: pathlib.Path, *, ema: PyTree, step: int | None = None) -> Restored:
+    """Restores averaged parameters for reading only: nothing on disk changes.
+
+    Args:
+        directory: of the run's checkpoints.
+        ema: arrays or shapes with shardings, like which to restore.
+        step: which one; by default the newest that is whole.
+
+    Raises:
+        UserError: no such checkpoint, or all are damaged.
+    """
+    steps = checkpoint_steps(directory)
+    if not steps:
+        raise UserError(f"no checkpoint in {directory}: train first (--mode=train), or give the --workdir of a run")
+    if step is not None and step not in steps:
+        raise UserError(f"no checkpoint of step {step} in {directory}, expected one of {', '.join(map(str, steps))}")
+    with _quiet():
+        options = ocp.CheckpointManagerOptions(read_only=True)
+        manager = ocp.CheckpointManager(directory.absolute(), item_handlers=_handlers(), options=options)
+    damaged = []
+    for candidate in [step] if step is not None else reversed(steps):
+        try:
+            restored = _restore(manager, candidate, ema, None)
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001 - damage shows as any of a dozen unrelated types
+            damaged.append((candidate, _first_line(error)))
+            continue
+        for number, reason in damaged:
+            print(f"checkpoint {number} is damaged ({reason}); using step {candidate}", file=sys.stderr)
+        manager.close()
+        return restored
+    raise UserError(_all_damaged(directory, damaged))
+
+
+def checkpoint_steps(directory: pathlib.Path) -> list[int]:
+    """The steps that have a folder, ascending, whole or not."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+
+
+def _handlers() -> dict[str, Any]:
+    return {
+        "ema": ocp.StandardCheckpointHandler(),
+        "train": ocp.StandardCheckpointHandler(),
+        "meta": ocp.JsonCheckpointHandler(),
+    }
+
+
+def _restore(manager: ocp.CheckpointManager, step: int, ema: PyTree, train: PyTree | None) -> Restored:
+    """Restores one step; raises UserError for arrays of other shapes and anything at all for damage."""
+    with _quiet():
+        _check_shapes(manager.item_metadata(step)["ema"].tree, ema, step)
+        items: dict[str, Any] = {"ema": ocp.args.StandardRestore(_abstract(ema)), "meta": ocp.args.JsonRestore()}
+        if train is not None:
+            items["train"] = ocp.args.StandardRestore(_abstract(train))
+        found = manager.restore(step, args=ocp.args.Composite(**items))
+    return Restored(step=step, ema=found["ema"], train=found.get("train"), meta=found["meta"])
+
+
+def _check_shapes(stored: PyTree, expected: PyTree, step: int) -> None:
+    """Names the first array that does not fit: orbax casts a wrong dtype silently and prints a dump for a wrong shape."""
+    have = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(stored)}
+    want = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(expected)}
+    for name in sorted(have.keys() | want.keys()):
+        got = (tuple(have[name].shape), str(have[name].dtype)) if name in have else "nothing"
+        need = (tuple(want[name].shape), str(want[name].dtype)) if name in want else "nothing"
+        if got != need:
+            raise UserError(
+                f"the checkpoint of step {step} does not fit the config: {name} is {got}, expected {need}. "
+                "Use the config that it was trained with"
+            )
+
+
+def _abstract(tree: PyTree) -> PyTree:
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:160]}"
+
+
+def _all_damaged(directory: pathlib.Path, damaged: list[tuple[int, str]]) -> str:
+    reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged)
+    return f"no whole checkpoint in {directory} ({reasons}): restore a copy, or train anew in another workdir"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps orbax from logging a traceback for what we report in one line."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

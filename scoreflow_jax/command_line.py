@@ -1,0 +1,218 @@
+"""From the command line to one command: parses flags, and turns every mistake into one line and exit code 2.
+
+Flags and configs are absl's and ml_collections'. Their own complaints run to 41 lines for an unknown field, so names are
+checked here first, and what they still raise is cut to a line.
+"""
+
+import difflib
+import importlib
+import importlib.util
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from scoreflow_jax.commands import MODES
+from scoreflow_jax.errors import UserError
+
+DEFAULT_CONFIG = "configs/digits.py"
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
+_FLAGS = ("config", "mode", "workdir", "help")
+
+_USAGE = """\
+usage: python main.py --mode=MODE [--config=FILE[:VARIANT]] [--workdir=DIR] [--config.SECTION.FIELD=VALUE ...]
+
+modes:
+{modes}
+
+flags:
+  --config     a file of configs/, default {config}; with :smoke a tiny variant that runs in seconds
+  --workdir    where the run lives, default runs/<name of the config>
+  --config.SECTION.FIELD=VALUE    changes one field, for example --config.train.num_steps=1000; the fields of an experiment
+               stand in its file and in configs/common.py, each with a line on what it does
+  --help       this text
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command that the arguments name, and exits.
+
+    Exit codes: 0 done; 1 an error of the program; 2 one of the user's, explained in a line; 130 interrupted.
+    """
+    arguments = list(sys.argv if argv is None else argv)
+    try:
+        mode, config, workdir = parse(arguments)
+    except UserError as error:
+        sys.exit(_complain(error))
+    if mode == "help":
+        print(usage())
+        sys.exit(0)
+    # absl's own handler would print a usage text and a traceback; all that a user can put right is a UserError.
+    app.run(lambda _: sys.exit(_run(mode, config, workdir)), argv=arguments[:1])
+
+
+def usage() -> str:
+    """The text of --help."""
+    modes = "\n".join(f"  {name:12s} {description}" for name, (_, description) in MODES.items())
+    return _USAGE.format(modes=modes, config=DEFAULT_CONFIG)
+
+
+def parse(argv: list[str]) -> tuple[str, ConfigDict, pathlib.Path]:
+    """Returns the mode, the config with its overrides, and the workdir.
+
+    Raises:
+        UserError: an unknown flag, mode or field, a value of the wrong type, or a config file that cannot be used.
+    """
+    given = _given(argv[1:])
+    if "help" in given:
+        return "help", ConfigDict(), pathlib.Path()
+    mode = given.get("mode")
+    if mode not in MODES:
+        got = "no --mode" if mode is None else f"unknown mode {mode!r}{_nearest(mode, MODES)}"
+        raise UserError(f"{got}; expected --mode={'|'.join(MODES)}. --help says what they do")
+    file = given.get("config", DEFAULT_CONFIG)
+    fields = [name.removeprefix("config.") for name in given if name.startswith("config.")]
+    _check_fields(fields, load_config(file), file)
+    config = _apply(argv, file)
+    workdir = pathlib.Path(given.get("workdir", f"runs/{config.name}"))
+    return mode, config, workdir
+
+
+def _given(arguments: list[str]) -> dict[str, str]:
+    """Flag names to values, of --name=value and --name value."""
+    given: dict[str, str] = {}
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in ("-h", "-help", "--help", "--helpfull", "--helpshort"):
+            given["help"] = ""
+            continue
+        if not argument.startswith("--"):
+            raise UserError(f"unexpected argument {argument!r}; expected flags such as --mode=train")
+        name, equals, value = argument[2:].partition("=")
+        if name not in _FLAGS and not name.startswith("config."):
+            hint = _nearest(name, _FLAGS) or ". Fields of the config are --config.SECTION.FIELD=VALUE"
+            raise UserError(f"unknown flag --{name}{hint}; expected --config, --mode, --workdir or --help")
+        if not equals:
+            value = next(rest, "")
+            if not value or value.startswith("--"):
+                raise UserError(f"--{name} has no value; expected --{name}=VALUE")
+        given[name] = value
+    return given
+
+
+def load_config(file: str) -> ConfigDict:
+    """Loads `path.py` or `path.py:variant`.
+
+    Raises:
+        UserError: no such file, or one without a usable get_config.
+    """
+    path, _, variant = file.partition(":")
+    if not pathlib.Path(path).is_file():
+        known = sorted(str(p) for p in pathlib.Path("configs").glob("*.py") if p.stem not in ("__init__", "common"))
+        raise UserError(f"no config file {path}{_nearest(path, known)}; expected one of {', '.join(known) or 'configs/'}")
+    spec = importlib.util.spec_from_file_location("_scoreflow_config", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file; expected a config such as {DEFAULT_CONFIG}")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return module.get_config(variant)
+    except Exception as error:
+        raise UserError(f"cannot load {file} ({type(error).__name__}: {_first_line(error)})") from error
+
+
+def _check_fields(names: Iterable[str], config: ConfigDict, file: str) -> None:
+    known = list(_dotted(config))
+    for name in names:
+        if name not in known:
+            if any(k.startswith(name + ".") for k in known):
+                raise UserError(f"config.{name} is a section; expected one of its fields, as --config.{name}.FIELD=VALUE")
+            raise UserError(f"unknown config field {name!r} in {file}{_nearest(name, known)}")
+
+
+def _dotted(config: ConfigDict, prefix: str = "") -> Iterable[str]:
+    for key in config:
+        value = config.get_ref(key).get() if isinstance(config, ConfigDict) else config[key]
+        if isinstance(value, ConfigDict):
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """"; did you mean x?", by likeness of the whole name and then of its last part; empty where nothing is alike."""
+    known = list(known)
+    found = difflib.get_close_matches(name, known, n=1)
+    if not found:
+        last = name.rsplit(".", 1)[-1]
+        tails = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
+        found = [tails[t] for t in difflib.get_close_matches(last, tails, n=1)]
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _apply(argv: list[str], file: str) -> ConfigDict:
+    """Has ml_collections convert and apply the overrides. It finds them in sys.argv, and only there."""
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", file, flag_values=values)
+    flags.DEFINE_string("mode", None, "", flag_values=values)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    saved, sys.argv = sys.argv, argv
+    try:
+        values(argv)
+        return holder.value
+    except (flags.Error, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{_first_line(error)}; expected a value of the field's own type, see {file}") from error
+    finally:
+        sys.argv = saved
+
+
+def _run(mode: str, config: ConfigDict, workdir: pathlib.Path) -> int:
+    """Imports the mode's module, runs it and says how long it took; returns the exit code."""
+    start = time.perf_counter()
+    try:
+        set_up_process()
+        command = importlib.import_module(MODES[mode][0])
+        from scoreflow_jax.experiment import build
+
+        command.run_command(build(config), workdir)
+    except UserError as error:
+        return _complain(error)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    print(f"{mode} took {time.perf_counter() - start:.1f} s")
+    return 0
+
+
+def set_up_process() -> None:
+    """Quiets libraries' chatter and turns on JAX's compilation cache: the second start of a command compiles nothing.
+
+    The cache lies in $JAX_COMPILATION_CACHE_DIR, else in $XDG_CACHE_HOME/scoreflow_jax, else in ~/.cache/scoreflow_jax.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    import logging
+
+    import jax
+
+    for name in ("", "absl", "jax", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "scoreflow_jax" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300].strip("\"'")
+
+
+def _complain(error: Any) -> int:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return EXIT_USAGE

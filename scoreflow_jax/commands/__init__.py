@@ -1,0 +1,16 @@
+"""What the command line can do: one module for each --mode, with a function run(experiment, workdir)."""
+
+MODES = {
+    "train": ("scoreflow_jax.commands.train", "train, or resume from the newest checkpoint of the workdir"),
+    "sample": ("scoreflow_jax.commands.sample", "generate images: sample/{samples.npz, grid.png, report.json}"),
+    "translate": (
+        "scoreflow_jax.commands.translate",
+        "turn images of one class into another: translate/{translations.npz, grid.png, path.png, report.json}",
+    ),
+    "interpolate": (
+        "scoreflow_jax.commands.interpolate",
+        "walk between two latents or two images: interpolate/{strip.png, interpolations.npz, report.json}",
+    ),
+    "eval": ("scoreflow_jax.commands.evaluate", "measure the model: eval/<step>/{report.json, report.md, grid.png}"),
+}
+"""Module and one-line description of every mode. The modules are imported when they run: --help loads none."""

@@ -1,0 +1,65 @@
+"""--mode=interpolate: walks between two latents, or between two real images."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from scoreflow_jax import figures
+from scoreflow_jax.commands import workdir as workdirs
+from scoreflow_jax.commands.sample import balanced_labels
+from scoreflow_jax.data import read_all
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.experiment import Experiment
+from scoreflow_jax.model import Model
+from scoreflow_jax.pixels import to_pixels, to_unit_range_host
+from scoreflow_jax.typing import HostImages
+
+
+def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
+    """Writes interpolate/{strip.png, interpolations.npz, report.json}."""
+    settings = experiment.interpolate
+    latents = settings.between == "latents"
+    classes = settings.labels or tuple(range(experiment.num_classes))
+    labels = balanced_labels(settings.num_pairs, classes)
+    pairs = None if latents else _real_pairs(experiment, labels, settings.num_pairs)
+    model = workdirs.open_model(experiment, workdir, batch_size=settings.num_pairs * settings.num_steps)
+    first, second = _latent_pairs(model, settings.seed, settings.num_pairs) if pairs is None else pairs
+    solved = model.solve_interpolate(
+        first, second, labels, num_steps=settings.num_steps, rule=settings.rule, latents=latents
+    )
+    out = workdir / "interpolate"
+    stored = labels if labels is not None else np.zeros(settings.num_pairs, np.int32)
+    workdirs.save_arrays(out / "interpolations.npz", images=to_pixels(solved.y), labels=stored)
+    captions = None if labels is None else [f"class {label}" for label in labels]
+    heads = [f"{alpha:.2f}" for alpha in np.linspace(0, 1, settings.num_steps)]
+    with workdirs.whole_file(out / "strip.png") as path:
+        figures.save_rows(path, list(solved.y), captions=captions, heads=heads)
+    head = workdirs.report_head(model, "interpolate", seed=settings.seed)
+    facts = {"between": settings.between, "rule": settings.rule, "num_steps": settings.num_steps}
+    workdirs.write_json(out / "report.json", {**head, **facts, "cost": solved.stats.summary()})
+    print(f"interpolated {settings.num_pairs} pairs: {workdirs.cost_line(solved.stats)}; see {out / 'strip.png'}")
+
+
+def _latent_pairs(model: Model, seed: int, count: int) -> tuple[jax.Array, jax.Array]:
+    noise = model.noise(jax.random.key(seed), 2 * count)
+    return noise[0::2], noise[1::2]
+
+
+def _real_pairs(experiment: Experiment, labels: np.ndarray | None, count: int) -> tuple[HostImages, HostImages]:
+    """The next two unused test images of each label in turn; of any class for an unconditional model.
+
+    Raises:
+        UserError: the test split has too few of a class.
+    """
+    test = read_all(experiment.source("test"))
+    pool = {c: list(np.flatnonzero(test["label"] == c)) for c in range(experiment.spec.num_classes)}
+    pool[-1] = list(range(len(test["label"])))
+    chosen: list[int] = []
+    for label in labels if labels is not None else [-1] * count:
+        members = pool[int(label)]
+        if len(members) < 2:
+            raise UserError(f"too few test images of class {label}: lower config.interpolate.num_pairs")
+        chosen += [members.pop(0), members.pop(0)]
+    images = to_unit_range_host(test["image"][chosen], experiment.spec.levels)
+    return images[0::2], images[1::2]

@@ -1,0 +1,134 @@
+"""The folder of a run: whose config it holds, and files that are whole or not there."""
+
+import contextlib
+import json
+import os
+import pathlib
+import platform
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Any
+
+import jax
+import numpy as np
+
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.experiment import MODEL_FIELDS, TRAINING_FIELDS, Experiment, differences, to_plain
+from scoreflow_jax.model import Model, load_model, read_config
+from scoreflow_jax.pixels import ROUNDING
+from scoreflow_jax.sampling import SolveStats
+
+_PACKAGES = ("scoreflow_jax", "jax", "jaxlib", "flax", "diffrax", "optax", "numpy", "scikit-learn")
+
+
+def claim(experiment: Experiment, workdir: pathlib.Path) -> None:
+    """Makes a workdir this experiment's own before training, or finds that it already is.
+
+    Raises:
+        UserError: it belongs to a run with another config, or cannot be written.
+    """
+    if (workdir / "config.json").exists():
+        _check_same(experiment, workdir, TRAINING_FIELDS, "resume it with the same config")
+    elif (workdir / "checkpoints").exists():
+        raise UserError(f"{workdir} holds checkpoints but no config.json: restore that file, or use another --workdir")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", experiment.config)
+    except OSError as error:
+        raise UserError(f"cannot write to {workdir} ({error}): give another --workdir") from error
+
+
+def open_model(experiment: Experiment, workdir: pathlib.Path, *, batch_size: int) -> Model:
+    """Loads the run's averaged parameters, after checking that the config describes the same network.
+
+    Raises:
+        UserError: no run there, one of another network, or no whole checkpoint.
+    """
+    read_config(workdir)
+    _check_same(experiment, workdir, MODEL_FIELDS, "give the config of that run")
+    return load_model(experiment, workdir, batch_size=batch_size)
+
+
+def _check_same(experiment: Experiment, workdir: pathlib.Path, fields: tuple[str, ...], advice: str) -> None:
+    theirs = to_plain(read_config(workdir))
+    changed = differences(experiment.config, theirs, fields)
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UserError(
+            f"{workdir} is the workdir of another config ({theirs.get('name')}): {'; '.join(changed[:3])}{more}. "
+            f"Expected the same values: {advice}, or another --workdir"
+        )
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes JSON beside its place and renames it."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary path of the same suffix, renamed to `path` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = pathlib.Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
+    """Writes an npz beside its place and renames it."""
+    with whole_file(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
+
+
+def report_head(model: Model, mode: str, *, seed: int | None) -> dict[str, Any]:
+    """What every report begins with: enough to make the same again."""
+    e = model.experiment
+    return {
+        "mode": mode,
+        "name": e.name,
+        "step": model.step,
+        "parameters": "ema",
+        "ema_decay": e.train.ema_decay,
+        "config_hash": e.config_hash,
+        "seed": seed,
+        "solver": {
+            "method": e.solver.method,
+            "steps": "adaptive" if e.solver.num_steps is None else e.solver.num_steps,
+            "rtol": e.solver.rtol,
+            "atol": e.solver.atol,
+            "step_control": "per sample" if e.solver.per_sample else "one for the batch, scipy's rule",
+            "dtype": "float32",
+            "matmul_precision": e.solver.precision,
+        },
+        "rounding": ROUNDING,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    if "scoreflow_jax" not in found:
+        from scoreflow_jax import __version__
+
+        found["scoreflow_jax"] = __version__
+    return found
+
+
+def cost_line(stats: SolveStats, network_calls: int = 1) -> str:
+    """One line on what a solve cost, for the terminal."""
+    s = stats.summary(network_calls)
+    return f"NFE {s['nfe_mean']:.0f}, {s['seconds']:.1f} s, {s['images_per_second']:.1f} images/s (compilation included)"

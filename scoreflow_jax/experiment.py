@@ -1,0 +1,356 @@
+"""From a config to built objects. The only module that reads config fields.
+
+A section's fields are the arguments of what it builds, so the constructors are the schema: a field that they do not take is
+refused by name, and so is a value that they do not accept.
+"""
+
+import copy
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from scoreflow_jax import data, models, objectives, paths
+from scoreflow_jax.data import ImageSource, ImageSpec
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.models import Network
+from scoreflow_jax.objectives import Objective
+from scoreflow_jax.ode import Solver
+from scoreflow_jax.parallel import Layout
+from scoreflow_jax.paths import Path
+from scoreflow_jax.sampling import NETWORK_CALLS, RULES
+from scoreflow_jax.training import Schedule, TrainState, create_state, make_optimizer, make_train_step
+from scoreflow_jax.typing import DriftFn, PRNGKey, PyTree
+
+TRAINING_FIELDS = ("seed", "data", "path", "objective", "model", "optimizer", "train.batch_size", "train.ema_decay")
+"""Fields that a resumed run must share with the run it goes on with. `data.dir` may differ."""
+
+MODEL_FIELDS = (
+    "data.shape",
+    "data.num_classes",
+    "path",
+    "model.name",
+    "model.conditional",
+    "model.base_channels",
+    "model.channel_multipliers",
+    "model.num_blocks",
+    "model.attention_resolutions",
+)
+"""Fields that sampling and evaluation must share with the run whose checkpoint they read."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """`config.data`."""
+
+    source: str
+    name: str
+    dir: str | None
+    train_split: str
+    test_split: str
+    shape: tuple[int, ...]
+    num_classes: int
+    levels: int
+    flip: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """`config.train`, without the schedule."""
+
+    batch_size: int
+    ema_decay: float
+    keep_checkpoints: int
+    num_workers: int
+    tensorboard: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleSettings:
+    """`config.sample`."""
+
+    num_images: int
+    labels: tuple[int, ...]
+    batch_size: int
+    seed: int
+    columns: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TranslateSettings:
+    """`config.translate`."""
+
+    method: str
+    source: int | None
+    target: int | None
+    num_images: int
+    images: str | None
+    batch_size: int
+    shown: int
+    num_times: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InterpolateSettings:
+    """`config.interpolate`."""
+
+    between: str
+    rule: str
+    num_pairs: int
+    num_steps: int
+    labels: tuple[int, ...]
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalSettings:
+    """`config.eval`."""
+
+    num_images: int
+    batch_size: int
+    num_reconstructions: int
+    classifier: bool
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything a command needs, built from one config.
+
+    Attributes:
+        name: of the config; the default workdir is runs/<name>.
+        seed: of the run.
+        config: the config as plain data, and `config_hash`, the first 12 digits of the sha256 of its canonical JSON.
+        spec: shape, classes and levels of the data.
+        conditional: whether the drift takes labels.
+        path, objective, network, optimizer, solver: the parts.
+        schedule, data, train, sample, translate, interpolate, eval: the commands' own settings.
+    """
+
+    name: str
+    seed: int
+    config: dict[str, Any]
+    config_hash: str
+    spec: ImageSpec
+    conditional: bool
+    path: Path
+    objective: Objective
+    network: Network
+    optimizer: optax.GradientTransformation
+    solver: Solver
+    schedule: Schedule
+    data: DataSettings
+    train: TrainSettings
+    sample: SampleSettings
+    translate: TranslateSettings
+    interpolate: InterpolateSettings
+    eval: EvalSettings
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the network: 0 for an unconditional one."""
+        return self.spec.num_classes if self.conditional else 0
+
+    def source(self, split: str) -> ImageSource:
+        """Opens the data set's split, "train" or "test".
+
+        Raises:
+            UserError: it is not there, or is not what the config describes.
+        """
+        chosen = {"train": self.data.train_split, "test": self.data.test_split}[split]
+        kinds: dict[str, Callable[[], ImageSource]] = {
+            "digits": lambda: data.Digits(chosen),
+            "tfds": lambda: data.TfdsImages(self.data.name, chosen, self.data.dir),
+        }
+        source = kinds[self.data.source]()
+        data.check_spec(source, self.spec, self.data.name)
+        return source
+
+    def init(self, key: PRNGKey) -> PyTree:
+        """Fresh parameters."""
+        return models.init_parameters(self.network, key, self.spec.shape, self.num_classes)
+
+    def parameter_shapes(self) -> PyTree:
+        """Shapes of the parameters, without computing them."""
+        return models.parameter_shapes(self.network, self.spec.shape, self.num_classes)
+
+    def create_state(self, layout: Layout) -> TrainState:
+        """The training state of step 0."""
+        return create_state(self.init, self.optimizer, self.seed, layout)
+
+    def train_step(self) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, Any]]]:
+        """The training step, not yet compiled."""
+        return make_train_step(
+            drift_of=lambda params, key: models.make_drift(self.network, params, dropout_key=key),
+            objective=self.objective,
+            path=self.path,
+            optimizer=self.optimizer,
+            ema_decay=self.train.ema_decay,
+            levels=self.spec.levels,
+            conditional=self.conditional,
+            flip=self.data.flip,
+        )
+
+    def drift(self, params: PyTree) -> DriftFn:
+        """f(x, t, c) for ODE solves: without dropout, in float32."""
+        return models.make_drift(models.float32_compute(self.network), params)
+
+
+def build(config: Mapping[str, Any]) -> Experiment:
+    """Builds an experiment from a ConfigDict or plain nested dict.
+
+    Raises:
+        UserError: a field is missing, unknown or has a value that its part does not accept.
+    """
+    plain = to_plain(config)
+    sections = {k: dict(v) if isinstance(v, dict) else v for k, v in plain.items()}
+    unknown = sections.keys() - {f.name for f in dataclasses.fields(Experiment)} - {"model"}
+    if unknown:
+        raise UserError(f"unknown config section {sorted(unknown)[0]!r}")
+    settings = _section(DataSettings, "data", sections["data"])
+    if settings.source not in data.SOURCES:
+        raise UserError(_unknown_name("data.source", settings.source, data.SOURCES))
+    if len(settings.shape) != 3 or min(settings.shape) < 1:
+        raise UserError(f"data.shape is {settings.shape}, expected (height, width, channels)")
+    spec = ImageSpec(shape=settings.shape, num_classes=settings.num_classes, levels=settings.levels)  # type: ignore[arg-type]
+    conditional = sections["model"].pop("conditional")
+    path = _member(paths.PATHS, "path", sections["path"])
+    schedule_names = {f.name for f in dataclasses.fields(Schedule)}
+    schedule = {k: v for k, v in sections["train"].items() if k in schedule_names}
+    rest = {k: v for k, v in sections["train"].items() if k not in schedule_names}
+    experiment = Experiment(
+        name=sections["name"],
+        seed=sections["seed"],
+        config=plain,
+        config_hash=config_hash(plain),
+        spec=spec,
+        conditional=conditional,
+        path=path,
+        objective=_member(objectives.OBJECTIVES, "objective", sections["objective"], path=path),
+        network=_network(sections["model"], spec, conditional),
+        optimizer=_section(make_optimizer, "optimizer", sections["optimizer"]),
+        solver=_section(Solver, "solver", sections["solver"]),
+        schedule=_section(Schedule, "train", schedule),
+        data=settings,
+        train=_section(TrainSettings, "train", rest),
+        sample=_section(SampleSettings, "sample", sections["sample"]),
+        translate=_section(TranslateSettings, "translate", sections["translate"]),
+        interpolate=_section(InterpolateSettings, "interpolate", sections["interpolate"]),
+        eval=_section(EvalSettings, "eval", sections["eval"]),
+    )
+    _check(experiment)
+    return experiment
+
+
+def to_plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as nested dicts of plain values, lists as tuples: JSON has no tuples, and hashes must agree."""
+    as_dict = config.to_dict() if hasattr(config, "to_dict") else copy.deepcopy(dict(config))  # type: ignore[attr-defined]
+
+    def tidy(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: tidy(v) for k, v in value.items()}
+        return tuple(tidy(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+    return tidy(as_dict)
+
+
+def config_hash(plain: dict[str, Any]) -> str:
+    """The first 12 hexadecimal digits of the sha256 of the canonical JSON."""
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any], fields: tuple[str, ...]) -> list[str]:
+    """Names and both values of the given fields, or of all below a section, that differ between two plain configs."""
+    mine, other = flatten(ours), flatten(theirs)
+    covered = lambda name: any(name == f or name.startswith(f + ".") for f in fields)  # noqa: E731
+    return [
+        f"{name} is {mine.get(name)!r}, was {other.get(name)!r}"
+        for name in sorted(mine.keys() | other.keys())
+        if covered(name) and name != "data.dir" and mine.get(name) != other.get(name)
+    ]
+
+
+def flatten(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names to values."""
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _section(constructor: Callable[..., Any], name: str, fields: dict[str, Any]) -> Any:
+    """Calls a constructor with a section's fields, turning what it refuses into one line."""
+    try:
+        return constructor(**fields)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.{name}: {error}") from error
+
+
+def _member(table: Mapping[str, Any], name: str, fields: dict[str, Any], **built: Any) -> Any:
+    """Builds the member of a family that a section names, from its other fields and from parts already built."""
+    rest = dict(fields)
+    member = rest.pop("name")
+    if member not in table:
+        raise UserError(_unknown_name(f"{name}.name", member, table))
+    return _section(table[member], name, {**rest, **built})
+
+
+def _unknown_name(field: str, got: str, table: Mapping[str, Any]) -> str:
+    return f"config.{field} is {got!r}, expected one of {', '.join(table)}"
+
+
+def _network(section: dict[str, Any], spec: ImageSpec, conditional: bool) -> Network:
+    """Builds the network and checks that it can halve the images."""
+    dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+    if section["dtype"] not in dtypes:
+        raise UserError(_unknown_name("model.dtype", section["dtype"], dtypes))
+    if conditional and spec.num_classes < 1:
+        raise UserError("config.model.conditional is True, but config.data.num_classes is 0: set it to False")
+    fields = {**section, "dtype": dtypes[section["dtype"]]}
+    network = _member(models.MODELS, "model", fields, num_classes=spec.num_classes if conditional else 0)
+    try:
+        network.check_shape(spec.shape)
+    except ValueError as error:
+        raise UserError(f"config.model: {error}") from error
+    return network
+
+
+def _check(experiment: Experiment) -> None:
+    """Values that no constructor checks.
+
+    Raises:
+        UserError: the first that is out of range.
+    """
+    e, classes = experiment, experiment.spec.num_classes
+    for name, value, names in (
+        ("translate.method", e.translate.method, tuple(NETWORK_CALLS)),
+        ("interpolate.rule", e.interpolate.rule, RULES),
+        ("interpolate.between", e.interpolate.between, ("latents", "images")),
+    ):
+        if value not in names:
+            raise UserError(f"config.{name} is {value!r}, expected one of {', '.join(names)}")
+    labels = [("sample.labels", v) for v in e.sample.labels] + [("interpolate.labels", v) for v in e.interpolate.labels]
+    labels += [(f"translate.{n}", v) for n in ("source", "target") if (v := getattr(e.translate, n)) is not None]
+    for name, value in labels:
+        if not isinstance(value, int) or not 0 <= value < classes:
+            raise UserError(f"config.{name} has {value!r}, expected a class from 0 to {classes - 1}")
+    for name in (
+        "train.batch_size", "train.keep_checkpoints", "sample.num_images", "sample.batch_size", "sample.columns",
+        "translate.num_images", "translate.batch_size", "translate.shown", "interpolate.num_pairs",
+        "eval.num_images", "eval.batch_size", "eval.num_reconstructions",
+    ):  # fmt: skip
+        section, field = name.split(".")
+        if getattr(getattr(e, section), field) < 1:
+            raise UserError(f"config.{name} is {getattr(getattr(e, section), field)}, expected at least 1")
+    for name in ("translate.num_times", "interpolate.num_steps"):
+        section, field = name.split(".")
+        if getattr(getattr(e, section), field) < 2:
+            raise UserError(f"config.{name} is {getattr(getattr(e, section), field)}, expected at least 2: both ends")

@@ -1,0 +1,52 @@
+"""Are generated images neither prototypes nor copies? Spread within a class, and distance to the nearest training image."""
+
+import numpy as np
+from jaxtyping import Int
+from sklearn.neighbors import NearestNeighbors
+
+from scoreflow_jax.typing import HostImages
+
+
+def within_class_std(images: HostImages, labels: Int[np.ndarray, " batch"]) -> float:
+    """The root of the variance of a pixel within its class, averaged over pixels and then over classes.
+
+    Classes of fewer than two images are left out.
+
+    Raises:
+        ValueError: no class has two images.
+    """
+    variances = [
+        np.var(np.asarray(images[labels == c], np.float64), axis=0, ddof=1).mean()
+        for c in np.unique(labels)
+        if np.sum(labels == c) > 1
+    ]
+    if not variances:
+        raise ValueError("no class has two images, so there is no spread within a class: give more images")
+    return float(np.sqrt(np.mean(variances)))
+
+
+def nearest_distance(images: HostImages, reference: HostImages) -> float:
+    """The mean over images of the Euclidean distance to the nearest reference image."""
+    flat = lambda x: np.asarray(x, np.float32).reshape(len(x), -1)  # noqa: E731
+    distances, _ = NearestNeighbors(n_neighbors=1).fit(flat(reference)).kneighbors(flat(images))
+    return float(distances.mean())
+
+
+def distances_to_sources(
+    translated: HostImages, sources: HostImages, labels: Int[np.ndarray, " batch"]
+) -> tuple[float, float]:
+    """Does a translation keep something of its own source?
+
+    Args:
+        translated: translations, in the order of their sources.
+        sources: the images that were translated.
+        labels: classes of the sources.
+
+    Returns:
+        The mean Euclidean distance of a translation to its own source, and to the other sources of the same class (NaN
+        where no class has two).
+    """
+    flat = lambda x: np.asarray(x, np.float64).reshape(len(x), -1)  # noqa: E731
+    distances = np.linalg.norm(flat(translated)[:, None] - flat(sources)[None, :], axis=-1)
+    others = (labels[:, None] == labels[None, :]) & ~np.eye(len(labels), dtype=bool)
+    return float(np.diag(distances).mean()), float(distances[others].mean()) if others.any() else float("nan")

@@ -1,0 +1,272 @@
+"""A trained model in the hand: what `scoreflow_jax.load` returns, and what the commands work with.
+
+    import jax, scoreflow_jax
+    model = scoreflow_jax.load("runs/digits")
+    images = model.generate(jax.random.key(0), labels=[3, 3, 7])
+    latents = model.encode(images, [3, 3, 7])
+    sevens = model.translate(images, source=3, target=7)
+"""
+
+import functools
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from scoreflow_jax import sampling
+from scoreflow_jax.checkpoints import restore_ema
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.experiment import Experiment, build
+from scoreflow_jax.sampling import Solved
+from scoreflow_jax.typing import HostImages, PRNGKey, PyTree
+
+LabelsLike = ArrayLike | list[int] | tuple[int, ...] | None
+"""A label for all, one for each example, or None for an unconditional model."""
+
+
+class Model:
+    """A drift with its solver: generates, encodes, translates and interpolates.
+
+    Images go in and come out as float32 in [-1, 1], shape (batch, height, width, channel); `scoreflow_jax.to_pixels` makes
+    8-bit ones of them. Methods return arrays; their twins in `solved` also return what they cost.
+
+    Attributes:
+        experiment: what it was built from.
+        params: the averaged parameters.
+        step: training steps behind them.
+        batch_size: examples solved for at a time.
+    """
+
+    def __init__(self, experiment: Experiment, params: PyTree, step: int, *, batch_size: int = 256) -> None:
+        """Wraps parameters. Most users call `scoreflow_jax.load`."""
+        self.experiment = experiment
+        self.params = params
+        self.step = step
+        self.batch_size = batch_size
+        self._jitted: dict[Any, Callable[..., Any]] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 for an unconditional model."""
+        return self.experiment.num_classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return self.experiment.spec.shape
+
+    def drift(self, x: ArrayLike, t: ArrayLike, label: LabelsLike = None) -> Float[Array, "batch height width channel"]:
+        """Returns f(x, t, c), dx/dt of the learned ODE.
+
+        Args:
+            x: states (batch, height, width, channel).
+            t: a time in [0, 1] for all, or one for each; 0 is noise and 1 is data.
+            label: a class for all, or one for each; None for an unconditional model.
+
+        Raises:
+            UserError: images of another shape, or labels outside the classes.
+        """
+        x = self._images(x)
+        t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
+        with jax.default_matmul_precision(self.experiment.solver.precision):
+            call = self._compile("drift", lambda params, x, t, c: self.experiment.drift(params)(x, t, c))
+            return call(self.params, x, t, self._labels(label, len(x)))
+
+    def generate(self, key: PRNGKey, labels: LabelsLike = None, *, num_images: int | None = None) -> HostImages:
+        """Generates images, eq. 10: sample i starts from noise fold_in(key, i), whatever the others are.
+
+        Args:
+            key: from jax.random.key.
+            labels: a class for each image.
+            num_images: how many; by default as many as labels.
+
+        Raises:
+            UserError: labels outside the classes, or neither labels nor num_images.
+        """
+        return self.solve_generate(self.noise(key, _count(labels, num_images)), labels).y
+
+    def encode(self, images: ArrayLike, labels: LabelsLike = None) -> HostImages:
+        """Carries images at t = 1 to their latents at t = 0, the inverse of `decode`."""
+        return self.solve_encode(images, labels).y
+
+    def decode(self, latents: ArrayLike, labels: LabelsLike = None) -> HostImages:
+        """Carries latents at t = 0 to images at t = 1."""
+        return self.solve_generate(latents, labels).y
+
+    def translate(
+        self, images: ArrayLike, source: LabelsLike, target: LabelsLike, *, method: str = "latent"
+    ) -> HostImages:
+        """Translates images of the source classes to the target classes.
+
+        Args:
+            images: (batch, height, width, channel).
+            source, target: a class for all, or one for each.
+            method: "latent" encodes with the source class and decodes with the target class; "difference" is the paper's
+                eq. 20 (see scoreflow_jax/sampling/translate.py for why the first is the default).
+
+        Raises:
+            UserError: an unconditional model, an unknown method, or labels outside the classes.
+        """
+        return self.solve_translate(images, source, target, method=method).y
+
+    def interpolate(
+        self,
+        first: ArrayLike,
+        second: ArrayLike,
+        labels: LabelsLike = None,
+        *,
+        num_steps: int = 9,
+        rule: str = "square_root",
+        latents: bool = False,
+    ) -> Float[np.ndarray, "batch steps height width channel"]:
+        """Encodes two images, interpolates between their latents and decodes.
+
+        Args:
+            first, second: images, or latents where `latents` says so.
+            labels: the class of both.
+            num_steps: images from the first to the second, both included.
+            rule: "square_root" (the paper's), "slerp" or "linear".
+            latents: first and second are latents at t = 0 already.
+        """
+        return self.solve_interpolate(first, second, labels, num_steps=num_steps, rule=rule, latents=latents).y
+
+    def noise(self, key: PRNGKey, count: int) -> Float[Array, "batch height width channel"]:
+        """Latents 0 .. count - 1 of this key."""
+        draw = self._compile("noise", lambda key, i: sampling.noise_for(key, i, self.image_shape))
+        return draw(key, jnp.arange(count))
+
+    def solve_generate(self, latents: ArrayLike, labels: LabelsLike, times: Any = None) -> Solved:
+        """`decode`, with states at the ascending `times` and with what it cost."""
+        return self._solve("generate", sampling.generate, times, latents, labels)
+
+    def solve_encode(self, images: ArrayLike, labels: LabelsLike, times: Any = None) -> Solved:
+        """`encode`, with states at the descending `times` and with what it cost."""
+        return self._solve("encode", sampling.encode, times, images, labels)
+
+    def solve_translate(
+        self, images: ArrayLike, source: LabelsLike, target: LabelsLike, *, method: str = "latent", times: Any = None
+    ) -> Solved:
+        """`translate`, with states at the ascending `times` and with what it cost (in field evaluations)."""
+        if not self.num_classes:
+            raise UserError(
+                "an unconditional model cannot translate: it has no classes. Train with config.model.conditional = True"
+            )
+        methods = {"latent": sampling.translate_latent, "difference": sampling.translate_difference}
+        if method not in methods:
+            raise UserError(f"unknown translation method {method!r}, expected one of {', '.join(methods)}")
+        return self._solve(f"translate_{method}", methods[method], times, images, source, target)
+
+    def solve_interpolate(
+        self, first: ArrayLike, second: ArrayLike, labels: LabelsLike, *, num_steps: int, rule: str, latents: bool
+    ) -> Solved:
+        """`interpolate`, with what decoding cost; y is (batch, steps, height, width, channel)."""
+        z0, z1 = (self._images(x) if latents else self.encode(x, labels) for x in (first, second))
+        between = sampling.interpolate_latents(jnp.asarray(z0), jnp.asarray(z1), jnp.linspace(0.0, 1.0, num_steps), rule)  # type: ignore[arg-type]
+        count = between.shape[1]
+        repeated = None if labels is None else jnp.tile(jnp.asarray(self._labels(labels, count)), num_steps)
+        solved = self.solve_generate(between.reshape(-1, *self.image_shape), repeated)
+        solved.y = np.swapaxes(solved.y.reshape(num_steps, count, *self.image_shape), 0, 1)
+        return solved
+
+    def _solve(self, name: str, function: Callable[..., Any], times: Any, x: ArrayLike, *labels: LabelsLike) -> Solved:
+        """Runs one of the sampling functions in batches, compiled once for each name and set of times."""
+        images = self._images(x)
+        times = None if times is None else tuple(float(t) for t in times)
+        solver, drift = self.experiment.solver, self.experiment.drift
+
+        def call(params: PyTree, x: Any, *labels: Any) -> Any:
+            kept = None if times is None else jnp.asarray(times, jnp.float32)
+            return function(drift(params), x, *labels, solver, times=kept)
+
+        compiled = self._compile((name, times), call)
+        arrays = (images, *(self._labels(label, len(images)) for label in labels))
+        return sampling.solve_in_batches(functools.partial(compiled, self.params), arrays, self.batch_size)
+
+    def _compile(self, name: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Jits a function the first time its name is used."""
+        if name not in self._jitted:
+            self._jitted[name] = jax.jit(function)
+        return self._jitted[name]
+
+    def _images(self, x: ArrayLike) -> Float[Array, "batch height width channel"]:
+        x = jnp.asarray(x, jnp.float32)
+        if x.ndim != 4 or x.shape[1:] != self.image_shape:
+            raise UserError(f"got images of shape {x.shape}, expected (batch, {', '.join(map(str, self.image_shape))})")
+        return x
+
+    def _labels(self, labels: LabelsLike, count: int) -> Any:
+        """int32 labels (count,) from one for all or one for each; None for an unconditional model.
+
+        Raises:
+            UserError: labels missing, too many, of the wrong kind or outside the classes.
+        """
+        if not self.num_classes:
+            if labels is not None:
+                raise UserError("this model is unconditional: give no labels")
+            return None
+        if labels is None:
+            raise UserError(f"this model has {self.num_classes} classes: give a label for each image")
+        array = np.asarray(labels)
+        if not np.issubdtype(array.dtype, np.integer):
+            raise UserError(f"labels are {array.dtype}, expected integers from 0 to {self.num_classes - 1}")
+        if array.shape not in ((), (count,)):
+            raise UserError(f"got labels of shape {array.shape} for {count} images, expected one, or one for each")
+        if array.size and not (0 <= array.min() and array.max() < self.num_classes):
+            wrong = array[(array < 0) | (array >= self.num_classes)].flat[0]
+            raise UserError(f"label {wrong} is outside the classes, expected 0 to {self.num_classes - 1}")
+        return np.broadcast_to(array, (count,)).astype(np.int32)
+
+
+def _count(labels: LabelsLike, num_images: int | None) -> int:
+    if num_images is not None:
+        return num_images
+    if labels is None:
+        raise UserError("give labels, or num_images for an unconditional model")
+    return int(np.size(np.asarray(labels)))
+
+
+def load(workdir: str | pathlib.Path, *, step: int | None = None, batch_size: int = 256) -> Model:
+    """Loads a trained model from its workdir.
+
+    Args:
+        workdir: of a run of `--mode=train`, such as "runs/digits".
+        step: the checkpoint; by default the newest.
+        batch_size: examples solved for at a time.
+
+    Raises:
+        UserError: no run or no whole checkpoint there.
+    """
+    workdir = pathlib.Path(workdir)
+    return load_model(build(read_config(workdir)), workdir, step=step, batch_size=batch_size)
+
+
+def load_model(experiment: Experiment, workdir: pathlib.Path, *, step: int | None = None, batch_size: int = 256) -> Model:
+    """Like `load`, with the settings of an experiment at hand."""
+    restored = restore_ema(workdir / "checkpoints", ema=_single_device(experiment.parameter_shapes()), step=step)
+    return Model(experiment, restored.ema, restored.step, batch_size=batch_size)
+
+
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+    """The config that a run was trained with, from its workdir.
+
+    Raises:
+        UserError: there is none, or it is not JSON.
+    """
+    path = workdir / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{workdir} holds no run (no {path.name}): train first, or give the workdir of a run") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged ({error}): restore it, or train anew in another workdir") from error
+
+
+def _single_device(shapes: PyTree) -> PyTree:
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)

@@ -1,0 +1,56 @@
+"""Devices: one mesh, two shardings, and global arrays from what each process holds.
+
+The same code runs on one CPU and on many devices: the batch is split along the mesh's one axis, the state is on every
+device, and XLA puts in the sums of gradients.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.typing import PyTree
+
+
+class Layout(NamedTuple):
+    """Where arrays live.
+
+    Attributes:
+        batch: sharding of arrays whose first axis is the batch.
+        replicated: sharding of the state, a copy on each device.
+    """
+
+    batch: NamedSharding
+    replicated: NamedSharding
+
+
+def make_layout(devices: list[jax.Device] | None = None) -> Layout:
+    """The layout over these devices, by default all of them.
+
+    The axis is Auto: under the default Explicit axes of jax.make_mesh flax's dropout fails.
+    """
+    devices = devices or jax.devices()
+    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    return Layout(
+        batch=NamedSharding(mesh, PartitionSpec("data")), replicated=NamedSharding(mesh, PartitionSpec())
+    )
+
+
+def check_batch_size(batch_size: int, layout: Layout) -> None:
+    """Refuses a batch that the devices do not divide.
+
+    Raises:
+        UserError: with the nearest sizes that they do.
+    """
+    count = layout.batch.mesh.size
+    if batch_size % count:
+        below = batch_size // count * count
+        sizes = f"{below} or {below + count}" if below else f"{count}"
+        raise UserError(f"batch_size {batch_size} does not divide among {count} devices: use {sizes}")
+
+
+def to_global(batch: PyTree, layout: Layout) -> PyTree:
+    """Makes global device arrays of the host arrays that each process read for itself."""
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(layout.batch, np.asarray(x)), batch)

@@ -1,0 +1,94 @@
+"""Solving for many examples in batches of one size, so that one compiled program serves them all."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.ode import Solution
+
+
+@dataclasses.dataclass
+class SolveStats:
+    """What solving cost, summed over batches.
+
+    Attributes:
+        images: examples solved for.
+        evaluations: field evaluations of each batch (under per-sample control that of its slowest member, which is how
+            often the network ran).
+        rejected: steps thrown away in each batch, likewise.
+        seconds: wall clock, compilation included.
+    """
+
+    images: int = 0
+    evaluations: list[int] = dataclasses.field(default_factory=list)
+    rejected: list[int] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+
+    def summary(self, network_calls: int = 1) -> dict[str, Any]:
+        """The figures for a report; NFE counts network calls, `network_calls` for each evaluation of the field."""
+        calls = [n * network_calls for n in self.evaluations]
+        return {
+            "images": self.images,
+            "nfe_mean": float(np.mean(calls)),
+            "nfe_max": int(np.max(calls)),
+            "rejected_steps_mean": float(np.mean(self.rejected)),
+            "batches": len(calls),
+            "seconds": self.seconds,
+            "images_per_second": self.images / self.seconds,
+        }
+
+
+@dataclasses.dataclass
+class Solved:
+    """The ends of many solves, on the host.
+
+    Attributes:
+        y: states, the examples first.
+        path: states on the way, times first and examples second; None if none were asked for.
+        stats: what it cost.
+    """
+
+    y: Float[np.ndarray, "examples ..."]
+    path: Float[np.ndarray, "times examples ..."] | None
+    stats: SolveStats
+
+
+def solve_in_batches(solve: Callable[..., Solution], arrays: tuple[Any, ...], batch_size: int) -> Solved:
+    """Calls a compiled solve on slices of the arrays, padding the last one by repetition.
+
+    Args:
+        solve: from arrays with the batch first to a solution.
+        arrays: with the examples first; None is passed on as it is.
+        batch_size: at most this many at a time; fewer where there are not that many.
+
+    Raises:
+        UserError: a solve failed: its step became too small, its result was not finite, or it ran out of steps.
+    """
+    count = next(len(a) for a in arrays if a is not None)
+    size = min(batch_size, count)
+    stats, ends, paths = SolveStats(), [], []
+    start = time.perf_counter()
+    for first in range(0, count, size):
+        chosen = np.minimum(np.arange(first, first + size), count - 1)
+        kept = min(size, count - first)
+        solution = jax.device_get(solve(*(None if a is None else a[chosen] for a in arrays)))
+        if not np.all(solution.succeeded[:kept] if solution.succeeded.ndim else solution.succeeded):
+            raise UserError(
+                f"the ODE solve of examples {first} to {first + kept - 1} failed after "
+                f"{int(np.max(solution.num_evaluations))} evaluations: the drift is not finite or too steep. Train longer, "
+                "loosen config.solver.rtol and atol, or raise config.solver.max_steps"
+            )
+        stats.images += kept
+        stats.evaluations.append(int(np.max(solution.num_evaluations)))
+        stats.rejected.append(int(np.max(solution.num_rejected)))
+        ends.append(solution.y[:kept])
+        paths.append(None if solution.path is None else solution.path[:, :kept])
+    stats.seconds = time.perf_counter() - start
+    path = None if paths[0] is None else np.concatenate(paths, axis=1)
+    return Solved(y=np.concatenate(ends), path=path, stats=stats)

@@ -1,0 +1,19 @@
+"""Adam as score_sde and rectified flow run it."""
+
+import optax
+
+
+def make_optimizer(
+    *, learning_rate: float, b1: float, b2: float, epsilon: float, warmup_steps: int, clip_norm: float
+) -> optax.GradientTransformation:
+    """Adam after clipping, with a linear warm-up from 0.
+
+    Args:
+        learning_rate: after the warm-up.
+        b1, b2, epsilon: Adam's.
+        warmup_steps: 0 for none.
+        clip_norm: bound of the gradient's global norm; 0 for none.
+    """
+    rate = optax.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else learning_rate
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    return optax.chain(clip, optax.adam(rate, b1=b1, b2=b2, eps=epsilon))

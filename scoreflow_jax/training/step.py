@@ -1,0 +1,103 @@
+"""One training step as a pure function: (state, batch) -> (state, metrics)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from scoreflow_jax.objectives import Objective
+from scoreflow_jax.parallel import Layout
+from scoreflow_jax.paths import Path
+from scoreflow_jax.pixels import to_unit_range
+from scoreflow_jax.training.state import TrainState
+from scoreflow_jax.typing import DriftFn, Images, PRNGKey, PyTree
+
+DriftOf = Callable[[PyTree, PRNGKey], DriftFn]
+"""From parameters and a dropout key to the drift being trained."""
+
+Metrics = dict[str, Float[Array, ""]]
+TrainStep = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+    *,
+    drift_of: DriftOf,
+    objective: Objective,
+    path: Path,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+    levels: int,
+    conditional: bool,
+    flip: bool,
+) -> TrainStep:
+    """Builds the step.
+
+    Args:
+        drift_of: the network as a function of its parameters.
+        objective: the loss.
+        path: gives the source points and the range of times.
+        optimizer: from gradients to updates.
+        ema_decay: of the parameters' average; its warm-up is `ema_update`'s.
+        levels: grey levels of the batch's pixels.
+        conditional: whether the drift is told the labels.
+        flip: mirror each image left to right with probability 1/2.
+
+    Returns:
+        step(state, {"image": uint8 (batch, height, width, channel), "label": int32 (batch,)}), whose metrics are the
+        batch's mean loss, the gradient's norm before clipping, and their finiteness.
+    """
+
+    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        """One step; every random number comes from fold_in(state.key, state.step)."""
+        key = jax.random.fold_in(state.key, state.step)
+        source_key, time_key, flip_key, dropout_key = jax.random.split(key, 4)
+        x1 = to_unit_range(batch["image"], levels)
+        if flip:
+            x1 = random_flip(flip_key, x1)
+        x0 = path.sample_source(source_key, x1.shape)
+        t = jax.random.uniform(time_key, x1.shape[:1], minval=path.t_min, maxval=path.t_max)
+        label = batch["label"] if conditional else None
+
+        def loss_of(params: PyTree) -> Float[Array, ""]:
+            return jnp.mean(objective(drift_of(params, dropout_key), x0, x1, t, label))
+
+        loss, grads = jax.value_and_grad(loss_of)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new_state = state.replace(
+            step=state.step + 1,
+            params=params,
+            ema_params=ema_update(state.ema_params, params, state.step, ema_decay),
+            opt_state=opt_state,
+        )
+        return new_state, {"loss": loss, "grad_norm": optax.global_norm(grads)}
+
+    return step
+
+
+def ema_update(average: PyTree, params: PyTree, step: Float[Array, ""] | Array, decay: float) -> PyTree:
+    """average + (1 - d) (params - average) with d = min(decay, (1 + n) / (10 + n)) after n earlier updates.
+
+    The warm-up is that of score_sde's and TensorFlow's ExponentialMovingAverage.
+    """
+    n = step.astype(jnp.float32) + 1.0
+    rate = 1.0 - jnp.minimum(decay, (1.0 + n) / (10.0 + n))
+    return jax.tree.map(lambda a, p: a + rate * (p - a), average, params)
+
+
+def random_flip(key: PRNGKey, images: Images) -> Images:
+    """Mirrors each image left to right with probability 1/2."""
+    chosen = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
+    return jnp.where(chosen, images[:, :, ::-1, :], images)
+
+
+def compile_step(step: TrainStep, layout: Layout) -> TrainStep:
+    """Jits a step for the layout: the state replicated and donated, the batch split."""
+    return jax.jit(
+        step,
+        in_shardings=(layout.replicated, layout.batch),
+        out_shardings=(layout.replicated, layout.replicated),
+        donate_argnums=0,
+    )

@@ -1,0 +1,122 @@
+"""Where training's numbers go: metrics.jsonl always, TensorBoard through clu where TensorFlow is installed."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+from typing import Any, Protocol
+
+import jax
+
+
+class Writer(Protocol):
+    """Takes scalars by step."""
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Writes one record."""
+        ...
+
+    def close(self) -> None:
+        """Flushes and closes."""
+        ...
+
+
+class JsonlWriter:
+    """One JSON object a line: the step first, then the values."""
+
+    def __init__(self, path: pathlib.Path, *, first_step: int = 0) -> None:
+        """Opens for appending.
+
+        Args:
+            path: the file.
+            first_step: records of later steps are dropped: a resumed run writes them again.
+        """
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= first_step]
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(line + "\n" for line in kept))
+            os.replace(temporary, path)
+        self._file = path.open("a")
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Appends one record."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _step_of(line: str) -> float:
+    """The step of a record; infinite for a line cut short by a crash, which is so dropped."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")
+
+
+class _TensorBoard:
+    """clu's asynchronous summary writer."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        from clu import metric_writers
+
+        self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(directory)))
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Queues one record."""
+        self._writer.write_scalars(step, values)
+
+    def close(self) -> None:
+        """Writes what is queued."""
+        self._writer.close()
+
+
+class _Several:
+    def __init__(self, writers: list[Any]) -> None:
+        self._writers = writers
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for writer in self._writers:
+            writer.scalars(step, values)
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+def open_writers(workdir: pathlib.Path, *, first_step: int, tensorboard: bool) -> Writer:
+    """Opens metrics.jsonl, and TensorBoard where it is wanted and there.
+
+    Args:
+        workdir: of the run; TensorBoard's files go to `<workdir>/tensorboard`.
+        first_step: the step the run starts or resumes from.
+        tensorboard: whether it is wanted. Where TensorFlow or clu is missing, one line says so and the run goes on.
+    """
+    writers: list[Any] = [JsonlWriter(workdir / "metrics.jsonl", first_step=first_step)]
+    if tensorboard:
+        missing = [name for name in ("tensorflow", "clu") if importlib.util.find_spec(name) is None]
+        if missing:
+            print(
+                f"no TensorBoard: {' and '.join(missing)} not installed. metrics.jsonl has every number; "
+                "--config.train.tensorboard=False silences this line",
+                file=sys.stderr,
+            )
+        else:
+            writers.append(_TensorBoard(workdir / "tensorboard"))
+    return _Several(writers)
+
+
+def parameter_overview(params: Any) -> str:
+    """A table of all parameters with shapes and sizes, its last line the total; the total alone where clu is missing."""
+    leaves = [leaf.size for leaf in jax.tree.leaves(params)]
+    total = f"{sum(leaves):,} parameters in {len(leaves)} arrays"
+    if importlib.util.find_spec("clu") is None:
+        return total
+    from clu import parameter_overview as clu_overview
+
+    table = clu_overview.get_parameter_overview(params, include_stats=False)
+    return f"{table}\n{total}"
