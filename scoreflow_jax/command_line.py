@@ -118,7 +118,7 @@ def load_config(file: str) -> ConfigDict:
         raise UserError(f"no config file {path}{_nearest(path, known)}; expected one of {', '.join(known) or 'configs/'}")
     spec = importlib.util.spec_from_file_location("_scoreflow_config", path)
     if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file; expected a config such as {DEFAULT_CONFIG}")
+        raise UserError(f"{path} is not a Python file; expected a config such as {DEFAULT_CONFIG}") 
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -159,11 +159,11 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 def _apply(argv: list[str], file: str) -> ConfigDict:
     """Has ml_collections convert and apply the overrides. It finds them in sys.argv, and only there."""
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", file, flag_values=values)
     flags.DEFINE_string("mode", None, "", flag_values=values)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     saved, sys.argv = sys.argv, argv
     try:
+        holder = config_flags.DEFINE_config_file("config", file, flag_values=values)
         values(argv)
         return holder.value
     except (flags.Error, ValueError, TypeError, KeyError) as error:
@@ -196,6 +196,7 @@ def set_up_process() -> None:
     The cache lies in $JAX_COMPILATION_CACHE_DIR, else in $XDG_CACHE_HOME/scoreflow_jax, else in ~/.cache/scoreflow_jax.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow only writes summaries here; on, it logs two lines
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     import logging
 

@@ -20,10 +20,9 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.models import Network
 from scoreflow_jax.objectives import Objective
 from scoreflow_jax.ode import Solver
-from scoreflow_jax.parallel import Layout
 from scoreflow_jax.paths import Path
 from scoreflow_jax.sampling import NETWORK_CALLS, RULES
-from scoreflow_jax.training import Schedule, TrainState, create_state, make_optimizer, make_train_step
+from scoreflow_jax.training import Schedule, TrainState, initial_state, make_optimizer, make_train_step
 from scoreflow_jax.typing import DriftFn, PRNGKey, PyTree
 
 TRAINING_FIELDS = ("seed", "data", "path", "objective", "model", "optimizer", "train.batch_size", "train.ema_decay")
@@ -178,9 +177,9 @@ class Experiment:
         """Shapes of the parameters, without computing them."""
         return models.parameter_shapes(self.network, self.spec.shape, self.num_classes)
 
-    def create_state(self, layout: Layout) -> TrainState:
-        """The training state of step 0."""
-        return create_state(self.init, self.optimizer, self.seed, layout)
+    def initial_state(self) -> TrainState:
+        """The training state of step 0, not yet compiled."""
+        return initial_state(self.init, self.optimizer, self.seed)
 
     def train_step(self) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, Any]]]:
         """The training step, not yet compiled."""

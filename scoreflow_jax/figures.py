@@ -46,19 +46,21 @@ def save_rows(
     tiles = [[_tile(image) for image in to_pixels(row)] for row in rows]
     height, width = tiles[0][0].shape[:2]
     columns = max(len(row) for row in tiles)
+    cell = max([width, *(int(font.getlength(head)) + 3 * _GAP for head in heads or [])])
+    pitch = cell + _GAP
     left = max((int(font.getlength(text)) for text in captions or []), default=-_GAP * 4) + _GAP * 4
     top = _FONT_SIZE + _GAP * 3 if heads else 0
-    size = (left + columns * (width + _GAP) + _GAP, top + len(rows) * (height + _GAP) + _GAP)
+    size = (left + columns * pitch + _GAP, top + len(rows) * (height + _GAP) + _GAP)
     canvas = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(canvas)
     for c, head in enumerate(heads or []):
-        draw.text((left + _GAP + c * (width + _GAP) + width / 2, _GAP), head, _INK, font, anchor="ma")
+        draw.text((left + _GAP + c * pitch + cell / 2, _GAP), head, _INK, font, anchor="ma")
     for r, row in enumerate(tiles):
         y = top + _GAP + r * (height + _GAP)
         if captions:
             draw.text((_GAP * 2, y + height / 2), captions[r], _INK, font, anchor="lm")
         for c, tile in enumerate(row):
-            canvas.paste(Image.fromarray(tile), (left + _GAP + c * (width + _GAP), y))
+            canvas.paste(Image.fromarray(tile), (left + _GAP + c * pitch + (cell - width) // 2, y))
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(path)
 

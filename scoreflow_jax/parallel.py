@@ -4,7 +4,8 @@ The same code runs on one CPU and on many devices: the batch is split along the 
 device, and XLA puts in the sums of gradients.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -54,3 +55,14 @@ def check_batch_size(batch_size: int, layout: Layout) -> None:
 def to_global(batch: PyTree, layout: Layout) -> PyTree:
     """Makes global device arrays of the host arrays that each process read for itself."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(layout.batch, np.asarray(x)), batch)
+
+
+def one_at_a_time(function: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
+    """Waits for each call of a compiled function where several CPU devices share one process; elsewhere returns it as it is.
+
+    Two programs in flight on virtual devices can starve each other's collectives of threads, upon which XLA aborts.
+    """
+    devices = layout.batch.mesh.devices.flat
+    if len(devices) == 1 or devices[0].platform != "cpu":
+        return function
+    return lambda *args: jax.block_until_ready(function(*args))

@@ -61,7 +61,6 @@ class _TensorBoard:
     """clu's asynchronous summary writer."""
 
     def __init__(self, directory: pathlib.Path) -> None:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         from clu import metric_writers
 
         self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(directory)))

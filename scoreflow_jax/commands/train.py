@@ -13,11 +13,12 @@ from scoreflow_jax import figures, writers
 from scoreflow_jax.checkpoints import Checkpoints
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.data import ImageSource
+from scoreflow_jax.data.pipeline import check_batch_size as check_epoch
 from scoreflow_jax.data.pipeline import train_batches
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model
 from scoreflow_jax.parallel import Layout, check_batch_size, make_layout, to_global
-from scoreflow_jax.training import TrainState, compile_step, run
+from scoreflow_jax.training import TrainState, compile_step, create_state, run, state_shapes
 
 _GRID_ROWS = 4  # of the pictures drawn while training, one column a class
 _UNCONDITIONAL_COLUMNS = 8
@@ -28,6 +29,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     layout = make_layout()
     check_batch_size(experiment.train.batch_size, layout)
     source = experiment.source("train")  # before the workdir: data that are not there leave nothing behind
+    check_epoch(experiment.train.batch_size, len(source))
     workdirs.claim(experiment, workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=experiment.train.keep_checkpoints)
     try:
@@ -72,14 +74,10 @@ def _train(
 
 def _start(experiment: Experiment, layout: Layout, checkpoints: Checkpoints) -> TrainState:
     """The state to go on from: the newest whole checkpoint's, else that of step 0."""
-    create = lambda: experiment.create_state(layout)  # noqa: E731
-    shapes = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=layout.replicated), jax.eval_shape(create)
-    )
-    ema, train = split_state(shapes)
+    ema, train = split_state(state_shapes(experiment.initial_state, layout))
     restored = checkpoints.restore_latest(ema=ema, train=train)
     if restored is None:
-        return create()
+        return create_state(experiment.initial_state, layout)
     print(f"resuming from step {restored.step}", flush=True)
     return TrainState(ema_params=restored.ema, **restored.train)
 
@@ -117,7 +115,7 @@ def _batches(experiment: Experiment, source: ImageSource, layout: Layout, consum
 def _compiled(experiment: Experiment, layout: Layout, state: TrainState, batch: Any) -> Any:
     """Compiles the step ahead of the first batch, so that its time is known."""
     start = time.perf_counter()
-    compiled = compile_step(experiment.train_step(), layout).lower(state, batch).compile()
+    compiled = compile_step(experiment.train_step(), layout, state, batch)
     print(f"compiled the training step in {time.perf_counter() - start:.1f} s", flush=True)
     return compiled
 

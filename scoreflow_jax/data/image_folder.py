@@ -45,7 +45,8 @@ def _read(path: pathlib.Path, shape: tuple[int, int, int]) -> UInt8[np.ndarray, 
         raise UserError(f"cannot read {path} as a picture ({error}): repair or remove it") from error
     side_w, side_h = converted.size
     scale = min(side_w / width, side_h / height)
-    crop_w, crop_h = width * scale, height * scale
-    left, top = (side_w - crop_w) / 2, (side_h - crop_h) / 2
-    resized = converted.resize((width, height), Image.Resampling.LANCZOS, (left, top, left + crop_w, top + crop_h))
-    return np.asarray(resized, np.uint8).reshape(shape)
+    crop_w, crop_h = max(1, round(width * scale)), max(1, round(height * scale))
+    left, top = (side_w - crop_w) // 2, (side_h - crop_h) // 2
+    # Cropped first: a resize of a box lets the filter see over its edge.
+    cropped = converted.crop((left, top, left + crop_w, top + crop_h))
+    return np.asarray(cropped.resize((width, height), Image.Resampling.LANCZOS), np.uint8).reshape(shape)

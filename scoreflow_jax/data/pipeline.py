@@ -15,6 +15,18 @@ from scoreflow_jax.data.base import Examples, ImageSource
 from scoreflow_jax.errors import UserError
 
 
+def check_batch_size(batch_size: int, num_images: int) -> None:
+    """Refuses a batch that an epoch cannot fill.
+
+    Raises:
+        UserError: with both sizes.
+    """
+    if batch_size > num_images:
+        raise UserError(
+            f"batch_size {batch_size} is larger than the data set of {num_images} images: lower config.train.batch_size"
+        )
+
+
 def train_batches(
     source: ImageSource,
     batch_size: int,
@@ -36,14 +48,9 @@ def train_batches(
         process_index, process_count: which share to read.
 
     Raises:
-        UserError: a batch larger than the data set, or one that the processes do not divide.
+        UserError: a batch larger than the data set.
     """
-    if batch_size > len(source):
-        raise UserError(
-            f"batch_size {batch_size} is larger than the data set of {len(source)} images: lower config.train.batch_size"
-        )
-    if batch_size % process_count:
-        raise UserError(f"batch_size {batch_size} does not divide among {process_count} processes: use a multiple")
+    check_batch_size(batch_size, len(source))
     dataset = grain.MapDataset.source(cast(Any, source)).seed(seed).shuffle().repeat()
     dataset = dataset[process_index::process_count]
     dataset = dataset.batch(batch_size // process_count)[consumed:]

@@ -90,7 +90,10 @@ def _prepare(name: str, root: pathlib.Path) -> None:
     )
     try:
         import tensorflow_datasets as tfds
+        from tensorflow_datasets.core.download import downloader
 
+        # tfds retries for three and a half minutes where there is no network at all; so it is a few seconds.
+        downloader.MAX_RETRIES = 4
         tfds.builder(name, data_dir=str(root), file_format="array_record").download_and_prepare()
     except ImportError as error:
         raise UserError(

@@ -64,8 +64,8 @@ class GroupNorm(nn.Module):
         moments = jnp.stack([x32.mean(axis=(1, 2)), jnp.square(x32).mean(axis=(1, 2))])
         moments = moments.reshape(2, batch, groups, channels // groups).mean(axis=-1)
         mean, square = jnp.repeat(moments, channels // groups, axis=-1)
-        gain = scale * jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0.0) + self.epsilon)
-        offset = bias - mean * gain
+        gain = scale[None] * jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0.0) + self.epsilon)
+        offset = bias[None] - mean * gain
         return (x32 * gain[:, None, None, :] + offset[:, None, None, :]).astype(self.dtype)
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from scoreflow_jax.typing import State
 
 InterpolationRule = Literal["square_root", "slerp", "linear"]
+Stacked = Float[Array, "fractions batch ..."]
 RULES: tuple[InterpolationRule, ...] = ("square_root", "slerp", "linear")
 
 
@@ -20,13 +21,14 @@ def interpolate_latents(
         z0, z1: latents at t = 0.
         fractions: alpha in [0, 1].
         rule: "square_root" is the paper's sqrt(1 - alpha) z0 + sqrt(alpha) z1 (section 4.2), which keeps N(0, I) for
-            independent latents; "slerp" goes along the great circle through both, at their interpolated length;
+            independent latents; "slerp" turns from one direction to the other at constant speed (for latents of one length: along the great circle);
             "linear" is (1 - alpha) z0 + alpha z1, whose middle has too small a norm.
 
     Raises:
         ValueError: an unknown rule.
     """
     alpha = fractions.reshape(-1, *(1,) * z0.ndim)
+    z0, z1 = z0[None], z1[None]
     if rule == "square_root":
         return jnp.sqrt(1.0 - alpha) * z0 + jnp.sqrt(alpha) * z1
     if rule == "linear":
@@ -36,9 +38,9 @@ def interpolate_latents(
     raise ValueError(f"unknown interpolation rule {rule!r}, expected one of {', '.join(RULES)}")
 
 
-def _slerp(z0: State, z1: State, alpha: Float[Array, "fractions ..."]) -> Float[Array, "fractions batch ..."]:
+def _slerp(z0: Stacked, z1: Stacked, alpha: Stacked) -> Stacked:
     """Spherical interpolation (Shoemake 1985); falls back to the straight line where both point the same way."""
-    axes = tuple(range(1, z0.ndim))
+    axes = tuple(range(2, z0.ndim))
     length = lambda z: jnp.sqrt(jnp.sum(z * z, axis=axes, keepdims=True))  # noqa: E731
     cosine = jnp.sum(z0 * z1, axis=axes, keepdims=True) / (length(z0) * length(z1))
     angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Float
 
 from scoreflow_jax.objectives import Objective
-from scoreflow_jax.parallel import Layout
+from scoreflow_jax.parallel import Layout, one_at_a_time
 from scoreflow_jax.paths import Path
 from scoreflow_jax.pixels import to_unit_range
 from scoreflow_jax.training.state import TrainState
@@ -72,7 +72,7 @@ def make_train_step(
             ema_params=ema_update(state.ema_params, params, state.step, ema_decay),
             opt_state=opt_state,
         )
-        return new_state, {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        return new_state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
 
     return step
 
@@ -93,11 +93,12 @@ def random_flip(key: PRNGKey, images: Images) -> Images:
     return jnp.where(chosen, images[:, :, ::-1, :], images)
 
 
-def compile_step(step: TrainStep, layout: Layout) -> TrainStep:
-    """Jits a step for the layout: the state replicated and donated, the batch split."""
-    return jax.jit(
+def compile_step(step: TrainStep, layout: Layout, state: TrainState, batch: PyTree) -> TrainStep:
+    """Compiles a step for the layout and for arrays like these: the state replicated and donated, the batch split."""
+    jitted = jax.jit(
         step,
         in_shardings=(layout.replicated, layout.batch),
         out_shardings=(layout.replicated, layout.replicated),
         donate_argnums=0,
     )
+    return one_at_a_time(jitted.lower(state, batch).compile(), layout)

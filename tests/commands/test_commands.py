@@ -1,0 +1,229 @@
+"""Every mode on every config's smoke variant, from training to reports; exact resume; and runs that must not start."""
+
+import contextlib
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import scoreflow_jax
+from scoreflow_jax.checkpoints import Checkpoints, checkpoint_steps
+from scoreflow_jax.command_line import load_config
+from scoreflow_jax.commands import evaluate, interpolate, sample, train, translate
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.experiment import build, to_plain
+from scoreflow_jax.parallel import make_layout
+from scoreflow_jax.training import state_shapes
+from tests.conftest import ROOT
+from tests.test_configs import FILES
+
+
+def experiment_of(name, tfds_dir=None, **changes):
+    """The smoke variant of a config, with changes like train__num_steps=2."""
+    config = to_plain(load_config(f"{ROOT / 'configs' / name}:smoke"))
+    if tfds_dir is not None:
+        config["data"]["dir"] = str(tfds_dir)
+    for field, value in changes.items():
+        section, _, key = field.partition("__")
+        if key:
+            config[section][key] = value
+        else:
+            config[section] = value
+    return build(config)
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    """A trained smoke run of the digits."""
+    workdir = tmp_path_factory.mktemp("digits")
+    train.run_command(experiment_of("digits.py"), workdir)
+    return workdir
+
+
+def report(path):
+    return json.loads((path / "report.json").read_text())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_smoke_variant_trains_samples_and_is_evaluated(name, tmp_path, request):
+    tfds_dir = request.getfixturevalue("tfds_dir") if "cifar" in name else None
+    experiment = experiment_of(name, tfds_dir)
+    train.run_command(experiment, tmp_path)
+    assert checkpoint_steps(tmp_path / "checkpoints") == [2, 4]
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records] == [2, 4]
+    assert all(np.isfinite(r["loss"]) and 0 <= r["data_wait_share"] <= 1 for r in records)
+    assert (tmp_path / "train" / "samples_0000004.png").exists()
+    assert str(experiment.spec.shape[2]) in (tmp_path / "parameters.txt").read_text()
+
+    sample.run_command(experiment, tmp_path)
+    stored = np.load(tmp_path / "sample" / "samples.npz")
+    assert stored["images"].shape == (10, *experiment.spec.shape)
+    assert (stored["images"].dtype, stored["labels"].dtype) == (np.uint8, np.int32)
+    assert stored["labels"].tolist() == (list(range(10)) if experiment.conditional else [0] * 10)
+
+    evaluate.run_command(experiment, tmp_path)
+    measured = report(tmp_path / "eval" / "4")
+    assert measured["generated"]["images"] == 40
+    assert ("recognized" in measured["generated"]) == (name == "digits.py")
+    assert "| NFE |" in (tmp_path / "eval" / "4" / "report.md").read_text()
+
+    if experiment.conditional:
+        translate.run_command(experiment, tmp_path)
+    else:
+        with pytest.raises(UserError, match="unconditional model cannot translate"):
+            translate.run_command(experiment, tmp_path)
+    interpolate.run_command(experiment, tmp_path)
+
+
+def test_reports_state_what_is_needed_to_make_them_again(digits_run):
+    experiment = experiment_of("digits.py")
+    sample.run_command(experiment, digits_run)
+    r = report(digits_run / "sample")
+    assert (r["step"], r["parameters"], r["seed"], r["config_hash"]) == (4, "ema", 0, experiment.config_hash)
+    assert r["solver"]["method"] == "dopri5"
+    assert (r["solver"]["rtol"], r["solver"]["atol"]) == (1e-3, 1e-3)
+    assert {"jax", "flax", "diffrax", "scoreflow_jax", "python"} <= r["versions"].keys()
+    cost = r["cost"]
+    assert cost["nfe_mean"] >= 9  # one step of Dopri5 and the first step's size
+    assert cost["images_per_second"] == pytest.approx(10 / cost["seconds"])
+    assert "round" in r["rounding"]
+
+
+def test_sampling_is_the_same_for_any_batch_size_and_again(digits_run):
+    """To the tolerance, since one step control serves a batch; noise i is the same exactly."""
+    model = scoreflow_jax.load(digits_run)
+    one, other = (scoreflow_jax.load(digits_run, batch_size=n) for n in (3, 7))
+    key, labels = jax.random.key(5), np.arange(7)
+    np.testing.assert_array_equal(model.generate(key, labels), model.generate(key, labels))
+    np.testing.assert_allclose(one.generate(key, labels), other.generate(key, labels), atol=2e-2)
+
+
+def test_translations_hold_sources_and_results(digits_run):
+    experiment = experiment_of("digits.py", translate__method="difference", translate__target=3)
+    translate.run_command(experiment, digits_run)
+    out = digits_run / "translate"
+    stored = np.load(out / "translations.npz")
+    assert stored["source_images"].shape == stored["translated_images"].shape == (10, 8, 8, 1)
+    assert set(stored["target_labels"]) == {3}
+    assert 3 not in stored["source_labels"]
+    test = {i.tobytes() for i in np.load(out / "translations.npz")["source_images"]}
+    assert len(test) == 10
+    r = report(out)
+    assert r["method"] == "difference"
+    assert r["methods"].keys() == {"latent", "difference"}
+    for measured in r["methods"].values():
+        assert 0 <= measured["recognized_as_target"] <= 1
+        assert measured["distance_to_own_source"] > 0
+    # Both legs of a fixed-step solve cost as much as the two networks of the difference.
+    fixed = experiment_of("digits.py", solver__method="heun", solver__num_steps=5)
+    translate.run_command(fixed, digits_run)
+    assert {m["cost"]["nfe_mean"] for m in report(out)["methods"].values()} == {20.0}
+    assert all(Image.open(out / name).size[0] > 100 for name in ("grid.png", "path.png"))
+
+
+def test_translates_a_folder_of_pictures(digits_run, tmp_path):
+    for i in range(3):
+        Image.fromarray(np.full((20, 16), 40 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    with pytest.raises(UserError, match="--config.translate.source=CLASS"):
+        translate.run_command(experiment_of("digits.py", translate__images=str(tmp_path)), digits_run)
+    changes = {"translate__images": str(tmp_path), "translate__source": 7}
+    translate.run_command(experiment_of("digits.py", **changes), digits_run)
+    stored = np.load(digits_run / "translate" / "translations.npz")
+    assert stored["source_images"][:, 0, 0, 0].tolist() == [0, 40, 80]
+    assert set(stored["source_labels"]) == {7}
+    assert 7 not in stored["target_labels"]
+
+
+@pytest.mark.parametrize("rule", ["square_root", "slerp", "linear"])
+def test_interpolation_between_real_images_begins_and_ends_at_them(digits_run, rule):
+    fine = {"solver__rtol": 1e-5, "solver__atol": 1e-5}
+    changes = {"interpolate__between": "images", "interpolate__rule": rule, "interpolate__labels": (4,), **fine}
+    interpolate.run_command(experiment_of("digits.py", **changes), digits_run)
+    strips = np.load(digits_run / "interpolate" / "interpolations.npz")["images"]
+    assert strips.shape == (2, 5, 8, 8, 1)
+    test = experiment_of("digits.py").source("test")
+    fours = {np.rint(test[i]["image"] * 255.0 / 16).astype(np.uint8).tobytes() for i in range(len(test)) if test[i]["label"] == 4}
+    ends = [strips[0, 0], strips[0, -1], strips[1, 0], strips[1, -1]]
+    nearest = [min(np.abs(np.frombuffer(f, np.uint8).astype(int) - e.ravel()).max() for f in fours) for e in ends]
+    assert max(nearest) <= 1
+    assert len({e.tobytes() for e in ends}) == 4
+
+
+def state_files(workdir, step):
+    """Everything a checkpoint holds, by name, as numpy."""
+    experiment = experiment_of("digits.py")
+    ema, rest = train.split_state(state_shapes(experiment.initial_state, make_layout()))
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=3)
+    with contextlib.closing(checkpoints):
+        restored = checkpoints.restore_latest(ema=ema, train=rest)
+    assert restored is not None and restored.step == step
+    key = jax.random.key_data(restored.train.pop("key"))
+    return restored.ema, restored.train, key, restored.meta["batches"]
+
+
+def test_resume_is_exact(digits_run, tmp_path, capsys):
+    """2 steps, stop, 2 steps: bit for bit the parameters, average, optimizer, key and batch count of 4 steps."""
+    train.run_command(experiment_of("digits.py", train__num_steps=2), tmp_path)
+    assert checkpoint_steps(tmp_path / "checkpoints") == [2]
+    train.run_command(experiment_of("digits.py"), tmp_path)
+    assert "resuming from step 2" in capsys.readouterr().out
+    ours, theirs = state_files(tmp_path, 4), state_files(digits_run, 4)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    losses = [
+        [(r["step"], r["loss"]) for r in map(json.loads, (d / "metrics.jsonl").read_text().splitlines())]
+        for d in (tmp_path, digits_run)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_finished_run_says_so_and_changes_nothing(digits_run, capsys):
+    before = (digits_run / "metrics.jsonl").read_text()
+    train.run_command(experiment_of("digits.py"), digits_run)
+    assert "already trained to step 4" in capsys.readouterr().out
+    assert (digits_run / "metrics.jsonl").read_text() == before
+
+
+def test_workdir_of_another_config_is_refused(digits_run):
+    other = experiment_of("digits.py", optimizer__learning_rate=1.0)
+    with pytest.raises(UserError, match="optimizer.learning_rate is 1.0, was 0.002"):
+        train.run_command(other, digits_run)
+    sample.run_command(other, digits_run)  # the network is the same
+    with pytest.raises(UserError, match="model.base_channels is 16, was 8"):
+        sample.run_command(experiment_of("digits.py", model__base_channels=16), digits_run)
+
+
+def test_bad_data_leave_nothing_behind(tmp_path):
+    with pytest.raises(UserError, match="larger than the data set"):
+        train.run_command(experiment_of("digits.py", train__batch_size=4000), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_and_damaged_checkpoints_are_named(digits_run, tmp_path):
+    (tmp_path / "config.json").write_text((digits_run / "config.json").read_text())
+    with pytest.raises(UserError, match="train first"):
+        sample.run_command(experiment_of("digits.py"), tmp_path)
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        sample.run_command(experiment_of("digits.py"), tmp_path)
+    assert not (tmp_path / "sample").exists()
+
+
+def test_damaged_config_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="config.json is damaged"):
+        scoreflow_jax.load(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path):
+    """An absurd learning rate: parameters overflow within a few steps."""
+    wild = {"optimizer__learning_rate": 1e30, "optimizer__clip_norm": 0.0, "optimizer__warmup_steps": 3}
+    experiment = experiment_of("digits.py", train__num_steps=20, train__checkpoint_every=1, **wild)
+    with pytest.raises(UserError, match=r"at step \d+, expected finite numbers.*the checkpoint of step \d+ is kept"):
+        train.run_command(experiment, tmp_path)
+    model = scoreflow_jax.load(tmp_path)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(model.params))
+    assert not (tmp_path / "train").exists()

@@ -1,0 +1,48 @@
+"""Settings of the whole suite, and what several tests need."""
+
+import os
+import pathlib
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_legacy_prng_key", "error")
+# One program is compiled once in a run of the suite; a new folder each time, so that no run profits from another.
+jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="scoreflow_jax_tests_"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+flags.FLAGS(["pytest"])  # grain's workers refuse flags that nobody parsed
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def root() -> pathlib.Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_cifar10() -> dict[str, np.ndarray]:
+    """500 real CIFAR-10 test images, where the folder of real data lies beside the checkout."""
+    path = SHARED / "data" / "cifar10" / "cifar10_test_500.npz"
+    if not path.exists():
+        pytest.skip("no real CIFAR-10 images beside the checkout (../shared/data/cifar10)")
+    return dict(np.load(path))
+
+
+@pytest.fixture(scope="session")
+def tfds_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A small CIFAR-10 of random images, prepared by tensorflow-datasets' own builder as array_record files."""
+    pytest.importorskip("tensorflow", reason="preparing a data set needs TensorFlow")
+    from tests.data.fake_cifar10 import prepare
+
+    return prepare(tmp_path_factory.mktemp("tfds"))

@@ -1,0 +1,72 @@
+"""The stream of batches: shuffled by epoch, the same for any number of processes and workers, resumed from a count."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from scoreflow_jax.data.base import ImageSpec
+from scoreflow_jax.data.pipeline import train_batches
+from scoreflow_jax.errors import UserError
+
+
+class Counting:
+    """Images that are their own number."""
+
+    class_names = ("a", "b")
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.spec = ImageSpec(shape=(1, 1, 1), num_classes=2, levels=256)
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return {"image": np.full((1, 1, 1), index, np.uint8), "label": np.int32(index % 2)}
+
+
+def stream(count, batch_size, batches, **options):
+    """The image numbers of the first batches."""
+    iterator = train_batches(Counting(count), batch_size, seed=3, **options)
+    rows = [b["image"].ravel() for b in itertools.islice(iterator, batches)]
+    if hasattr(iterator, "close"):
+        iterator.close()
+    return np.stack(rows)
+
+
+def test_each_epoch_has_every_image_once_in_an_order_of_its_own():
+    numbers = stream(20, 5, 12).reshape(3, 20)
+    for epoch in numbers:
+        assert sorted(epoch) == list(range(20))
+    assert not np.array_equal(numbers[0], numbers[1])
+    assert not np.array_equal(numbers[0], np.arange(20))
+
+
+def test_the_seed_decides_and_nothing_else():
+    np.testing.assert_array_equal(stream(20, 5, 8), stream(20, 5, 8))
+    other = [b["image"].ravel() for b in itertools.islice(train_batches(Counting(20), 5, seed=4), 8)]
+    assert not np.array_equal(np.stack(other), stream(20, 5, 8))
+
+
+@pytest.mark.parametrize("consumed", [1, 3, 4, 9])
+def test_resumes_with_the_very_next_batch(consumed):
+    """Also past the end of an epoch, and where a batch straddles two (22 images in batches of 5)."""
+    np.testing.assert_array_equal(stream(22, 5, 6, consumed=consumed), stream(22, 5, 6 + consumed)[consumed:])
+
+
+@pytest.mark.parametrize("processes", [2, 5])
+def test_processes_share_the_same_global_batches(processes):
+    whole = stream(22, 10, 7)
+    shares = [stream(22, 10, 7, process_index=i, process_count=processes) for i in range(processes)]
+    together = np.concatenate(shares, axis=1)
+    np.testing.assert_array_equal(np.sort(together, axis=1), np.sort(whole, axis=1))
+
+
+def test_worker_processes_do_not_change_the_stream():
+    np.testing.assert_array_equal(stream(22, 5, 8, num_workers=1, consumed=2), stream(22, 5, 8, consumed=2))
+
+
+def test_refuses_a_batch_larger_than_the_data():
+    with pytest.raises(UserError, match="larger than the data set of 20 images"):
+        train_batches(Counting(20), 21, seed=0)

@@ -1,0 +1,121 @@
+"""Every config file: builds at full size without computing, says what a runnable document says, and refuses nonsense."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from scoreflow_jax import models
+from scoreflow_jax.command_line import load_config
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.experiment import build, config_hash, differences, to_plain
+from tests.conftest import ROOT
+
+FILES = sorted(p.name for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
+PARAMETERS = {"digits.py": 782_529, "cifar10.py": None, "cifar10_unconditional.py": 61_804_419}
+
+
+def config_of(name, variant=""):
+    return load_config(str(ROOT / "configs" / name) + (f":{variant}" if variant else ""))
+
+
+def test_the_table_knows_every_file():
+    assert PARAMETERS.keys() == set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("variant", ["", "smoke"])
+def test_full_size_builds_steps_and_samples_without_computing(name, variant):
+    experiment = build(config_of(name, variant))
+    state = jax.eval_shape(experiment.initial_state)
+    n, shape = experiment.train.batch_size, experiment.spec.shape
+    batch = {
+        "image": jax.ShapeDtypeStruct((n, *shape), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((n,), jnp.int32),
+    }
+    after, metrics = jax.eval_shape(experiment.train_step(), state, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    assert metrics["loss"].shape == ()
+    if not variant and PARAMETERS[name]:
+        assert models.num_parameters(state.params) == PARAMETERS[name]
+    label = batch["label"] if experiment.conditional else None
+    drift = lambda p, x, t, c: experiment.drift(p)(x, t, c)
+    x, t = jax.ShapeDtypeStruct((n, *shape), jnp.float32), jax.ShapeDtypeStruct((n,), jnp.float32)
+    assert jax.eval_shape(drift, state.ema_params, x, t, label).shape == (n, *shape)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_is_a_runnable_document(name):
+    text = (ROOT / "configs" / name).read_text()
+    assert f"python main.py --config=configs/{name} --mode=train" in text
+    for word in ("Hardware", "Expect", "Variants"):
+        assert word in text.split('"""')[1]
+
+
+def test_the_papers_choices_are_the_defaults():
+    e = build(config_of("cifar10.py"))
+    assert (e.solver.method, e.solver.rtol, e.solver.atol) == ("dopri5", 1e-5, 1e-5)
+    assert e.objective.weight_exponent == 1.0
+    assert (e.train.batch_size, e.train.ema_decay, e.schedule.num_steps) == (128, 0.999999, 800_000)
+    assert (e.path.t_min, e.path.t_max) == (0.0, 1.0)
+    assert e.conditional
+    assert not build(config_of("cifar10_unconditional.py")).conditional
+
+
+def test_hash_survives_json_and_sees_every_change():
+    plain = to_plain(config_of("digits.py"))
+    assert config_hash(to_plain(json.loads(json.dumps(plain)))) == config_hash(plain)
+    plain["optimizer"]["b1"] = 0.8
+    assert config_hash(plain) != config_hash(to_plain(config_of("digits.py")))
+
+
+def test_differences_names_what_changed_below_the_fields_asked_for():
+    ours, theirs = to_plain(config_of("digits.py")), to_plain(config_of("digits.py"))
+    ours["optimizer"]["b1"], ours["sample"]["seed"], ours["data"]["dir"] = 0.8, 5, "elsewhere"
+    assert differences(ours, theirs, ("optimizer", "data")) == ["optimizer.b1 is 0.8, was 0.9"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "match"),
+    [
+        ("data.source", "web", "expected one of digits, tfds"),
+        ("data.shape", (8, 8), "expected .height, width, channels."),
+        ("path.name", "curved", "config.path.name is 'curved', expected one of linear"),
+        ("objective.weight_exponent", 3.0, "config.objective: weight_exponent is 3.0, expected at most 2"),
+        ("model.name", "vit", "expected one of ncsnpp"),
+        ("model.dtype", "float16", "expected one of float32, bfloat16"),
+        ("model.channel_multipliers", (1, 2, 2, 2, 2), "cannot be halved 4 times"),
+        ("solver.method", "rk45", "unknown solver method 'rk45', expected one of euler"),
+        ("sample.labels", (3, 10), "has 10, expected a class from 0 to 9"),
+        ("translate.source", -1, "config.translate.source has -1"),
+        ("translate.method", "both", "expected one of latent, difference"),
+        ("interpolate.rule", "cubic", "expected one of square_root"),
+        ("interpolate.between", "noise", "expected one of latents, images"),
+        ("interpolate.num_steps", 1, "at least 2"),
+        ("sample.num_images", 0, "config.sample.num_images is 0, expected at least 1"),
+        ("train.num_steps", 0, "num_steps is 0, expected at least 1"),
+        ("data.num_classes", 0, "set it to False"),
+    ],
+)
+def test_values_out_of_range_are_named(field, value, match):
+    config = to_plain(config_of("digits.py"))
+    section, name = field.split(".")
+    config[section][name] = value
+    with pytest.raises(UserError, match=match) as caught:
+        build(config)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("section", ["data", "model", "optimizer", "train", "solver", "sample", "translate", "eval"])
+def test_unknown_and_missing_fields_are_named(section):
+    config = to_plain(config_of("digits.py"))
+    config[section]["colour"] = 1
+    with pytest.raises(UserError, match="colour"):
+        build(config)
+    del config[section]["colour"]
+    gone = "seed" if "seed" in config[section] else next(k for k in config[section] if k not in ("name", "source"))
+    del config[section][gone]
+    if section != "model" and section != "solver":  # whose constructors have defaults
+        with pytest.raises(UserError, match=gone):
+            build(config)

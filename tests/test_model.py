@@ -1,0 +1,90 @@
+"""The model in the hand: its methods undo each other, and say what is wrong with what they are given."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import scoreflow_jax
+from scoreflow_jax.command_line import load_config
+from scoreflow_jax.experiment import build, to_plain
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def model():
+    """An untrained small network, its parameters shaken so that the drift is not zero."""
+    config = to_plain(load_config(f"{ROOT / 'configs/digits.py'}:smoke"))
+    config["solver"].update(rtol=1e-5, atol=1e-5)
+    experiment = build(config)
+    rng = np.random.default_rng(0)
+    shapes = experiment.parameter_shapes()
+    params = jax.tree.map(lambda s: jnp.asarray(0.1 * rng.normal(size=s.shape), jnp.float32), shapes)
+    return scoreflow_jax.Model(experiment, params, 0, batch_size=4)
+
+
+LABELS = np.array([3, 1, 4, 1, 5])
+
+
+def test_decode_undoes_encode(model):
+    images = np.asarray(jax.random.uniform(jax.random.key(0), (5, 8, 8, 1), minval=-1, maxval=1))
+    latents = model.encode(images, LABELS)
+    assert np.abs(latents - images).max() > 0.05
+    np.testing.assert_allclose(model.decode(latents, LABELS), images, atol=2e-3)
+
+
+def test_generate_decodes_the_noise_of_its_key(model):
+    key = jax.random.key(1)
+    np.testing.assert_array_equal(model.generate(key, LABELS), model.decode(model.noise(key, 5), LABELS))
+    assert model.generate(key, 3, num_images=2).shape == (2, 8, 8, 1)
+
+
+def test_latent_translation_is_undone_by_swapping(model):
+    images = np.asarray(jax.random.uniform(jax.random.key(0), (3, 8, 8, 1), minval=-1, maxval=1))
+    there = model.translate(images, 2, [3, 4, 5])
+    assert np.abs(there - images).max() > 0.01
+    np.testing.assert_allclose(model.translate(there, [3, 4, 5], 2), images, atol=4e-3)
+    assert np.abs(model.translate(images, 2, 3, method="difference") - there).max() > 1e-3
+
+
+def test_interpolation_begins_and_ends_at_the_images(model):
+    images = np.asarray(jax.random.uniform(jax.random.key(0), (4, 8, 8, 1), minval=-1, maxval=1))
+    between = model.interpolate(images[:2], images[2:], 7, num_steps=3)
+    assert between.shape == (2, 3, 8, 8, 1)
+    np.testing.assert_allclose(between[:, 0], images[:2], atol=2e-3)
+    np.testing.assert_allclose(between[:, -1], images[2:], atol=2e-3)
+
+
+def test_drift_takes_one_time_or_many_and_numpy(model):
+    x = np.zeros((2, 8, 8, 1))
+    one, many = model.drift(x, 0.3, 7), model.drift(x, np.array([0.3, 0.3]), np.array([7, 7]))
+    np.testing.assert_allclose(one, many, atol=1e-6)
+    assert np.abs(one - model.drift(x, 0.4, 7)).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda m: m.generate(jax.random.key(0), [10]), "label 10 is outside the classes, expected 0 to 9"),
+        (lambda m: m.generate(jax.random.key(0), [-1]), "label -1"),
+        (lambda m: m.generate(jax.random.key(0), [0.5]), "expected integers"),
+        (lambda m: m.generate(jax.random.key(0)), "give labels"),
+        (lambda m: m.generate(jax.random.key(0), num_images=3), "give a label for each image"),
+        (lambda m: m.encode(np.zeros((2, 8, 8, 1)), [1, 2, 3]), "3.. for 2 images"),
+        (lambda m: m.encode(np.zeros((2, 8, 8, 3)), 1), r"expected \(batch, 8, 8, 1\)"),
+        (lambda m: m.encode(np.zeros((8, 8, 1)), 1), r"expected \(batch, 8, 8, 1\)"),
+        (lambda m: m.translate(np.zeros((2, 8, 8, 1)), 1, 2, method="magic"), "expected one of latent, difference"),
+        (lambda m: m.interpolate(np.zeros((1, 8, 8, 1)), np.zeros((1, 8, 8, 1)), 1, rule="x"), "unknown interpolation rule"),
+        (lambda m: m.encode(np.full((1, 8, 8, 1), np.nan), 1), "the ODE solve of examples 0 to 0 failed"),
+    ],
+)
+def test_says_what_is_wrong(model, call, match):
+    with pytest.raises(ValueError, match=match):
+        call(model)
+
+
+def test_public_names():
+    for name in scoreflow_jax.__all__:
+        assert getattr(scoreflow_jax, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = scoreflow_jax.nothing

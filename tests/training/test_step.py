@@ -1,0 +1,165 @@
+"""The step: optimizer and average in closed form, randomness by address, devices, compilation, and that it learns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import stats
+
+from scoreflow_jax.objectives import PathConstrained
+from scoreflow_jax.parallel import check_batch_size, make_layout, to_global
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.paths import LinearPath
+from scoreflow_jax.training import compile_step, create_state, ema_update, initial_state, make_optimizer, make_train_step
+from scoreflow_jax.training.step import random_flip
+
+PATH = LinearPath()
+BATCH = {
+    "image": np.random.default_rng(0).integers(0, 17, (16, 2, 2, 1), np.uint8),
+    "label": (np.arange(16) % 2).astype(np.int32),
+}
+
+
+def affine_drift(params, key):
+    """a_c + b x + c t x: few parameters, all of them used."""
+
+    def drift(x, t, label):
+        return params["a"][label][:, None, None, None] + params["b"] * x + params["c"] * t[:, None, None, None] * x
+
+    return drift
+
+
+def init(key):
+    return {"a": jnp.zeros(2), "b": 0.1 * jax.random.normal(key, ()), "c": jnp.zeros(())}
+
+
+def build(layout, learning_rate=0.05, ema_decay=0.9, **options):
+    optimizer = make_optimizer(learning_rate=learning_rate, b1=0.9, b2=0.999, epsilon=1e-8, warmup_steps=0, clip_norm=1.0)
+    fields = {"drift_of": affine_drift, "objective": PathConstrained(PATH), "path": PATH, "optimizer": optimizer}
+    step = make_train_step(**{**fields, "ema_decay": ema_decay, "levels": 17, "conditional": True, "flip": True, **options})
+    return create_state(lambda: initial_state(init, optimizer, 0), layout), step
+
+
+def train(layout, steps, **options):
+    state, step = build(layout, **options)
+    compiled = compile_step(step, layout, state, to_global(BATCH, layout))
+    history = []
+    for _ in range(steps):
+        state, metrics = compiled(state, to_global(BATCH, layout))
+        history.append(jax.device_get((state.params, state.ema_params, metrics)))
+    return state, history
+
+
+def test_ema_in_closed_form():
+    """d_n = min(decay, (1 + n) / (10 + n)) for the n-th update, from 1."""
+    _, history = train(make_layout(), 30, ema_decay=0.5)
+    average = float(init(jax.random.split(jax.random.key(0))[0])["b"])
+    for n, (params, ema, _) in enumerate(history, start=1):
+        d = min(0.5, (1 + n) / (10 + n))
+        average = d * average + (1 - d) * float(params["b"])
+        assert float(ema["b"]) == pytest.approx(average, abs=1e-5)
+
+
+def test_ema_rate_reaches_the_decay():
+    new = ema_update({"x": jnp.zeros(())}, {"x": jnp.ones(())}, jnp.int32(10**7), 0.999)
+    assert float(new["x"]) == pytest.approx(0.001, rel=1e-4)
+
+
+def test_optimizer_warms_up_clips_and_is_adam():
+    optimizer = make_optimizer(learning_rate=0.1, b1=0.9, b2=0.999, epsilon=1e-8, warmup_steps=4, clip_norm=1.0)
+    state, params = optimizer.init(jnp.zeros(2)), jnp.zeros(2)
+    m = v = np.zeros(2)
+    for n in range(1, 9):
+        gradient = np.array([3.0, 4.0]) * n
+        updates, state = optimizer.update(jnp.asarray(gradient), state, params)
+        clipped = gradient / 5 / n
+        m, v = 0.9 * m + 0.1 * clipped, 0.999 * v + 0.001 * clipped**2
+        rate = 0.1 * min((n - 1) / 4, 1.0)  # the first step is taken at rate 0, as optax counts
+        expected = -rate * (m / (1 - 0.9**n)) / (np.sqrt(v / (1 - 0.999**n)) + 1e-8)
+        np.testing.assert_allclose(updates, expected, rtol=1e-4, atol=1e-9)
+
+
+def test_one_device_and_four_agree():
+    one, _ = train(make_layout(jax.devices()[:1]), 20)
+    four, _ = train(make_layout(jax.devices()[:4]), 20)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one.params, four.params)
+    moved = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(one.params))
+    assert moved > 0.05
+
+
+def test_second_step_compiles_nothing():
+    layout = make_layout()
+    state, step = build(layout)
+    compiled = compile_step(step, layout, state, to_global(BATCH, layout))
+    state, _ = compiled(state, to_global(BATCH, layout))
+    events = []
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: events.append(name))
+    batch = to_global(BATCH, layout)
+    events.clear()
+    with jax.transfer_guard("disallow"):
+        state, _ = compiled(state, batch)
+        compiled(state, batch)
+    assert not [name for name in events if "backend_compile" in name]
+
+
+def test_two_runs_are_bit_equal():
+    first, second = (train(make_layout(), 5)[0] for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+
+
+def test_each_step_draws_anew_and_by_its_number():
+    """The same parameters at two steps have different losses, at one step the same."""
+    layout = make_layout()
+    state, step = build(layout)
+    batch = to_global(BATCH, layout)
+    at = lambda n: float(jax.jit(step)(state.replace(step=jnp.int32(n)), batch)[1]["loss"])
+    assert at(3) == at(3)
+    assert at(3) != at(4)
+
+
+def test_flip_mirrors_half_of_the_images_and_nothing_else():
+    x = jax.random.normal(jax.random.key(0), (2000, 2, 3, 1))
+    flipped = np.asarray(random_flip(jax.random.key(1), x))
+    mirrored = np.array([np.array_equal(f, i[:, ::-1]) for f, i in zip(flipped, np.asarray(x), strict=True)])
+    kept = np.array([np.array_equal(f, i) for f, i in zip(flipped, np.asarray(x), strict=True)])
+    assert np.all(mirrored ^ kept)
+    assert stats.binomtest(int(mirrored.sum()), 2000).pvalue > 1e-4
+
+
+def test_learns_the_drift_between_gaussians():
+    """Pixels of N(m, s^2) have the drift m + a(t) (x - t m): the family m' + g a(t) (x - t m') has its optimum at (m, 1)."""
+    mean, std = 0.3, 0.25
+
+    def drift_of(params, key):
+        def drift(x, t, label):
+            slope = (t * std**2 - (1 - t)) / ((1 - t) ** 2 + t**2 * std**2)
+            slope, t = slope[:, None, None, None], t[:, None, None, None]
+            return params["mean"] + params["gain"] * slope * (x - t * params["mean"])
+
+        return drift
+
+    layout = make_layout(jax.devices()[:1])
+    optimizer = optax.adam(0.02)
+    step = make_train_step(
+        drift_of=drift_of, objective=PathConstrained(PATH), path=PATH, optimizer=optimizer,
+        ema_decay=0.99, levels=256, conditional=False, flip=False,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    start = {"mean": jnp.zeros(()), "gain": jnp.zeros(())}
+    state = create_state(lambda: initial_state(lambda key: start, optimizer, 0), layout)
+    compiled = None
+    for _ in range(600):
+        x = np.clip(np.rint(127.5 * rng.normal(mean, std, (256, 2, 2, 1)) + 127.5), 0, 255).astype(np.uint8)
+        batch = to_global({"image": x, "label": np.zeros(256, np.int32)}, layout)
+        compiled = compiled or compile_step(step, layout, state, batch)
+        state, _ = compiled(state, batch)
+    assert float(state.ema_params["mean"]) == pytest.approx(mean, abs=0.02)
+    assert float(state.ema_params["gain"]) == pytest.approx(1.0, abs=0.03)
+
+
+def test_refuses_a_batch_that_the_devices_do_not_divide():
+    with pytest.raises(UserError, match="use 8 or 12"):
+        check_batch_size(10, make_layout(jax.devices()[:4]))
+    with pytest.raises(UserError, match="4 devices: use 4"):
+        check_batch_size(3, make_layout(jax.devices()[:4]))
