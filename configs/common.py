@@ -174,7 +174,7 @@ def variant(config: ConfigDict, name: str) -> ConfigDict:
     if name != "smoke":
         raise ValueError(f"no variant {name!r} of {config.name}, expected smoke or none")
     config.name += "_smoke"
-    config.model.update(base_channels=8, num_blocks=1)
+    config.model.update(base_channels=8, channel_multipliers=(1, 1), num_blocks=1)
     config.optimizer.warmup_steps = 2
     config.train.update(batch_size=8, num_steps=4, log_every=2, sample_every=4, checkpoint_every=2, tensorboard=False)
     config.solver.update(rtol=1e-3, atol=1e-3)
