@@ -90,7 +90,7 @@ class Checkpoints:
                 restored = _restore(self._manager, step, ema, train)
             except UserError:
                 raise
-            except Exception as error:  # noqa: BLE001 - damage shows as any of a dozen unrelated types
+            except Exception as error:
                 damaged.append((step, _first_line(error)))
                 continue
             self._set_aside(damaged)
@@ -153,7 +153,7 @@ def restore_ema(directory: pathlib.Path, *, ema: PyTree, step: int | None = None
             restored = _restore(manager, candidate, ema, None)
         except UserError:
             raise
-        except Exception as error:  # noqa: BLE001 - damage shows as any of a dozen unrelated types
+        except Exception as error:
             damaged.append((candidate, _first_line(error)))
             continue
         for number, reason in damaged:

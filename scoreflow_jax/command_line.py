@@ -115,10 +115,12 @@ def load_config(file: str) -> ConfigDict:
     path, _, variant = file.partition(":")
     if not pathlib.Path(path).is_file():
         known = sorted(str(p) for p in pathlib.Path("configs").glob("*.py") if p.stem not in ("__init__", "common"))
-        raise UserError(f"no config file {path}{_nearest(path, known)}; expected one of {', '.join(known) or 'configs/'}")
+        raise UserError(
+            f"no config file {path}{_nearest(path, known)}; expected one of {', '.join(known) or 'configs/'}"
+        )
     spec = importlib.util.spec_from_file_location("_scoreflow_config", path)
     if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file; expected a config such as {DEFAULT_CONFIG}") 
+        raise UserError(f"{path} is not a Python file; expected a config such as {DEFAULT_CONFIG}")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -132,7 +134,9 @@ def _check_fields(names: Iterable[str], config: ConfigDict, file: str) -> None:
     for name in names:
         if name not in known:
             if any(k.startswith(name + ".") for k in known):
-                raise UserError(f"config.{name} is a section; expected one of its fields, as --config.{name}.FIELD=VALUE")
+                raise UserError(
+                    f"config.{name} is a section; expected one of its fields, as --config.{name}.FIELD=VALUE"
+                )
             raise UserError(f"unknown config field {name!r} in {file}{_nearest(name, known)}")
 
 
@@ -146,7 +150,7 @@ def _dotted(config: ConfigDict, prefix: str = "") -> Iterable[str]:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    """"; did you mean x?", by likeness of the whole name and then of its last part; empty where nothing is alike."""
+    """ "; did you mean x?", by likeness of the whole name and then of its last part; empty where nothing is alike."""
     known = list(known)
     found = difflib.get_close_matches(name, known, n=1)
     if not found:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
 from scoreflow_jax import data, models, objectives, paths
 from scoreflow_jax.data import ImageSource, ImageSpec
@@ -199,14 +200,14 @@ class Experiment:
         return models.make_drift(models.float32_compute(self.network), params)
 
 
-def build(config: Mapping[str, Any]) -> Experiment:
+def build(config: ConfigDict | Mapping[str, Any]) -> Experiment:
     """Builds an experiment from a ConfigDict or plain nested dict.
 
     Raises:
         UserError: a field is missing, unknown or has a value that its part does not accept.
     """
     plain = to_plain(config)
-    sections = {k: dict(v) if isinstance(v, dict) else v for k, v in plain.items()}
+    sections: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in plain.items()}
     unknown = sections.keys() - {f.name for f in dataclasses.fields(Experiment)} - {"model"}
     if unknown:
         raise UserError(f"unknown config section {sorted(unknown)[0]!r}")
@@ -245,9 +246,9 @@ def build(config: Mapping[str, Any]) -> Experiment:
     return experiment
 
 
-def to_plain(config: Mapping[str, Any]) -> dict[str, Any]:
+def to_plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     """The config as nested dicts of plain values, lists as tuples: JSON has no tuples, and hashes must agree."""
-    as_dict = config.to_dict() if hasattr(config, "to_dict") else copy.deepcopy(dict(config))  # type: ignore[attr-defined]
+    as_dict = config.to_dict() if isinstance(config, ConfigDict) else copy.deepcopy(dict(config))
 
     def tidy(value: Any) -> Any:
         if isinstance(value, dict):

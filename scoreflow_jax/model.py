@@ -1,10 +1,10 @@
 """A trained model in the hand: what `scoreflow_jax.load` returns, and what the commands work with.
 
-    import jax, scoreflow_jax
-    model = scoreflow_jax.load("runs/digits")
-    images = model.generate(jax.random.key(0), labels=[3, 3, 7])
-    latents = model.encode(images, [3, 3, 7])
-    sevens = model.translate(images, source=3, target=7)
+import jax, scoreflow_jax
+model = scoreflow_jax.load("runs/digits")
+images = model.generate(jax.random.key(0), labels=[3, 3, 7])
+latents = model.encode(images, [3, 3, 7])
+sevens = model.translate(images, source=3, target=7)
 """
 
 import functools
@@ -167,7 +167,9 @@ class Model:
     ) -> Solved:
         """`interpolate`, with what decoding cost; y is (batch, steps, height, width, channel)."""
         z0, z1 = (self._images(x) if latents else self.encode(x, labels) for x in (first, second))
-        between = sampling.interpolate_latents(jnp.asarray(z0), jnp.asarray(z1), jnp.linspace(0.0, 1.0, num_steps), rule)  # type: ignore[arg-type]
+        between = sampling.interpolate_latents(
+            jnp.asarray(z0), jnp.asarray(z1), jnp.linspace(0.0, 1.0, num_steps), rule
+        )  # type: ignore[arg-type]
         count = between.shape[1]
         repeated = None if labels is None else jnp.tile(jnp.asarray(self._labels(labels, count)), num_steps)
         solved = self.solve_generate(between.reshape(-1, *self.image_shape), repeated)
@@ -217,7 +219,7 @@ class Model:
             raise UserError(f"labels are {array.dtype}, expected integers from 0 to {self.num_classes - 1}")
         if array.shape not in ((), (count,)):
             raise UserError(f"got labels of shape {array.shape} for {count} images, expected one, or one for each")
-        if array.size and not (0 <= array.min() and array.max() < self.num_classes):
+        if array.size and not (array.min() >= 0 and array.max() < self.num_classes):
             wrong = array[(array < 0) | (array >= self.num_classes)].flat[0]
             raise UserError(f"label {wrong} is outside the classes, expected 0 to {self.num_classes - 1}")
         return np.broadcast_to(array, (count,)).astype(np.int32)
@@ -246,7 +248,9 @@ def load(workdir: str | pathlib.Path, *, step: int | None = None, batch_size: in
     return load_model(build(read_config(workdir)), workdir, step=step, batch_size=batch_size)
 
 
-def load_model(experiment: Experiment, workdir: pathlib.Path, *, step: int | None = None, batch_size: int = 256) -> Model:
+def load_model(
+    experiment: Experiment, workdir: pathlib.Path, *, step: int | None = None, batch_size: int = 256
+) -> Model:
     """Like `load`, with the settings of an experiment at hand."""
     restored = restore_ema(workdir / "checkpoints", ema=_single_device(experiment.parameter_shapes()), step=step)
     return Model(experiment, restored.ema, restored.step, batch_size=batch_size)

@@ -82,9 +82,9 @@ class ScipyStepControl(diffrax.AbstractAdaptiveStepSizeController):
     the last one times 0.9 e^(-1/order), within [0.2, 10], and not longer right after a rejection.
     """
 
-    rtol: float
-    atol: float
-    norm: Callable[[PyTree], Array] = rms_norm
+    rtol: Any
+    atol: Any
+    norm: Any = rms_norm
     direction: Any = 1
 
     def wrap(self, direction: Any) -> "ScipyStepControl":
@@ -143,9 +143,7 @@ class ScipyStepControl(diffrax.AbstractAdaptiveStepSizeController):
         start = jnp.where(accepted, t1, t0)
         step = factor * (t1 - t0)
         too_small = ~accepted & (step < ERROR_IF_SMALLER)
-        result = diffrax.RESULTS.where(
-            too_small, diffrax.RESULTS.dt_min_reached, diffrax.RESULTS.successful
-        )
+        result = diffrax.RESULTS.where(too_small, diffrax.RESULTS.dt_min_reached, diffrax.RESULTS.successful)
         tally = _Tally(
             num_tried=controller_state.num_tried + 1,
             num_accepted=controller_state.num_accepted + accepted,
@@ -222,12 +220,10 @@ class Solver:
             add, drop = (functools.partial(jax.tree.map, f) for f in (lambda x: x[None], lambda x: x[0]))
             return self._solve(lambda t, y, a: drop(field(t, add(y), add(a))), y0, t0, t1, args, times)
 
-        axes = Solution(y=0, path=1 if times is not None else None, num_evaluations=0, num_rejected=0, succeeded=0)
-        return jax.vmap(one, out_axes=axes)(y0, args)
+        solution = jax.vmap(one)(y0, args)
+        return solution._replace(path=jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), solution.path))
 
-    def _solve(
-        self, field: VectorField, y0: PyTree, t0: float, t1: float, args: PyTree, times: Any
-    ) -> Solution:
+    def _solve(self, field: VectorField, y0: PyTree, t0: float, t1: float, args: PyTree, times: Any) -> Solution:
         method = METHODS[self.method]()
         if self.num_steps is None:
             control, dt0 = ScipyStepControl(rtol=self.rtol, atol=self.atol), None

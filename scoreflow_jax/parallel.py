@@ -34,9 +34,7 @@ def make_layout(devices: list[jax.Device] | None = None) -> Layout:
     """
     devices = devices or jax.devices()
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-    return Layout(
-        batch=NamedSharding(mesh, PartitionSpec("data")), replicated=NamedSharding(mesh, PartitionSpec())
-    )
+    return Layout(batch=NamedSharding(mesh, PartitionSpec("data")), replicated=NamedSharding(mesh, PartitionSpec()))
 
 
 def check_batch_size(batch_size: int, layout: Layout) -> None:

@@ -63,7 +63,7 @@ class _TensorBoard:
     def __init__(self, directory: pathlib.Path) -> None:
         from clu import metric_writers
 
-        self._writer = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(directory)))
+        self._writer: Any = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(directory)))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Queues one record."""

@@ -78,7 +78,9 @@ def class_gaussians(path, means, stds):
 
     def drift(x, t, label):
         """m_c + a(t) (x - t m_c) for the linear path, written for any affine one."""
-        one = lambda xi, ti, c: Mixture(path, jnp.ones(1), means[c][None], stds[c][None]).velocity(xi[None], ti[None])[0]
+        one = lambda xi, ti, c: Mixture(path, jnp.ones(1), means[c][None], stds[c][None]).velocity(xi[None], ti[None])[
+            0
+        ]
         return jax.vmap(one)(x, t, label)
 
     return drift
@@ -87,4 +89,6 @@ def class_gaussians(path, means, stds):
 def three_modes(path, dim: int = 4) -> Mixture:
     """A mixture that no single Gaussian looks like."""
     means = np.random.default_rng(0).normal(size=(3, dim)) * 2
-    return Mixture(path, np.array([0.5, 0.3, 0.2], np.float32), means.astype(np.float32), np.array([0.3, 0.6, 0.2], np.float32))
+    return Mixture(
+        path, np.array([0.5, 0.3, 0.2], np.float32), means.astype(np.float32), np.array([0.3, 0.6, 0.2], np.float32)
+    )

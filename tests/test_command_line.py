@@ -54,7 +54,10 @@ def test_overrides_get_the_type_of_their_field():
     [
         ([], "no --mode; expected --mode=train|sample"),
         (["--mode=trian"], "unknown mode 'trian'; did you mean train?"),
-        (["--mode=train", "--config.train.num_step=3"], "'train.num_step' in configs/digits.py; did you mean train.num_steps?"),
+        (
+            ["--mode=train", "--config.train.num_step=3"],
+            "'train.num_step' in configs/digits.py; did you mean train.num_steps?",
+        ),
         (["--mode=train", "--config.learning_rate=3"], "did you mean optimizer.learning_rate?"),
         (["--mode=train", "--config.model=3"], "config.model is a section"),
         (["--mode=train", "--config.train.num_steps=abc"], "train.num_steps=abc"),

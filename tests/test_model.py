@@ -74,7 +74,10 @@ def test_drift_takes_one_time_or_many_and_numpy(model):
         (lambda m: m.encode(np.zeros((2, 8, 8, 3)), 1), r"expected \(batch, 8, 8, 1\)"),
         (lambda m: m.encode(np.zeros((8, 8, 1)), 1), r"expected \(batch, 8, 8, 1\)"),
         (lambda m: m.translate(np.zeros((2, 8, 8, 1)), 1, 2, method="magic"), "expected one of latent, difference"),
-        (lambda m: m.interpolate(np.zeros((1, 8, 8, 1)), np.zeros((1, 8, 8, 1)), 1, rule="x"), "unknown interpolation rule"),
+        (
+            lambda m: m.interpolate(np.zeros((1, 8, 8, 1)), np.zeros((1, 8, 8, 1)), 1, rule="x"),
+            "unknown interpolation rule",
+        ),
         (lambda m: m.encode(np.full((1, 8, 8, 1), np.nan), 1), "the ODE solve of examples 0 to 0 failed"),
     ],
 )

@@ -47,10 +47,7 @@ def test_observed_order(name):
         exact = jax.nn.sigmoid(jnp.log(y0 / (1 - y0)) + 2.0)
         field = lambda t, y, a: (1 + 2 * t) * y * (1 - y)
         steps = {5: (24, 48), 8: (6, 12)}.get(order, (40, 80))
-        errors = [
-            jnp.abs(Solver(method=name, num_steps=n).solve(field, y0, 0.0, 1.0).y - exact).max()
-            for n in steps
-        ]
+        errors = [jnp.abs(Solver(method=name, num_steps=n).solve(field, y0, 0.0, 1.0).y - exact).max() for n in steps]
     # From halving a step that is not yet small, an order comes out with an error of its own; diffrax's tests allow 0.4.
     assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.4 if order < 8 else 0.8)
 
@@ -81,7 +78,9 @@ def test_counts_rejected_steps_too():
 
 
 def scipy_solve(y0, ends, tolerance):
-    flow = lambda t, y: np.asarray(exact_drift(jnp.float32(t), jnp.asarray(y.reshape(y0.shape), jnp.float32), None)).ravel()
+    flow = lambda t, y: np.asarray(
+        exact_drift(jnp.float32(t), jnp.asarray(y.reshape(y0.shape), jnp.float32), None)
+    ).ravel()
     result = scipy.integrate.solve_ivp(flow, ends, np.asarray(y0).ravel(), rtol=tolerance, atol=tolerance)
     return result.y[:, -1].reshape(y0.shape), result.nfev
 

@@ -54,7 +54,9 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     workdirs.write_json(out / "report.json", report)
     table = _table(report)
     with workdirs.whole_file(out / "report.md") as path:
-        path.write_text(f"# {experiment.name}, step {model.step}\n\n{table}\n\nSettings: report.json. Samples: grid.png.\n")
+        path.write_text(
+            f"# {experiment.name}, step {model.step}\n\n{table}\n\nSettings: report.json. Samples: grid.png.\n"
+        )
     print(table)
     print(f"see {out / 'report.md'}")
 

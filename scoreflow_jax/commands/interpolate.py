@@ -53,11 +53,11 @@ def _real_pairs(experiment: Experiment, labels: np.ndarray | None, count: int) -
         UserError: the test split has too few of a class.
     """
     test = read_all(experiment.source("test"))
-    pool = {c: list(np.flatnonzero(test["label"] == c)) for c in range(experiment.spec.num_classes)}
+    pool: dict[int, list[int]] = {c: np.flatnonzero(test["label"] == c).tolist() for c in np.unique(test["label"])}
     pool[-1] = list(range(len(test["label"])))
     chosen: list[int] = []
     for label in labels if labels is not None else [-1] * count:
-        members = pool[int(label)]
+        members = pool.get(int(label), [])
         if len(members) < 2:
             raise UserError(f"too few test images of class {label}: lower config.interpolate.num_pairs")
         chosen += [members.pop(0), members.pop(0)]

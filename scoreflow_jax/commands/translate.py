@@ -66,7 +66,9 @@ def _job(experiment: Experiment) -> _Job:
     settings, classes = experiment.translate, experiment.spec.num_classes
     if settings.images is not None:
         if settings.source is None:
-            raise UserError("config.translate.images is a folder, so say its class: give --config.translate.source=CLASS")
+            raise UserError(
+                "config.translate.images is a folder, so say its class: give --config.translate.source=CLASS"
+            )
         pixels, levels = read_pictures(settings.images, experiment.spec.shape, settings.num_images), 256
         source = np.full(len(pixels), settings.source, np.int32)
     else:
@@ -106,9 +108,7 @@ def _measure(method: str, solved: Solved, job: _Job, judge: Any) -> dict[str, An
     }
 
 
-def _draw(
-    out: pathlib.Path, job: _Job, solved: dict[str, Solved], method: str, shown: int, times: np.ndarray
-) -> None:
+def _draw(out: pathlib.Path, job: _Job, solved: dict[str, Solved], method: str, shown: int, times: np.ndarray) -> None:
     """grid.png: source and both translations. path.png: the chosen method along t, as the paper's figure 5d."""
     rows = range(min(shown, len(job.images)))
     captions = [f"{job.source[i]} to {job.target[i]}" for i in rows]
@@ -121,5 +121,3 @@ def _draw(
     heads = [f"t={t:.2f}" if i == 0 else f"{t:.2f}" for i, t in enumerate(along)]
     with workdirs.whole_file(out / "path.png") as path:
         figures.save_rows(path, [states[:, i] for i in rows], captions=captions, heads=heads)
-
-

@@ -86,7 +86,7 @@ def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
 def save_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
     """Writes an npz beside its place and renames it."""
     with whole_file(path) as temporary:
-        np.savez_compressed(temporary, **arrays)
+        np.savez_compressed(temporary, allow_pickle=False, **arrays)
 
 
 def report_head(model: Model, mode: str, *, seed: int | None) -> dict[str, Any]:
@@ -131,4 +131,6 @@ def _versions() -> dict[str, str]:
 def cost_line(stats: SolveStats, network_calls: int = 1) -> str:
     """One line on what a solve cost, for the terminal."""
     s = stats.summary(network_calls)
-    return f"NFE {s['nfe_mean']:.0f}, {s['seconds']:.1f} s, {s['images_per_second']:.1f} images/s (compilation included)"
+    return (
+        f"NFE {s['nfe_mean']:.0f}, {s['seconds']:.1f} s, {s['images_per_second']:.1f} images/s (compilation included)"
+    )

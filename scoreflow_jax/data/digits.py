@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from scoreflow_jax.data.base import Example, ImageSpec
+from scoreflow_jax.data.base import Example, ImageSource, ImageSpec
 from scoreflow_jax.errors import UserError
 
 SPLITS = ("train", "test")
@@ -12,7 +12,7 @@ _TEST_SHARE = 5  # one in five of each class is held out: 1,442 train, 355 test
 _SHUFFLE_SEED = 0  # of the order from which they are held out; scikit-learn's order goes writer by writer
 
 
-class Digits:
+class Digits(ImageSource):
     """The digits of one split (Alpaydin and Kaynak, UCI optical recognition of handwritten digits).
 
     Raises:
@@ -43,9 +43,11 @@ def _load() -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise UserError("the digits come with scikit-learn, which is not installed: pip install scikit-learn") from error
-    bunch = load_digits()
-    return bunch.images[..., None].astype(np.uint8), bunch.target.astype(np.int32)
+        raise UserError(
+            "the digits come with scikit-learn, which is not installed: pip install scikit-learn"
+        ) from error
+    pixels, labels = load_digits(return_X_y=True)
+    return np.reshape(pixels, (-1, 8, 8, 1)).astype(np.uint8), np.asarray(labels, np.int32)
 
 
 def _split_indices(labels: np.ndarray) -> dict[str, np.ndarray]:

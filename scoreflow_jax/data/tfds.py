@@ -5,14 +5,15 @@ Preparing a data set for the first time (download, unpack, write array_record) d
 
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
-from scoreflow_jax.data.base import Example, ImageSpec
+from scoreflow_jax.data.base import Example, ImageSource, ImageSpec
 from scoreflow_jax.errors import UserError
 
 
-class TfdsImages:
+class TfdsImages(ImageSource):
     """One split of an image-classification data set of tensorflow-datasets.
 
     Attributes:
@@ -34,7 +35,7 @@ class TfdsImages:
         root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
         builder = _open(name, root)
         self.directory = str(builder.data_path)
-        features = builder.info.features
+        features: Any = builder.info.features
         if split not in builder.info.splits:
             raise UserError(f"{name} has no split {split!r}, expected one of {', '.join(builder.info.splits)}")
         if "image" not in features or "label" not in features:
@@ -42,7 +43,7 @@ class TfdsImages:
         self.class_names = tuple(features["label"].names)
         height, width, channels = features["image"].shape
         self.spec = ImageSpec(shape=(height, width, channels), num_classes=features["label"].num_classes)
-        self._source = builder.as_data_source(split=split)
+        self._source: Any = builder.as_data_source(split=split)
 
     def __len__(self) -> int:
         """The number of images."""
@@ -54,7 +55,7 @@ class TfdsImages:
         return {"image": np.asarray(example["image"], np.uint8), "label": np.int32(example["label"])}
 
 
-def _open(name: str, root: pathlib.Path):  # noqa: ANN202 - a type of a package imported lazily
+def _open(name: str, root: pathlib.Path) -> Any:
     """A read-only builder of the newest prepared version, preparing one where there is none."""
     prepared = _prepared_versions(root / name)
     if not prepared:
@@ -93,7 +94,7 @@ def _prepare(name: str, root: pathlib.Path) -> None:
         from tensorflow_datasets.core.download import downloader
 
         # tfds retries for three and a half minutes where there is no network at all; so it is a few seconds.
-        downloader.MAX_RETRIES = 4
+        setattr(downloader, "MAX_RETRIES", 4)  # noqa: B010
         tfds.builder(name, data_dir=str(root), file_format="array_record").download_and_prepare()
     except ImportError as error:
         raise UserError(

@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import scipy.linalg
 from jaxtyping import Float
 
 from scoreflow_jax.errors import UserError
@@ -56,9 +55,9 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     general matrix square root with its spurious imaginary parts.
     """
     covariance_a, covariance_b = a.covariance(), b.covariance()
-    values, vectors = scipy.linalg.eigh(covariance_a)
+    values, vectors = np.linalg.eigh(covariance_a)
     root_a = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    eigenvalues = scipy.linalg.eigvalsh(root_a @ covariance_b @ root_a)
+    eigenvalues = np.linalg.eigvalsh(root_a @ covariance_b @ root_a)
     root_trace = np.sqrt(np.maximum(eigenvalues, 0.0)).sum()
     shift = a.mean() - b.mean()
     return float(shift @ shift + np.trace(covariance_a) + np.trace(covariance_b) - 2.0 * root_trace)

@@ -8,7 +8,9 @@ from scoreflow_jax.typing import HostImages
 
 HostLabels = Int[np.ndarray, " batch"]
 
-DESCRIPTION = "support vector classifier, RBF kernel, C = 10, gamma = 'scale', on pixels, trained on the real training split"
+DESCRIPTION = (
+    "support vector classifier, RBF kernel, C = 10, gamma = 'scale', on pixels, trained on the real training split"
+)
 
 
 class Recognizer:

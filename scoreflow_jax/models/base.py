@@ -41,7 +41,8 @@ def make_drift(network: Network, params: PyTree, *, dropout_key: PRNGKey | None 
 
     def drift(x: State, t: Times, label: Labels | None) -> State:
         """f(x, t, c)."""
-        return network.apply({"params": params}, x, t, label, train=train, rngs=rngs)
+        output: Any = network.apply({"params": params}, x, t, label, train=train, rngs=rngs)
+        return output
 
     return drift
 

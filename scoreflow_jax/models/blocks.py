@@ -51,7 +51,7 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Images) -> Images:
         """Normalizes each group of channels of each image to mean 0 and variance 1, then scales and shifts."""
-        batch, height, width, channels = x.shape
+        batch, channels = x.shape[0], x.shape[-1]
         groups = max(1, min(channels // 4, self.max_groups))
         if channels % groups:
             raise ValueError(

@@ -4,6 +4,8 @@ A U-Net: `num_blocks` residual blocks at each resolution on the way down, a midd
 way up, each of which takes one stored activation of the way down; self-attention at chosen resolutions.
 """
 
+from typing import Literal
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -34,6 +36,7 @@ class NCSNpp(Network):
     attention_resolutions: tuple[int, ...] = (16,)
     dropout: float = 0.1
     skip_rescale: bool = True
+
     @nn.compact
     def __call__(self, x: Images, t: Times, label: Labels | None, train: bool = False) -> Images:
         """Returns dx/dt at the images x and times t for the given labels.
@@ -81,11 +84,15 @@ class NCSNpp(Network):
         if label is None:
             return nn.swish(time), None
         table = nn.Embed(
-            self.num_classes, width, embedding_init=nn.initializers.normal(1.0), dtype=self.dtype, name="class_embedding"
+            self.num_classes,
+            width,
+            embedding_init=nn.initializers.normal(1.0),
+            dtype=self.dtype,
+            name="class_embedding",
         )
         return nn.swish(time), table(label)
 
-    def _block(self, channels: int, name: str, resample: str = "none") -> ResidualBlock:
+    def _block(self, channels: int, name: str, resample: Literal["none", "up", "down"] = "none") -> ResidualBlock:
         return ResidualBlock(channels, self.dropout, resample, self.skip_rescale, self.dtype, name=name)
 
     def _attention(self, h: Images, name: str) -> Images:
@@ -111,9 +118,7 @@ class NCSNpp(Network):
         h = self._attention(h, "middle_attention")
         return self._block(channels, "middle_block_1")(h, time, condition, train)
 
-    def _up(
-        self, h: Images, stack: list[Images], time: Vectors, condition: Vectors | None, train: bool
-    ) -> Images:
+    def _up(self, h: Images, stack: list[Images], time: Vectors, condition: Vectors | None, train: bool) -> Images:
         for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
             channels = self.base_channels * multiplier
             for i in range(self.num_blocks + 1):

@@ -12,9 +12,7 @@ from scoreflow_jax.typing import DriftFn, Labels, PerExample, State, Times
 class Objective(Protocol):
     """A training loss."""
 
-    def __call__(
-        self, drift: DriftFn, x0: State, x1: State, t: Times, label: Labels | None
-    ) -> PerExample:
+    def __call__(self, drift: DriftFn, x0: State, x1: State, t: Times, label: Labels | None) -> PerExample:
         """Returns the loss of each example, averaged over its dimensions.
 
         Args:

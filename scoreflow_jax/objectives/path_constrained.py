@@ -44,9 +44,7 @@ class PathConstrained:
                 "The paper's is 1, rectified flow's 2."
             )
 
-    def __call__(
-        self, drift: DriftFn, x0: State, x1: State, t: Times, label: Labels | None
-    ) -> PerExample:
+    def __call__(self, drift: DriftFn, x0: State, x1: State, t: Times, label: Labels | None) -> PerExample:
         """Returns equation (2) for each example, the square averaged over dimensions."""
         x_t = self.path.interpolant(t, x0, x1)
         residual = drift(x_t, t, label) - self.path.velocity(t, x0, x1)

@@ -17,7 +17,7 @@ same holds of what a network predicts.
 
 import abc
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,17 +35,18 @@ def per_example(coefficient: Times | Time, like: State) -> jax.Array:
     return coefficient.reshape(coefficient.shape + (1,) * (like.ndim - 1))
 
 
+@dataclasses.dataclass(frozen=True)
 class Path(abc.ABC):
     """What joins the source to the data.
 
     Attributes:
-        gaussian_source: whether x0 is N(0, I), without which there is no score.
+        gaussian_source: whether x0 is N(0, I), without which there is no score; False when it is another data set.
         t_min, t_max: the times between which the path may be sampled, within [0, 1].
     """
 
     gaussian_source: bool = True
-    t_min: float = 0.0
-    t_max: float = 1.0
+    t_min: ClassVar[float] = 0.0
+    t_max: ClassVar[float] = 1.0
 
     @abc.abstractmethod
     def interpolant(self, t: Times, x0: State, x1: State) -> State:
@@ -62,13 +63,7 @@ class Path(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class AffinePath(Path):
-    """x_t = alpha(t) x1 + sigma(t) x0, equation (1) of the module. Members state alpha and sigma and nothing else.
-
-    Attributes:
-        gaussian_source: whether x0 is N(0, I); False when the source is another data set.
-    """
-
-    gaussian_source: bool = True
+    """x_t = alpha(t) x1 + sigma(t) x0, equation (1) of the module. Members state alpha and sigma and nothing else."""
 
     @abc.abstractmethod
     def alpha(self, t: Times | Time) -> Times | Time:

@@ -13,7 +13,7 @@ RULES: tuple[InterpolationRule, ...] = ("square_root", "slerp", "linear")
 
 
 def interpolate_latents(
-    z0: State, z1: State, fractions: Float[Array, " fractions"], rule: InterpolationRule = "square_root"
+    z0: State, z1: State, fractions: Float[Array, " fractions"], rule: str = "square_root"
 ) -> Float[Array, "fractions batch ..."]:
     """Returns latents between z0 (fraction 0) and z1 (fraction 1), stacked in front.
 
@@ -21,8 +21,8 @@ def interpolate_latents(
         z0, z1: latents at t = 0.
         fractions: alpha in [0, 1].
         rule: "square_root" is the paper's sqrt(1 - alpha) z0 + sqrt(alpha) z1 (section 4.2), which keeps N(0, I) for
-            independent latents; "slerp" turns from one direction to the other at constant speed (for latents of one length: along the great circle);
-            "linear" is (1 - alpha) z0 + alpha z1, whose middle has too small a norm.
+            independent latents; "slerp" turns from one direction to the other at constant speed, for latents of one
+            length along the great circle; "linear" is (1 - alpha) z0 + alpha z1, whose middle has too small a norm.
 
     Raises:
         ValueError: an unknown rule.

@@ -156,7 +156,9 @@ class _Meter:
         values = {**values, "images_per_second": rate, "data_wait_share": min(1.0, self._waited / elapsed)}
         left = (self._bar.total - done) * (now - self._start) / max(done - self._first, 1)
         self._bar.update(done - self._bar.n)
-        self._bar.set_postfix_str(f"loss {values['loss']:.4f}, {rate:.0f} images/s, data wait {values['data_wait_share']:.1%}")
+        self._bar.set_postfix_str(
+            f"loss {values['loss']:.4f}, {rate:.0f} images/s, data wait {values['data_wait_share']:.1%}"
+        )
         if self._bar.disable:
             print(
                 f"step {done}/{self._bar.total}: loss {values['loss']:.4f}, {rate:.0f} images/s, "

@@ -31,9 +31,7 @@ class TrainState:
     key: Any
 
 
-def initial_state(
-    init: Callable[[PRNGKey], PyTree], optimizer: optax.GradientTransformation, seed: int
-) -> TrainState:
+def initial_state(init: Callable[[PRNGKey], PyTree], optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """The state of step 0.
 
     Args:

@@ -66,11 +66,12 @@ def make_train_step(
         loss, grads = jax.value_and_grad(loss_of)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        new_state = state.replace(
+        new_state = TrainState(
             step=state.step + 1,
             params=params,
             ema_params=ema_update(state.ema_params, params, state.step, ema_decay),
             opt_state=opt_state,
+            key=state.key,
         )
         return new_state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
 

@@ -154,7 +154,11 @@ def test_interpolation_between_real_images_begins_and_ends_at_them(digits_run, r
     strips = np.load(digits_run / "interpolate" / "interpolations.npz")["images"]
     assert strips.shape == (2, 5, 8, 8, 1)
     test = experiment_of("digits.py").source("test")
-    fours = {np.rint(test[i]["image"] * 255.0 / 16).astype(np.uint8).tobytes() for i in range(len(test)) if test[i]["label"] == 4}
+    fours = {
+        np.rint(test[i]["image"] * 255.0 / 16).astype(np.uint8).tobytes()
+        for i in range(len(test))
+        if test[i]["label"] == 4
+    }
     ends = [strips[0, 0], strips[0, -1], strips[1, 0], strips[1, -1]]
     nearest = [min(np.abs(np.frombuffer(f, np.uint8).astype(int) - e.ravel()).max() for f in fours) for e in ends]
     assert max(nearest) <= 1
@@ -168,7 +172,8 @@ def state_files(workdir, step):
     checkpoints = Checkpoints(workdir / "checkpoints", keep=3)
     with contextlib.closing(checkpoints):
         restored = checkpoints.restore_latest(ema=ema, train=rest)
-    assert restored is not None and restored.step == step
+    assert restored is not None
+    assert restored.step == step
     key = jax.random.key_data(restored.train.pop("key"))
     return restored.ema, restored.train, key, restored.meta["batches"]
 

@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 
 NUM_TRAIN, NUM_TEST = 80, 40
-CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 def images_and_labels() -> tuple[np.ndarray, np.ndarray]:
@@ -30,7 +30,7 @@ def prepare(root: pathlib.Path) -> pathlib.Path:
         for name, part in zip(names, parts, strict=True):
             (base / name).write_bytes(part.tobytes())
         (base / "batches.meta.txt").write_text("\n".join(CLASSES) + "\n")
-        fetch = mock.patch.object(tfds.download.DownloadManager, "download_and_extract", lambda *_: folder)
+        fetch = mock.patch.object(tfds.download.DownloadManager, "download_and_extract", return_value=folder)
         with fetch:
             tfds.builder("cifar10", data_dir=str(root), file_format="array_record").download_and_prepare()
     return root

@@ -86,7 +86,9 @@ def test_tfds_that_cannot_be_downloaded_is_one_line(tmp_path, monkeypatch):
         raise ConnectionError("Name or service not known\nand forty lines more")
 
     monkeypatch.setattr(tfds.download.DownloadManager, "download_and_extract", no_network)
-    with pytest.raises(UserError, match="could not be prepared .ConnectionError: Name or service not known.*TFDS_DATA_DIR") as caught:
+    with pytest.raises(
+        UserError, match="could not be prepared .ConnectionError: Name or service not known.*TFDS_DATA_DIR"
+    ) as caught:
         TfdsImages("cifar10", "train", str(tmp_path))
     assert "\n" not in str(caught.value)
 

@@ -18,7 +18,13 @@ PUBLISHED = {  # of the PyTorch code of Song et al. 2021: configuration, paramet
     "CIFAR-10 DDPM++": ({"num_blocks": 4}, 61_804_419),
     "CIFAR-10 DDPM++ deep": ({"num_blocks": 8}, 106_632_579),
 }
-TINY = {"base_channels": 8, "channel_multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": (4,), "dropout": 0.0}
+TINY = {
+    "base_channels": 8,
+    "channel_multipliers": (1, 2),
+    "num_blocks": 1,
+    "attention_resolutions": (4,),
+    "dropout": 0.0,
+}
 X = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
 T = jnp.linspace(0.0, 1.0, 4)
 LABEL = jnp.array([0, 1, 2, 1])

@@ -32,7 +32,9 @@ def test_agrees_with_algorithm_1_as_printed(p):
 
 def test_p_2_is_rectified_flow():
     expected = jnp.mean((some_drift(PATH.interpolant(T, Z, X), T, None) - (X - Z)) ** 2, axis=(1, 2, 3))
-    np.testing.assert_allclose(PathConstrained(PATH, weight_exponent=2.0)(some_drift, Z, X, T, None), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        PathConstrained(PATH, weight_exponent=2.0)(some_drift, Z, X, T, None), expected, rtol=1e-6
+    )
 
 
 def test_finite_at_time_zero_with_its_gradient():
@@ -68,7 +70,9 @@ def test_the_exact_drift_is_stationary(name):
     fields = [lambda x, t: jnp.ones_like(x), lambda x, t: x, lambda x, t: jnp.sin(2 * x) * t[:, None]]
 
     def losses(coefficients):
-        drift = lambda x, t, c: oracle.velocity(x, t) + sum(a * f(x, t) for a, f in zip(coefficients, fields, strict=True))
+        drift = lambda x, t, c: (
+            oracle.velocity(x, t) + sum(a * f(x, t) for a, f in zip(coefficients, fields, strict=True))
+        )
         return objective(drift, x0, x1, t, None)
 
     zero = tuple(jnp.zeros(()) for _ in fields)

@@ -7,11 +7,18 @@ import optax
 import pytest
 from scipy import stats
 
+from scoreflow_jax.errors import UserError
 from scoreflow_jax.objectives import PathConstrained
 from scoreflow_jax.parallel import check_batch_size, make_layout, to_global
-from scoreflow_jax.errors import UserError
 from scoreflow_jax.paths import LinearPath
-from scoreflow_jax.training import compile_step, create_state, ema_update, initial_state, make_optimizer, make_train_step
+from scoreflow_jax.training import (
+    compile_step,
+    create_state,
+    ema_update,
+    initial_state,
+    make_optimizer,
+    make_train_step,
+)
 from scoreflow_jax.training.step import random_flip
 
 PATH = LinearPath()
@@ -35,9 +42,13 @@ def init(key):
 
 
 def build(layout, learning_rate=0.05, ema_decay=0.9, **options):
-    optimizer = make_optimizer(learning_rate=learning_rate, b1=0.9, b2=0.999, epsilon=1e-8, warmup_steps=0, clip_norm=1.0)
+    optimizer = make_optimizer(
+        learning_rate=learning_rate, b1=0.9, b2=0.999, epsilon=1e-8, warmup_steps=0, clip_norm=1.0
+    )
     fields = {"drift_of": affine_drift, "objective": PathConstrained(PATH), "path": PATH, "optimizer": optimizer}
-    step = make_train_step(**{**fields, "ema_decay": ema_decay, "levels": 17, "conditional": True, "flip": True, **options})
+    step = make_train_step(
+        **{**fields, "ema_decay": ema_decay, "levels": 17, "conditional": True, "flip": True, **options}
+    )
     return create_state(lambda: initial_state(init, optimizer, 0), layout), step
 
 
