@@ -162,11 +162,7 @@ class Experiment:
             UserError: it is not there, or is not what the config describes.
         """
         chosen = {"train": self.data.train_split, "test": self.data.test_split}[split]
-        kinds: dict[str, Callable[[], ImageSource]] = {
-            "digits": lambda: data.Digits(chosen),
-            "tfds": lambda: data.TfdsImages(self.data.name, chosen, self.data.dir),
-        }
-        source = kinds[self.data.source]()
+        source = data.SOURCES[self.data.source](chosen, self.data.name, self.data.dir)
         data.check_spec(source, self.spec, self.data.name)
         return source
 

@@ -6,8 +6,12 @@ from scoreflow_jax.data.base import Example, Examples, ImageSource, ImageSpec, c
 from scoreflow_jax.data.digits import Digits
 from scoreflow_jax.data.tfds import TfdsImages
 
-SOURCES: dict[str, Callable[..., ImageSource]] = {"digits": Digits, "tfds": TfdsImages}
-"""Every kind of source by the name that `config.data.source` gives it."""
+SOURCES: dict[str, Callable[[str, str, str | None], ImageSource]] = {
+    "digits": lambda split, name, folder: Digits(split),
+    "tfds": lambda split, name, folder: TfdsImages(name, split, folder),
+}
+"""Every kind of source by the name that `config.data.source` gives it, opened for a split, the data set's own name and the
+folder where data sets lie, as far as it needs them."""
 
 __all__ = [
     "SOURCES",
