@@ -17,7 +17,7 @@ $(VENV)/.installed: requirements.txt
 	@echo "setting up $(VENV) (about 80 s, 2.7 GB)"
 	@start=$$(date +%s) \
 	  && $(PYTHON) -m venv $(VENV) \
-	  && $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt \
+	  && $(BIN)/python -m pip install --quiet --use-pep517 --disable-pip-version-check -r requirements.txt \
 	  && touch $@ \
 	  && echo "set-up took $$(( $$(date +%s) - start )) s"
 
