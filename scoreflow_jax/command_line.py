@@ -190,7 +190,7 @@ def _run(mode: str, config: ConfigDict, workdir: pathlib.Path) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return EXIT_INTERRUPTED
-    print(f"{mode} took {time.perf_counter() - start:.1f} s")
+    print(f"{mode} took {time.perf_counter() - start:.1f} s, peak memory {_peak_memory():.1f} GB")
     return 0
 
 
@@ -212,6 +212,14 @@ def set_up_process() -> None:
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "scoreflow_jax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _peak_memory() -> float:
+    """The most host memory that this process has held, in GB."""
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used / 1e9 if sys.platform == "darwin" else used * 1024 / 1e9
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 
-from scoreflow_jax.ode import METHODS, Solver
+from scoreflow_jax.ode import ERROR_FACTORS, METHODS, Solver
 from scoreflow_jax.paths import LinearPath
 from tests import oracles
 
@@ -83,6 +83,13 @@ def scipy_solve(y0, ends, tolerance):
     ).ravel()
     result = scipy.integrate.solve_ivp(flow, ends, np.asarray(y0).ravel(), rtol=tolerance, atol=tolerance)
     return result.y[:, -1].reshape(y0.shape), result.nfev
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("dopri5", scipy.integrate.RK45), ("bosh3", scipy.integrate.RK23)])
+def test_error_estimates_are_scipys(name, theirs):
+    """diffrax's own for Dopri5 is 2/3 of it: 8 % fewer steps, and a larger error, than published figures have."""
+    ours = METHODS[name]().tableau.b_error * ERROR_FACTORS.get(name, 1.0)
+    np.testing.assert_allclose(np.abs(ours), np.abs(theirs.E), atol=1e-12)
 
 
 @pytest.mark.parametrize("ends", [(0.0, 1.0), (1.0, 0.0)])
