@@ -190,7 +190,7 @@ def _run(mode: str, config: ConfigDict, workdir: pathlib.Path) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return EXIT_INTERRUPTED
-    print(f"{mode} took {time.perf_counter() - start:.1f} s, peak memory {_peak_memory():.1f} GB")
+    print(f"{mode} took {time.perf_counter() - start:.1f} s{_peak_memory()}")
     return 0
 
 
@@ -214,12 +214,14 @@ def set_up_process() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def _peak_memory() -> float:
-    """The most host memory that this process has held, in GB."""
+def _peak_memory() -> str:
+    """The most host memory that this process has held, where the system tells (Windows does not)."""
+    if importlib.util.find_spec("resource") is None:
+        return ""
     import resource
 
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used / 1e9 if sys.platform == "darwin" else used * 1024 / 1e9
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f", peak memory {used / 1e9:.1f} GB"
 
 
 def _first_line(error: BaseException) -> str:
