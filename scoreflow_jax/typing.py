@@ -4,7 +4,7 @@ Axis names are the same everywhere: `batch height width channel` for images, `ba
 package images are float32 in [-1, 1] and time runs from 0 (the source, usually Gaussian noise) to 1 (the data).
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -42,6 +42,7 @@ PyTree = Any
 in the arrays' place."""
 
 
+@runtime_checkable
 class DriftFn(Protocol):
     """The drift f(x, t, c) of the ODE dx/dt = f(x, t, c), the one thing that is learned."""
 

@@ -5,11 +5,12 @@ import json
 import os
 import pathlib
 import sys
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
 
+@runtime_checkable
 class Writer(Protocol):
     """Takes scalars by step."""
 

@@ -4,7 +4,7 @@ Random access is all that shuffling, sharding and exact resume need; `pipeline.p
 """
 
 import dataclasses
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -34,6 +34,7 @@ class ImageSpec:
     levels: int = 256
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """A random-access data set of one split. Must be picklable: worker processes get a copy.
 

@@ -4,11 +4,12 @@ An objective knows neither the network nor the data set, so each works with ever
 values before they take the mean.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from scoreflow_jax.typing import DriftFn, Labels, PerExample, State, Times
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A training loss."""
 
