@@ -53,7 +53,7 @@ class JsonlWriter:
 def _step_of(line: str) -> float:
     """The step of a record; infinite for a line cut short by a crash, which is so dropped."""
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except (json.JSONDecodeError, KeyError, TypeError):
         return float("inf")
 

@@ -1,7 +1,7 @@
 """Are generated images neither prototypes nor copies? Spread within a class, and distance to the nearest training image."""
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from sklearn.neighbors import NearestNeighbors
 
 from scoreflow_jax.typing import HostImages
@@ -25,7 +25,7 @@ def within_class_std(images: HostImages, labels: Int[np.ndarray, " batch"]) -> f
     return float(np.sqrt(np.mean(variances)))
 
 
-def nearest_distance(images: HostImages, reference: HostImages) -> float:
+def nearest_distance(images: HostImages, reference: Float[np.ndarray, "reference height width channel"]) -> float:
     """The mean over images of the Euclidean distance to the nearest reference image."""
     flat = lambda x: np.asarray(x, np.float32).reshape(len(x), -1)  # noqa: E731
     distances, _ = NearestNeighbors(n_neighbors=1).fit(flat(reference)).kneighbors(flat(images))

@@ -15,6 +15,8 @@ from scoreflow_jax.models.resampling import downsample_mean, upsample_nearest
 from scoreflow_jax.typing import Images
 
 Vectors = Float[Array, "batch features"]
+Activations = Float[Array, "batch _ _ _"]
+"""Images inside the network, whose size and channels change from block to block."""
 
 
 def scaled_init(scale: float) -> Callable[..., Any]:
@@ -118,7 +120,7 @@ class ResidualBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Images, time: Vectors, condition: Vectors | None, train: bool) -> Images:
+    def __call__(self, x: Images, time: Vectors, condition: Vectors | None, train: bool) -> Activations:
         """Returns the block's output for activated embeddings of time and, unless unconditional, of the condition."""
         resample = {"none": lambda v: v, "up": upsample_nearest, "down": downsample_mean}[self.resample]
         h = nn.swish(GroupNorm(dtype=self.dtype, name="norm_0")(x))
@@ -134,7 +136,7 @@ class ResidualBlock(nn.Module):
             skip = dense(self.channels, name="skip", dtype=self.dtype)(skip)
         return residual_sum(skip, h, self.skip_rescale)
 
-    def _class_gain(self, condition: Vectors) -> Vectors:
+    def _class_gain(self, condition: Vectors) -> Float[Array, "batch channel"]:
         """emb_c of eq. 21: around 1, so that the untrained block is close to the unconditional one."""
         return nn.Dense(
             self.channels,

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from scoreflow_jax.models.base import Network
-from scoreflow_jax.models.blocks import AttentionBlock, GroupNorm, ResidualBlock, Vectors, conv3x3, dense
+from scoreflow_jax.models.blocks import Activations, AttentionBlock, GroupNorm, ResidualBlock, Vectors, conv3x3, dense
 from scoreflow_jax.models.embeddings import positional_embedding
 from scoreflow_jax.typing import Images, Labels, Times
 
@@ -95,10 +95,10 @@ class NCSNpp(Network):
     def _block(self, channels: int, name: str, resample: Literal["none", "up", "down"] = "none") -> ResidualBlock:
         return ResidualBlock(channels, self.dropout, resample, self.skip_rescale, self.dtype, name=name)
 
-    def _attention(self, h: Images, name: str) -> Images:
+    def _attention(self, h: Activations, name: str) -> Activations:
         return AttentionBlock(self.skip_rescale, self.dtype, name=name)(h)
 
-    def _down(self, x: Images, time: Vectors, condition: Vectors | None, train: bool) -> list[Images]:
+    def _down(self, x: Activations, time: Vectors, condition: Vectors | None, train: bool) -> list[Activations]:
         """Every activation that the way up will take, in order."""
         stack = [conv3x3(self.base_channels, name="in_conv", dtype=self.dtype)(x)]
         for level, multiplier in enumerate(self.channel_multipliers):
@@ -112,13 +112,15 @@ class NCSNpp(Network):
                 stack.append(self._block(channels, f"down_{level}_resample", "down")(stack[-1], time, condition, train))
         return stack
 
-    def _middle(self, h: Images, time: Vectors, condition: Vectors | None, train: bool) -> Images:
+    def _middle(self, h: Activations, time: Vectors, condition: Vectors | None, train: bool) -> Activations:
         channels = h.shape[-1]
         h = self._block(channels, "middle_block_0")(h, time, condition, train)
         h = self._attention(h, "middle_attention")
         return self._block(channels, "middle_block_1")(h, time, condition, train)
 
-    def _up(self, h: Images, stack: list[Images], time: Vectors, condition: Vectors | None, train: bool) -> Images:
+    def _up(
+        self, h: Activations, stack: list[Activations], time: Vectors, condition: Vectors | None, train: bool
+    ) -> Activations:
         for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
             channels = self.base_channels * multiplier
             for i in range(self.num_blocks + 1):

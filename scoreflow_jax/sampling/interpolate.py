@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from scoreflow_jax.typing import State
 
 InterpolationRule = Literal["square_root", "slerp", "linear"]
-Stacked = Float[Array, "fractions batch ..."]
+Stacked = Float[Array, "..."]
 RULES: tuple[InterpolationRule, ...] = ("square_root", "slerp", "linear")
 
 
