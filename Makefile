@@ -4,8 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-WORKDIR ?= runs/quickstart
-RUN := $(BIN)/python main.py --config=configs/digits.py --workdir=$(WORKDIR)
+RUN := $(BIN)/python main.py --config=configs/digits.py
 
 .PHONY: quickstart test lint format setup clean
 
@@ -29,11 +28,11 @@ quickstart: setup
 	  && $(RUN) --mode=interpolate \
 	  && $(RUN) --mode=eval \
 	  && echo && echo "all stages took $$(( $$(date +%s) - start )) s. Look at:" \
-	  && echo "  $(WORKDIR)/sample/grid.png          generated digits, one column a class" \
-	  && echo "  $(WORKDIR)/translate/grid.png       held-out digits made into other digits, by both methods" \
-	  && echo "  $(WORKDIR)/translate/path.png       the way there along t" \
-	  && echo "  $(WORKDIR)/interpolate/strip.png    walks between two latents" \
-	  && echo "  $(WORKDIR)/eval/*/report.md         the figures"
+	  && echo "  runs/digits/sample/grid.png          generated digits, one column a class" \
+	  && echo "  runs/digits/translate/grid.png       held-out digits made into other digits, by both methods" \
+	  && echo "  runs/digits/translate/path.png       the way there along t" \
+	  && echo "  runs/digits/interpolate/strip.png    walks between two latents" \
+	  && echo "  runs/digits/eval/*/report.md         the figures"
 
 test: setup
 	@$(BIN)/python -m pytest -q

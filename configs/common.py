@@ -145,6 +145,7 @@ def interpolate() -> ConfigDict:
             "num_pairs": 8,
             "num_steps": 9,  # pictures from one end to the other, both included
             "labels": (),  # repeated to num_pairs; empty: one class after the other
+            "batch_size": 100,
             "seed": 0,
         }
     )

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
-from scoreflow_jax.errors import UserError
+from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.typing import PyTree
 
 
@@ -66,9 +66,10 @@ class Checkpoints:
             ema=ocp.args.StandardSave(ema), train=ocp.args.StandardSave(train), meta=ocp.args.JsonSave(meta)
         )
         try:
-            saved = self._manager.save(step, args=args)
+            with _quiet():
+                saved = self._manager.save(step, args=args)
         except (OSError, ValueError) as error:
-            raise UserError(f"could not save a checkpoint in {self._directory}: {_first_line(error)}") from error
+            raise UserError(f"could not save a checkpoint in {self._directory}: {_reason(error)}") from error
         if not saved:
             raise UserError(
                 f"the checkpoint of step {step} was refused: {self._directory} already holds step "
@@ -88,10 +89,10 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 restored = _restore(self._manager, step, ema, train)
-            except UserError:
+            except (UserError, MemoryError):
                 raise
             except Exception as error:
-                damaged.append((step, _first_line(error)))
+                damaged.append((step, _reason(error)))
                 continue
             self._set_aside(damaged)
             return restored
@@ -121,9 +122,10 @@ class Checkpoints:
             UserError: that save failed.
         """
         try:
-            self._manager.wait_until_finished()
+            with _quiet():
+                self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
-            raise UserError(f"could not save a checkpoint in {self._directory}: {_first_line(error)}") from error
+            raise UserError(f"could not save a checkpoint in {self._directory}: {_reason(error)}") from error
         finally:
             self._manager.close()
 
@@ -151,10 +153,10 @@ def restore_ema(directory: pathlib.Path, *, ema: PyTree, step: int | None = None
     for candidate in [step] if step is not None else reversed(steps):
         try:
             restored = _restore(manager, candidate, ema, None)
-        except UserError:
+        except (UserError, MemoryError):
             raise
         except Exception as error:
-            damaged.append((candidate, _first_line(error)))
+            damaged.append((candidate, _reason(error)))
             continue
         for number, reason in damaged:
             print(f"checkpoint {number} is damaged ({reason}); using step {candidate}", file=sys.stderr)
@@ -207,8 +209,8 @@ def _abstract(tree: PyTree) -> PyTree:
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
 
 
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:160]}"
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(error, 160)}"
 
 
 def _all_damaged(directory: pathlib.Path, damaged: list[tuple[int, str]]) -> str:
@@ -218,11 +220,32 @@ def _all_damaged(directory: pathlib.Path, damaged: list[tuple[int, str]]) -> str
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps orbax from logging a traceback for what we report in one line."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Keeps orbax and its threads from printing tracebacks of what we report in one line."""
+    silence_background_tracebacks()
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def silence_background_tracebacks() -> None:
+    """Drops "Event loop is closed" from sys.unraisablehook, for good.
+
+    A failed read or write leaves tensorstore's threads with callbacks into a closed event loop; each prints a traceback,
+    some of them long after the call has returned.
+    """
+    previous = sys.unraisablehook
+    if getattr(previous, "drops_closed_loops", False):
+        return
+
+    def hook(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            previous(unraisable)
+
+    hook.drops_closed_loops = True  # type: ignore[attr-defined]
+    sys.unraisablehook = hook

@@ -18,7 +18,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from scoreflow_jax.commands import MODES
-from scoreflow_jax.errors import UserError
+from scoreflow_jax.errors import UserError, first_line
 
 DEFAULT_CONFIG = "configs/digits.py"
 EXIT_USAGE = 2
@@ -100,8 +100,8 @@ def _given(arguments: list[str]) -> dict[str, str]:
             raise UserError(f"unknown flag --{name}{hint}; expected --config, --mode, --workdir or --help")
         if not equals:
             value = next(rest, "")
-            if not value or value.startswith("--"):
-                raise UserError(f"--{name} has no value; expected --{name}=VALUE")
+        if not value or (not equals and value.startswith("--")):
+            raise UserError(f"--{name} has no value; expected --{name}=VALUE")
         given[name] = value
     return given
 
@@ -126,7 +126,7 @@ def load_config(file: str) -> ConfigDict:
         spec.loader.exec_module(module)
         return module.get_config(variant)
     except Exception as error:
-        raise UserError(f"cannot load {file} ({type(error).__name__}: {_first_line(error)})") from error
+        raise UserError(f"cannot load {file} ({type(error).__name__}: {first_line(error)})") from error
 
 
 def _check_fields(names: Iterable[str], config: ConfigDict, file: str) -> None:
@@ -142,7 +142,7 @@ def _check_fields(names: Iterable[str], config: ConfigDict, file: str) -> None:
 
 def _dotted(config: ConfigDict, prefix: str = "") -> Iterable[str]:
     for key in config:
-        value = config.get_ref(key).get() if isinstance(config, ConfigDict) else config[key]
+        value = config.get_ref(key).get()
         if isinstance(value, ConfigDict):
             yield from _dotted(value, f"{prefix}{key}.")
         else:
@@ -171,7 +171,7 @@ def _apply(argv: list[str], file: str) -> ConfigDict:
         values(argv)
         return holder.value
     except (flags.Error, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{_first_line(error)}; expected a value of the field's own type, see {file}") from error
+        raise UserError(f"{first_line(error)}; expected a value of the field's own type, see {file}") from error
     finally:
         sys.argv = saved
 
@@ -188,7 +188,8 @@ def _run(mode: str, config: ConfigDict, workdir: pathlib.Path) -> int:
     except UserError as error:
         return _complain(error)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        more = "; the same command goes on from the last checkpoint" if mode == "train" else ""
+        print(f"\ninterrupted{more}", file=sys.stderr)
         return EXIT_INTERRUPTED
     print(f"{mode} took {time.perf_counter() - start:.1f} s{_peak_memory()}")
     return 0
@@ -206,8 +207,11 @@ def set_up_process() -> None:
 
     import jax
 
-    for name in ("", "absl", "jax", "urllib3"):
+    for name in ("", "jax", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Orbax logs whole tracebacks, from threads of its own, of errors that it raises as well and we report in a line.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "scoreflow_jax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
@@ -222,10 +226,6 @@ def _peak_memory() -> str:
 
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return f", peak memory {used / 1e9:.1f} GB"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300].strip("\"'")
 
 
 def _complain(error: Any) -> int:

@@ -7,3 +7,8 @@ class UserError(ValueError):
     The message is one line and says what was got, what was expected and what to do. The command line prints it without a
     traceback and exits with code 2; from Python it is an ordinary ValueError.
     """
+
+
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """The first line of an error's message, cut to `limit` characters; its type where it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:limit]

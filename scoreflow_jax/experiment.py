@@ -11,18 +11,19 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
 from scoreflow_jax import data, models, objectives, paths
 from scoreflow_jax.data import ImageSource, ImageSpec
-from scoreflow_jax.errors import UserError
+from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.models import Network
 from scoreflow_jax.objectives import Objective
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.paths import Path
-from scoreflow_jax.sampling import NETWORK_CALLS, RULES
+from scoreflow_jax.sampling import RULES, TRANSLATIONS
 from scoreflow_jax.training import Schedule, TrainState, initial_state, make_optimizer, make_train_step
 from scoreflow_jax.typing import DriftFn, PRNGKey, PyTree
 
@@ -103,6 +104,7 @@ class InterpolateSettings:
     num_pairs: int
     num_steps: int
     labels: tuple[int, ...]
+    batch_size: int
     seed: int
 
 
@@ -191,9 +193,34 @@ class Experiment:
             flip=self.data.flip,
         )
 
+    def check_trainable(self) -> None:
+        """Traces one training step without computing anything.
+
+        Raises:
+            UserError: the network, the optimizer or the objective refuse the config or each other.
+        """
+        try:
+            jax.eval_shape(self.train_step(), jax.eval_shape(self.initial_state), self.batch_shapes())
+        except (TypeError, ValueError) as error:
+            raise UserError(f"this config cannot be trained: {first_line(error, 400)}") from error
+
+    def batch_shapes(self, sharding: Any = None) -> PyTree:
+        """Shapes of a training batch of all processes."""
+        n = self.train.batch_size
+        return {
+            "image": jax.ShapeDtypeStruct((n, *self.spec.shape), jnp.uint8, sharding=sharding),
+            "label": jax.ShapeDtypeStruct((n,), jnp.int32, sharding=sharding),
+        }
+
     def drift(self, params: PyTree) -> DriftFn:
         """f(x, t, c) for ODE solves: without dropout, in float32."""
         return models.make_drift(models.float32_compute(self.network), params)
+
+
+_SECTIONS = (
+    "name", "seed", "data", "path", "objective", "model", "optimizer", "train", "solver", "sample", "translate",
+    "interpolate", "eval",
+)  # fmt: skip
 
 
 def build(config: ConfigDict | Mapping[str, Any]) -> Experiment:
@@ -203,8 +230,11 @@ def build(config: ConfigDict | Mapping[str, Any]) -> Experiment:
         UserError: a field is missing, unknown or has a value that its part does not accept.
     """
     plain = to_plain(config)
+    missing = [name for name in _SECTIONS if name not in plain]
+    if missing:
+        raise UserError(f"the config has no {missing[0]!r}, expected {', '.join(_SECTIONS)}")
     sections: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in plain.items()}
-    unknown = sections.keys() - {f.name for f in dataclasses.fields(Experiment)} - {"model"}
+    unknown = sections.keys() - set(_SECTIONS)
     if unknown:
         raise UserError(f"unknown config section {sorted(unknown)[0]!r}")
     settings = _section(DataSettings, "data", sections["data"])
@@ -213,7 +243,7 @@ def build(config: ConfigDict | Mapping[str, Any]) -> Experiment:
     if len(settings.shape) != 3 or min(settings.shape) < 1:
         raise UserError(f"data.shape is {settings.shape}, expected (height, width, channels)")
     spec = ImageSpec(shape=settings.shape, num_classes=settings.num_classes, levels=settings.levels)  # type: ignore[arg-type]
-    conditional = sections["model"].pop("conditional")
+    conditional = _pop(sections["model"], "model", "conditional")
     path = _member(paths.PATHS, "path", sections["path"])
     schedule_names = {f.name for f in dataclasses.fields(Schedule)}
     schedule = {k: v for k, v in sections["train"].items() if k in schedule_names}
@@ -293,10 +323,21 @@ def _section(constructor: Callable[..., Any], name: str, fields: dict[str, Any])
 def _member(table: Mapping[str, Any], name: str, fields: dict[str, Any], **built: Any) -> Any:
     """Builds the member of a family that a section names, from its other fields and from parts already built."""
     rest = dict(fields)
-    member = rest.pop("name")
+    member = _pop(rest, name, "name")
     if member not in table:
         raise UserError(_unknown_name(f"{name}.name", member, table))
     return _section(table[member], name, {**rest, **built})
+
+
+def _pop(section: dict[str, Any], name: str, field: str) -> Any:
+    """Takes a field out of a section.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if field not in section:
+        raise UserError(f"config.{name} has no field {field!r}, which it needs")
+    return section.pop(field)
 
 
 def _unknown_name(field: str, got: str, table: Mapping[str, Any]) -> str:
@@ -306,11 +347,12 @@ def _unknown_name(field: str, got: str, table: Mapping[str, Any]) -> str:
 def _network(section: dict[str, Any], spec: ImageSpec, conditional: bool) -> Network:
     """Builds the network and checks that it can halve the images."""
     dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-    if section["dtype"] not in dtypes:
-        raise UserError(_unknown_name("model.dtype", section["dtype"], dtypes))
+    dtype = _pop(section, "model", "dtype")
+    if dtype not in dtypes:
+        raise UserError(_unknown_name("model.dtype", dtype, dtypes))
     if conditional and spec.num_classes < 1:
         raise UserError("config.model.conditional is True, but config.data.num_classes is 0: set it to False")
-    fields = {**section, "dtype": dtypes[section["dtype"]]}
+    fields = {**section, "dtype": dtypes[dtype]}
     network = _member(models.MODELS, "model", fields, num_classes=spec.num_classes if conditional else 0)
     try:
         network.check_shape(spec.shape)
@@ -327,7 +369,7 @@ def _check(experiment: Experiment) -> None:
     """
     e, classes = experiment, experiment.spec.num_classes
     for name, value, names in (
-        ("translate.method", e.translate.method, tuple(NETWORK_CALLS)),
+        ("translate.method", e.translate.method, tuple(TRANSLATIONS)),
         ("interpolate.rule", e.interpolate.rule, RULES),
         ("interpolate.between", e.interpolate.between, ("latents", "images")),
     ):
@@ -336,17 +378,31 @@ def _check(experiment: Experiment) -> None:
     labels = [("sample.labels", v) for v in e.sample.labels] + [("interpolate.labels", v) for v in e.interpolate.labels]
     labels += [(f"translate.{n}", v) for n in ("source", "target") if (v := getattr(e.translate, n)) is not None]
     for name, value in labels:
-        if not isinstance(value, int) or not 0 <= value < classes:
+        if type(value) is not int or not 0 <= value < classes:
             raise UserError(f"config.{name} has {value!r}, expected a class from 0 to {classes - 1}")
-    for name in (
+    if not 0 <= e.train.ema_decay < 1:
+        raise UserError(f"config.train.ema_decay is {e.train.ema_decay}, expected at least 0 and less than 1")
+    _check_counts(experiment)
+
+
+_AT_LEAST = {
+    0: ("sample.seed", "interpolate.seed", "eval.seed", "train.num_workers"),
+    1: (
         "train.batch_size", "train.keep_checkpoints", "sample.num_images", "sample.batch_size", "sample.columns",
         "translate.num_images", "translate.batch_size", "translate.shown", "interpolate.num_pairs",
-        "eval.num_images", "eval.batch_size", "eval.num_reconstructions",
-    ):  # fmt: skip
-        section, field = name.split(".")
-        if getattr(getattr(e, section), field) < 1:
-            raise UserError(f"config.{name} is {getattr(getattr(e, section), field)}, expected at least 1")
-    for name in ("translate.num_times", "interpolate.num_steps"):
-        section, field = name.split(".")
-        if getattr(getattr(e, section), field) < 2:
-            raise UserError(f"config.{name} is {getattr(getattr(e, section), field)}, expected at least 2: both ends")
+        "interpolate.batch_size", "eval.batch_size", "eval.num_reconstructions",
+    ),
+    2: ("translate.num_times", "interpolate.num_steps", "eval.num_images"),
+}  # fmt: skip
+"""Fields by the least value that they may have."""
+
+
+def _check_counts(experiment: Experiment) -> None:
+    if experiment.seed < 0:
+        raise UserError(f"config.seed is {experiment.seed}, expected at least 0")
+    for least, names in _AT_LEAST.items():
+        for name in names:
+            section, field = name.split(".")
+            value = getattr(getattr(experiment, section), field)
+            if value < least:
+                raise UserError(f"config.{name} is {value}, expected at least {least}")

@@ -21,9 +21,9 @@ from jaxtyping import Array, Float
 
 from scoreflow_jax import sampling
 from scoreflow_jax.checkpoints import restore_ema
-from scoreflow_jax.errors import UserError
-from scoreflow_jax.experiment import Experiment, build
-from scoreflow_jax.sampling import Solved
+from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax.experiment import Experiment, build, to_plain
+from scoreflow_jax.sampling import Solved, SolveStats
 from scoreflow_jax.typing import HostImages, PRNGKey, PyTree
 
 LabelsLike = ArrayLike | list[int] | tuple[int, ...] | None
@@ -34,22 +34,34 @@ class Model:
     """A drift with its solver: generates, encodes, translates and interpolates.
 
     Images go in and come out as float32 in [-1, 1], shape (batch, height, width, channel); `scoreflow_jax.to_pixels` makes
-    8-bit ones of them. Methods return arrays; their twins in `solved` also return what they cost.
+    8-bit ones of them. Methods return arrays; their twins `solve_*` also return what it cost.
 
     Attributes:
         experiment: what it was built from.
         params: the averaged parameters.
         step: training steps behind them.
+        trained_config: the config that they were trained with, as plain data.
         batch_size: examples solved for at a time.
     """
 
-    def __init__(self, experiment: Experiment, params: PyTree, step: int, *, batch_size: int = 256) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        params: PyTree,
+        step: int,
+        *,
+        batch_size: int = 256,
+        trained_config: dict[str, Any] | None = None,
+    ) -> None:
         """Wraps parameters. Most users call `scoreflow_jax.load`."""
+        self.trained_config = experiment.config if trained_config is None else trained_config
         self.experiment = experiment
         self.params = params
         self.step = step
         self.batch_size = batch_size
-        self._jitted: dict[Any, Callable[..., Any]] = {}
+        self._compiled: dict[Any, Callable[..., Any]] = {}  # solves, by name, times and batch size
+        self._drift = jax.jit(lambda params, x, t, label: experiment.drift(params)(x, t, label))
+        self._noise = jax.jit(lambda key, indices: sampling.noise_for(key, indices, experiment.spec.shape))
 
     @property
     def num_classes(self) -> int:
@@ -75,8 +87,7 @@ class Model:
         x = self._images(x)
         t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
         with jax.default_matmul_precision(self.experiment.solver.precision):
-            call = self._compile("drift", lambda params, x, t, c: self.experiment.drift(params)(x, t, c))
-            return call(self.params, x, t, self._labels(label, len(x)))
+            return self._drift(self.params, x, t, self._labels(label, len(x)))
 
     def generate(self, key: PRNGKey, labels: LabelsLike = None, *, num_images: int | None = None) -> HostImages:
         """Generates images, eq. 10: sample i starts from noise fold_in(key, i), whatever the others are.
@@ -134,12 +145,11 @@ class Model:
             rule: "square_root" (the paper's), "slerp" or "linear".
             latents: first and second are latents at t = 0 already.
         """
-        return self.solve_interpolate(first, second, labels, num_steps=num_steps, rule=rule, latents=latents).y
+        return self.solve_interpolate(first, second, labels, num_steps=num_steps, rule=rule, latents=latents)[0].y
 
     def noise(self, key: PRNGKey, count: int) -> Float[Array, "batch height width channel"]:
         """Latents 0 .. count - 1 of this key."""
-        draw = self._compile("noise", lambda key, i: sampling.noise_for(key, i, self.image_shape))
-        return draw(key, jnp.arange(count))
+        return self._noise(key, jnp.arange(count))
 
     def solve_generate(self, latents: ArrayLike, labels: LabelsLike, times: Any = None) -> Solved:
         """`decode`, with states at the ascending `times` and with what it cost."""
@@ -157,44 +167,47 @@ class Model:
             raise UserError(
                 "an unconditional model cannot translate: it has no classes. Train with config.model.conditional = True"
             )
-        methods = {"latent": sampling.translate_latent, "difference": sampling.translate_difference}
-        if method not in methods:
-            raise UserError(f"unknown translation method {method!r}, expected one of {', '.join(methods)}")
-        return self._solve(f"translate_{method}", methods[method], times, images, source, target)
+        if method not in sampling.TRANSLATIONS:
+            names = ", ".join(sampling.TRANSLATIONS)
+            raise UserError(f"unknown translation method {method!r}, expected one of {names}")
+        solve = sampling.TRANSLATIONS[method].solve
+        return self._solve(f"translate_{method}", solve, times, images, source, target)
 
     def solve_interpolate(
         self, first: ArrayLike, second: ArrayLike, labels: LabelsLike, *, num_steps: int, rule: str, latents: bool
-    ) -> Solved:
-        """`interpolate`, with what decoding cost; y is (batch, steps, height, width, channel)."""
-        z0, z1 = (self._images(x) if latents else self.encode(x, labels) for x in (first, second))
-        between = sampling.interpolate_latents(
-            jnp.asarray(z0), jnp.asarray(z1), jnp.linspace(0.0, 1.0, num_steps), rule
-        )  # type: ignore[arg-type]
-        count = between.shape[1]
-        repeated = None if labels is None else jnp.tile(jnp.asarray(self._labels(labels, count)), num_steps)
+    ) -> tuple[Solved, SolveStats | None]:
+        """`interpolate`, y being (batch, steps, height, width, channel), with what decoding and what encoding cost."""
+        encoding = None
+        z0, z1 = self._images(first), self._images(second)
+        if not latents:
+            twice = None if labels is None else np.tile(self._labels(labels, len(z0)), 2)
+            encoded = self.solve_encode(jnp.concatenate([z0, z1]), twice)
+            z0, z1 = (jnp.asarray(z) for z in np.split(encoded.y, 2))
+            encoding = encoded.stats
+        between = sampling.interpolate_latents(z0, z1, jnp.linspace(0.0, 1.0, num_steps), rule)
+        repeated = None if labels is None else np.tile(self._labels(labels, len(z0)), num_steps)
         solved = self.solve_generate(between.reshape(-1, *self.image_shape), repeated)
-        solved.y = np.swapaxes(solved.y.reshape(num_steps, count, *self.image_shape), 0, 1)
-        return solved
+        solved.y = np.swapaxes(solved.y.reshape(num_steps, len(z0), *self.image_shape), 0, 1)
+        return solved, encoding
 
     def _solve(self, name: str, function: Callable[..., Any], times: Any, x: ArrayLike, *labels: LabelsLike) -> Solved:
-        """Runs one of the sampling functions in batches, compiled once for each name and set of times."""
+        """Runs one of the sampling functions in batches, compiled once for each name, set of times and batch."""
         images = self._images(x)
         times = None if times is None else tuple(float(t) for t in times)
         solver, drift = self.experiment.solver, self.experiment.drift
 
-        def call(params: PyTree, x: Any, *labels: Any) -> Any:
+        def solve(params: PyTree, x: Any, *labels: Any) -> Any:
             kept = None if times is None else jnp.asarray(times, jnp.float32)
             return function(drift(params), x, *labels, solver, times=kept)
 
-        compiled = self._compile((name, times), call)
-        arrays = (images, *(self._labels(label, len(images)) for label in labels))
-        return sampling.solve_in_batches(functools.partial(compiled, self.params), arrays, self.batch_size)
+        def compile_solve(*arrays: Any) -> Callable[..., Any]:
+            program = (name, times, len(arrays[0]))
+            if program not in self._compiled:
+                self._compiled[program] = jax.jit(solve).lower(self.params, *arrays).compile()
+            return functools.partial(self._compiled[program], self.params)
 
-    def _compile(self, name: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Jits a function the first time its name is used."""
-        if name not in self._jitted:
-            self._jitted[name] = jax.jit(function)
-        return self._jitted[name]
+        arrays = (images, *(self._labels(label, len(images)) for label in labels))
+        return sampling.solve_in_batches(compile_solve, arrays, self.batch_size)
 
     def _images(self, x: ArrayLike) -> Float[Array, "batch height width channel"]:
         x = jnp.asarray(x, jnp.float32)
@@ -253,7 +266,8 @@ def load_model(
 ) -> Model:
     """Like `load`, with the settings of an experiment at hand."""
     restored = restore_ema(workdir / "checkpoints", ema=_single_device(experiment.parameter_shapes()), step=step)
-    return Model(experiment, restored.ema, restored.step, batch_size=batch_size)
+    trained = to_plain(restored.meta["config"])
+    return Model(experiment, restored.ema, restored.step, batch_size=batch_size, trained_config=trained)
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -264,11 +278,14 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     """
     path = workdir / "config.json"
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+        config = json.loads(path.read_text())
+        if not isinstance(config, dict):
+            raise ValueError("not an object")
+    except OSError:
         raise UserError(f"{workdir} holds no run (no {path.name}): train first, or give the workdir of a run") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is damaged ({error}): restore it, or train anew in another workdir") from error
+    except ValueError as error:  # not JSON, or not text at all
+        raise UserError(f"{path} is damaged ({first_line(error)}): restore it, or train in another workdir") from error
+    return config
 
 
 def _single_device(shapes: PyTree) -> PyTree:

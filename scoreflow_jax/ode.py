@@ -195,6 +195,10 @@ class Solver:
             raise ValueError("euler has no error estimate to choose its steps by: give num_steps, for example 100")
         if self.num_steps is not None and self.num_steps < 1:
             raise ValueError(f"num_steps is {self.num_steps}, expected at least 1, or None for adaptive steps")
+        if self.max_steps < max(self.num_steps or 1, 1):
+            raise ValueError(
+                f"max_steps is {self.max_steps}, expected at least {max(self.num_steps or 1, 1)}, the steps to be made"
+            )
         if not (self.rtol > 0 and self.atol > 0):
             raise ValueError(f"rtol and atol are {self.rtol} and {self.atol}, expected positive numbers, such as 1e-5")
 

@@ -96,6 +96,15 @@ def test_differences_names_what_changed_below_the_fields_asked_for():
         ("sample.num_images", 0, "config.sample.num_images is 0, expected at least 1"),
         ("train.num_steps", 0, "num_steps is 0, expected at least 1"),
         ("data.num_classes", 0, "set it to False"),
+        ("model.dropout", 2.0, "dropout is 2.0, expected at least 0 and less than 1"),
+        ("train.ema_decay", 1.0, "ema_decay is 1.0"),
+        ("train.num_workers", -1, "num_workers is -1, expected at least 0"),
+        ("optimizer.warmup_steps", -3, "expected at least 0"),
+        ("optimizer.learning_rate", 0.0, "expected a positive number"),
+        ("solver.max_steps", 0, "max_steps is 0"),
+        ("solver.num_steps", 5000, "max_steps is 4096, expected at least 5000"),
+        ("sample.labels", (True,), "has True"),
+        ("eval.num_images", 1, "at least 2"),
     ],
 )
 def test_values_out_of_range_are_named(field, value, match):
@@ -116,6 +125,9 @@ def test_unknown_and_missing_fields_are_named(section):
     del config[section]["colour"]
     gone = "seed" if "seed" in config[section] else next(k for k in config[section] if k not in ("name", "source"))
     del config[section][gone]
-    if section != "model" and section != "solver":  # whose constructors have defaults
+    if section not in ("model", "solver"):  # whose constructors have defaults
         with pytest.raises(UserError, match=gone):
             build(config)
+    del config[section]
+    with pytest.raises(UserError, match=f"the config has no '{section}'"):
+        build(config)

@@ -19,7 +19,8 @@ def model():
     experiment = build(config)
     rng = np.random.default_rng(0)
     shapes = experiment.parameter_shapes()
-    params = jax.tree.map(lambda s: jnp.asarray(0.1 * rng.normal(size=s.shape), jnp.float32), shapes)
+    params = jax.tree.map(lambda s: jnp.asarray(0.08 * rng.normal(size=s.shape), jnp.float32), shapes)
+    params["class_embedding"] = jax.tree.map(lambda p: 30 * p, params["class_embedding"])
     return scoreflow_jax.Model(experiment, params, 0, batch_size=4)
 
 
@@ -67,11 +68,12 @@ def test_drift_takes_one_time_or_many_and_numpy(model):
     [
         (lambda m: m.generate(jax.random.key(0), [10]), "label 10 is outside the classes, expected 0 to 9"),
         (lambda m: m.generate(jax.random.key(0), [-1]), "label -1"),
-        (lambda m: m.generate(jax.random.key(0), [0.5]), "expected integers"),
+        (lambda m: m.generate(jax.random.key(0), np.array([0.5])), "expected integers"),
         (lambda m: m.generate(jax.random.key(0)), "give labels"),
         (lambda m: m.generate(jax.random.key(0), num_images=3), "give a label for each image"),
         (lambda m: m.encode(np.zeros((2, 8, 8, 1)), [1, 2, 3]), "3.. for 2 images"),
         (lambda m: m.encode(np.zeros((2, 8, 8, 3)), 1), r"expected \(batch, 8, 8, 1\)"),
+        (lambda m: m.encode(np.zeros((0, 8, 8, 1)), 1), "got no images"),
         (lambda m: m.encode(np.zeros((8, 8, 1)), 1), r"expected \(batch, 8, 8, 1\)"),
         (lambda m: m.translate(np.zeros((2, 8, 8, 1)), 1, 2, method="magic"), "expected one of latent, difference"),
         (

@@ -1,4 +1,4 @@
-"""What the command line can do: one module for each --mode, with a function run(experiment, workdir)."""
+"""What the command line can do: one module for each --mode, with a function run_command(experiment, workdir)."""
 
 MODES = {
     "train": ("scoreflow_jax.commands.train", "train, or resume from the newest checkpoint of the workdir"),

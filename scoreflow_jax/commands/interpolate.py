@@ -23,9 +23,9 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     classes = settings.labels or tuple(range(experiment.num_classes))
     labels = balanced_labels(settings.num_pairs, classes)
     pairs = None if latents else _real_pairs(experiment, labels, settings.num_pairs)
-    model = workdirs.open_model(experiment, workdir, batch_size=settings.num_pairs * settings.num_steps)
+    model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)
     first, second = _latent_pairs(model, settings.seed, settings.num_pairs) if pairs is None else pairs
-    solved = model.solve_interpolate(
+    solved, encoding = model.solve_interpolate(
         first, second, labels, num_steps=settings.num_steps, rule=settings.rule, latents=latents
     )
     out = workdir / "interpolate"
@@ -36,8 +36,9 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     with workdirs.whole_file(out / "strip.png") as path:
         figures.save_rows(path, list(solved.y), captions=captions, heads=heads)
     head = workdirs.report_head(model, "interpolate", seed=settings.seed)
+    cost = {"cost": solved.stats.summary()} | ({"encode_cost": encoding.summary()} if encoding else {})
     facts = {"between": settings.between, "rule": settings.rule, "num_steps": settings.num_steps}
-    workdirs.write_json(out / "report.json", {**head, **facts, "cost": solved.stats.summary()})
+    workdirs.write_json(out / "report.json", {**head, **facts, **cost})
     print(f"interpolated {settings.num_pairs} pairs: {workdirs.cost_line(solved.stats)}; see {out / 'strip.png'}")
 
 

@@ -10,6 +10,8 @@ from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.pixels import to_pixels
 
+_GRID_ROWS = 20  # of grid.png at the most; samples.npz holds all
+
 
 def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     """Writes sample/{samples.npz, grid.png, report.json}."""
@@ -22,7 +24,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     stored = labels if labels is not None else np.zeros(len(solved.y), np.int32)
     workdirs.save_arrays(out / "samples.npz", images=to_pixels(solved.y), labels=stored)
     with workdirs.whole_file(out / "grid.png") as path:
-        figures.save_grid(path, solved.y, columns=settings.columns)
+        figures.save_grid(path, solved.y[: _GRID_ROWS * settings.columns], columns=settings.columns)
     head = workdirs.report_head(model, "sample", seed=settings.seed)
     workdirs.write_json(out / "report.json", {**head, "cost": solved.stats.summary()})
     print(f"generated {len(solved.y)} images: {workdirs.cost_line(solved.stats)}; see {out / 'grid.png'}")

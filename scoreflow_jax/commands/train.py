@@ -1,20 +1,20 @@
 """--mode=train: trains, or goes on from the newest checkpoint of the workdir."""
 
 import pathlib
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from scoreflow_jax import figures, writers
 from scoreflow_jax.checkpoints import Checkpoints
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.data import ImageSource
-from scoreflow_jax.data.pipeline import check_batch_size as check_epoch
-from scoreflow_jax.data.pipeline import train_batches
+from scoreflow_jax.data.pipeline import check_epoch_holds_batch, train_batches
+from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model
 from scoreflow_jax.parallel import Layout, check_batch_size, make_layout, to_global
@@ -25,32 +25,36 @@ _UNCONDITIONAL_COLUMNS = 8
 
 
 def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
-    """Trains to config.train.num_steps, writing all to the workdir."""
+    """Trains to config.train.num_steps, writing all to the workdir. What can be refused is refused before it is touched."""
     layout = make_layout()
     check_batch_size(experiment.train.batch_size, layout)
-    source = experiment.source("train")  # before the workdir: data that are not there leave nothing behind
-    check_epoch(experiment.train.batch_size, len(source))
-    workdirs.claim(experiment, workdir)
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=experiment.train.keep_checkpoints)
-    try:
-        _train(experiment, workdir, source, layout, checkpoints)
-    finally:
-        checkpoints.close()
+    experiment.check_trainable()
+    workdirs.check_may_train(experiment, workdir)
+    source = experiment.source("train")
+    check_epoch_holds_batch(experiment.train.batch_size, len(source))
+    with workdirs.locked(workdir):
+        checkpoints = Checkpoints(workdir / "checkpoints", keep=experiment.train.keep_checkpoints)
+        try:
+            _train(experiment, workdir, source, layout, checkpoints)
+        finally:
+            checkpoints.close()
 
 
 def _train(
     experiment: Experiment, workdir: pathlib.Path, source: ImageSource, layout: Layout, checkpoints: Checkpoints
 ) -> None:
-    state = _start(experiment, layout, checkpoints)
+    state, consumed = _start(experiment, layout, checkpoints)
     first = int(state.step)
-    overview = writers.parameter_overview(state.params)
-    (workdir / "parameters.txt").write_text(overview + "\n")
-    print(overview.splitlines()[-1] + f"; all by name in {workdir / 'parameters.txt'}", flush=True)
     if first >= experiment.schedule.num_steps:
         print(f"already trained to step {first}: raise --config.train.num_steps to go on, or give another --workdir")
         return
-    batches = _batches(experiment, source, layout, consumed=first)
-    step = _compiled(experiment, layout, state, next(_batches(experiment, source, layout, consumed=first)))
+    workdirs.write_json(workdir / "config.json", experiment.config)
+    overview = writers.parameter_overview(state.params)
+    with workdirs.whole_file(workdir / "parameters.txt") as path:
+        path.write_text(overview + "\n")
+    print(overview.splitlines()[-1] + f"; all by name in {workdir / 'parameters.txt'}", flush=True)
+    step = _compiled(experiment, layout, state)
+    batches = _batches(experiment, source, layout, consumed)
     writer = writers.open_writers(workdir, first_step=first, tensorboard=experiment.train.tensorboard)
     start = time.perf_counter()
     try:
@@ -61,25 +65,24 @@ def _train(
             experiment.schedule,
             batch_size=experiment.train.batch_size,
             writer=writer,
-            save=lambda n, s: _save(checkpoints, n, s, experiment),
+            save=lambda n, s: _save(checkpoints, n, s, experiment, consumed + n - first),
             sample=_sampler(experiment, workdir),
         )
     finally:
         writer.close()
-        if hasattr(batches, "close"):
-            batches.close()
+        batches.close()
     seconds = time.perf_counter() - start
     print(f"trained steps {first} to {experiment.schedule.num_steps} in {seconds:.0f} s; see {workdir / 'train'}")
 
 
-def _start(experiment: Experiment, layout: Layout, checkpoints: Checkpoints) -> TrainState:
-    """The state to go on from: the newest whole checkpoint's, else that of step 0."""
+def _start(experiment: Experiment, layout: Layout, checkpoints: Checkpoints) -> tuple[TrainState, int]:
+    """The state to go on from and the batches it has consumed: the newest whole checkpoint's, else those of step 0."""
     ema, train = split_state(state_shapes(experiment.initial_state, layout))
     restored = checkpoints.restore_latest(ema=ema, train=train)
     if restored is None:
-        return create_state(experiment.initial_state, layout)
+        return create_state(experiment.initial_state, layout), 0
     print(f"resuming from step {restored.step}", flush=True)
-    return TrainState(ema_params=restored.ema, **restored.train)
+    return TrainState(ema_params=restored.ema, **restored.train), restored.meta["batches"]
 
 
 def split_state(state: TrainState) -> tuple[Any, dict[str, Any]]:
@@ -88,13 +91,13 @@ def split_state(state: TrainState) -> tuple[Any, dict[str, Any]]:
     return state.ema_params, rest
 
 
-def _save(checkpoints: Checkpoints, step: int, state: TrainState, experiment: Experiment) -> None:
+def _save(checkpoints: Checkpoints, step: int, state: TrainState, experiment: Experiment, batches: int) -> None:
     ema, train = split_state(state)
-    checkpoints.save(step, ema=ema, train=train, meta={"config": experiment.config, "batches": step})
+    checkpoints.save(step, ema=ema, train=train, meta={"config": experiment.config, "batches": batches})
 
 
-def _batches(experiment: Experiment, source: ImageSource, layout: Layout, consumed: int) -> Iterator[Any]:
-    """Global batches; as many are consumed as steps are done."""
+def _batches(experiment: Experiment, source: ImageSource, layout: Layout, consumed: int) -> Generator[Any]:
+    """Global batches, after those consumed."""
     host = train_batches(
         source,
         experiment.train.batch_size,
@@ -112,8 +115,9 @@ def _batches(experiment: Experiment, source: ImageSource, layout: Layout, consum
             host.close()
 
 
-def _compiled(experiment: Experiment, layout: Layout, state: TrainState, batch: Any) -> Any:
+def _compiled(experiment: Experiment, layout: Layout, state: TrainState) -> Any:
     """Compiles the step ahead of the first batch, so that its time is known."""
+    batch = experiment.batch_shapes(layout.batch)
     start = time.perf_counter()
     compiled = compile_step(experiment.train_step(), layout, state, batch)
     print(f"compiled the training step in {time.perf_counter() - start:.1f} s", flush=True)
@@ -129,8 +133,12 @@ def _sampler(experiment: Experiment, workdir: pathlib.Path) -> Any:
 
     def sample(step: int, state: TrainState) -> None:
         """Writes train/samples_<step>.png."""
-        model.params = jax.tree.map(jnp.asarray, state.ema_params)
-        images = model.generate(jax.random.key(experiment.sample.seed), labels, num_images=_GRID_ROWS * columns)
+        model.params = jax.device_put(state.ema_params, jax.devices()[0])
+        try:
+            images = model.generate(jax.random.key(experiment.sample.seed), labels, num_images=_GRID_ROWS * columns)
+        except UserError as error:  # a drift that is still too steep to solve is no reason to stop training it
+            print(f"no samples at step {step}: {error}", file=sys.stderr)
+            return
         path = workdir / "train" / f"samples_{step:07d}.png"
         with workdirs.whole_file(path) as temporary:
             figures.save_grid(temporary, images, columns=columns)

@@ -13,7 +13,7 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.metrics.diversity import distances_to_sources
 from scoreflow_jax.pixels import to_pixels, to_unit_range_host
-from scoreflow_jax.sampling import NETWORK_CALLS, Solved
+from scoreflow_jax.sampling import TRANSLATIONS, Solved
 from scoreflow_jax.typing import HostImages
 
 
@@ -23,6 +23,7 @@ class _Job(NamedTuple):
     images: HostImages
     source: np.ndarray
     target: np.ndarray
+    names: tuple[str, ...]  # of the classes
 
 
 def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
@@ -33,7 +34,8 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     job = _job(experiment)
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)
     times = np.linspace(0.0, 1.0, settings.num_times)
-    solved = {m: model.solve_translate(*job, method=m, times=times) for m in NETWORK_CALLS}
+    images_and_labels = (job.images, job.source, job.target)
+    solved = {m: model.solve_translate(*images_and_labels, method=m, times=times) for m in TRANSLATIONS}
     judge = _judge(experiment)
     figures_by_method = {m: _measure(m, s, job, judge) for m, s in solved.items()}
     chosen = solved[settings.method]
@@ -70,9 +72,12 @@ def _job(experiment: Experiment) -> _Job:
                 "config.translate.images is a folder, so say its class: give --config.translate.source=CLASS"
             )
         pixels, levels = read_pictures(settings.images, experiment.spec.shape, settings.num_images), 256
+        names = tuple(str(label) for label in range(classes))
         source = np.full(len(pixels), settings.source, np.int32)
     else:
-        test = read_all(experiment.source("test"))
+        every = settings.source is None and settings.target is None
+        split = experiment.source("test")
+        test, names = read_all(split, settings.num_images if every else None), split.class_names
         wanted = test["label"] == settings.source if settings.source is not None else np.ones(len(test["label"]), bool)
         if settings.target is not None:
             wanted &= test["label"] != settings.target
@@ -84,7 +89,7 @@ def _job(experiment: Experiment) -> _Job:
         target = np.full(len(pixels), settings.target, np.int32)
     else:  # every other class in turn
         target = ((source + 1 + np.arange(len(source)) % (classes - 1)) % classes).astype(np.int32)
-    return _Job(to_unit_range_host(pixels, levels), source, target)
+    return _Job(to_unit_range_host(pixels, levels), source, target, names)
 
 
 def _judge(experiment: Experiment) -> Any:
@@ -104,14 +109,14 @@ def _measure(method: str, solved: Solved, job: _Job, judge: Any) -> dict[str, An
         **recognized,
         "distance_to_own_source": own,
         "distance_to_other_sources": others,
-        "cost": solved.stats.summary(NETWORK_CALLS[method]),
+        "cost": solved.stats.summary(TRANSLATIONS[method].network_calls),
     }
 
 
 def _draw(out: pathlib.Path, job: _Job, solved: dict[str, Solved], method: str, shown: int, times: np.ndarray) -> None:
     """grid.png: source and both translations. path.png: the chosen method along t, as the paper's figure 5d."""
     rows = range(min(shown, len(job.images)))
-    captions = [f"{job.source[i]} to {job.target[i]}" for i in rows]
+    captions = [f"{job.names[job.source[i]]} to {job.names[job.target[i]]}" for i in rows]
     grid = [np.stack([job.images[i], *(s.y[i] for s in solved.values())]) for i in rows]
     with workdirs.whole_file(out / "grid.png") as path:
         figures.save_rows(path, grid, captions=captions, heads=["source", *solved])

@@ -1,6 +1,7 @@
 """The folder of a run: whose config it holds, and files that are whole or not there."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -14,8 +15,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from scoreflow_jax.errors import UserError
-from scoreflow_jax.experiment import MODEL_FIELDS, TRAINING_FIELDS, Experiment, differences, to_plain
+from scoreflow_jax.checkpoints import checkpoint_steps
+from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax.experiment import MODEL_FIELDS, TRAINING_FIELDS, Experiment, config_hash, differences, to_plain
 from scoreflow_jax.model import Model, load_model, read_config
 from scoreflow_jax.pixels import ROUNDING
 from scoreflow_jax.sampling import SolveStats
@@ -23,21 +25,42 @@ from scoreflow_jax.sampling import SolveStats
 _PACKAGES = ("scoreflow_jax", "jax", "jaxlib", "flax", "diffrax", "optax", "numpy", "scikit-learn")
 
 
-def claim(experiment: Experiment, workdir: pathlib.Path) -> None:
-    """Makes a workdir this experiment's own before training, or finds that it already is.
+def check_may_train(experiment: Experiment, workdir: pathlib.Path) -> None:
+    """Refuses a workdir that holds the checkpoints of another config; changes nothing.
 
     Raises:
-        UserError: it belongs to a run with another config, or cannot be written.
+        UserError: it does, or it holds checkpoints of no known config.
     """
-    if (workdir / "config.json").exists():
-        _check_same(experiment, workdir, TRAINING_FIELDS, "resume it with the same config")
-    elif (workdir / "checkpoints").exists():
+    if not checkpoint_steps(workdir / "checkpoints"):
+        return
+    if not (workdir / "config.json").exists():
         raise UserError(f"{workdir} holds checkpoints but no config.json: restore that file, or use another --workdir")
+    _check_same(experiment, workdir, TRAINING_FIELDS, "resume it with the same config")
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Makes the workdir and keeps it to this process: two trainings in one would delete each other's checkpoints.
+
+    Raises:
+        UserError: another process trains there, or it cannot be written.
+    """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "config.json", experiment.config)
+        file = (workdir / ".lock").open("w")
     except OSError as error:
-        raise UserError(f"cannot write to {workdir} ({error}): give another --workdir") from error
+        raise UserError(f"cannot write to {workdir} ({first_line(error)}): give another --workdir") from error
+    with file:
+        if importlib.util.find_spec("fcntl") is not None:  # not on Windows
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f"another process trains in {workdir}: wait for it, stop it, or give another --workdir"
+                ) from None
+        yield
 
 
 def open_model(experiment: Experiment, workdir: pathlib.Path, *, batch_size: int) -> Model:
@@ -97,7 +120,8 @@ def report_head(model: Model, mode: str, *, seed: int | None) -> dict[str, Any]:
         "name": e.name,
         "step": model.step,
         "parameters": "ema",
-        "ema_decay": e.train.ema_decay,
+        "ema_decay": model.trained_config["train"]["ema_decay"],
+        "trained_config_hash": config_hash(model.trained_config),
         "config_hash": e.config_hash,
         "seed": seed,
         "solver": {
@@ -111,7 +135,7 @@ def report_head(model: Model, mode: str, *, seed: int | None) -> dict[str, Any]:
         },
         "rounding": ROUNDING,
         "versions": {"python": platform.python_version(), **_versions()},
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "device": f"1 of {jax.device_count()} x {jax.devices()[0].device_kind}",
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
@@ -131,6 +155,5 @@ def _versions() -> dict[str, str]:
 def cost_line(stats: SolveStats, network_calls: int = 1) -> str:
     """One line on what a solve cost, for the terminal."""
     s = stats.summary(network_calls)
-    return (
-        f"NFE {s['nfe_mean']:.0f}, {s['seconds']:.1f} s, {s['images_per_second']:.1f} images/s (compilation included)"
-    )
+    times = f"{s['seconds']:.1f} s after {s['compile_seconds']:.1f} s of compilation"
+    return f"NFE {s['nfe_mean']:.0f}, {s['images_per_second']:.1f} images/s, {times}"

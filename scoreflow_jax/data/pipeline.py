@@ -15,7 +15,7 @@ from scoreflow_jax.data.base import Examples, ImageSource
 from scoreflow_jax.errors import UserError
 
 
-def check_batch_size(batch_size: int, num_images: int) -> None:
+def check_epoch_holds_batch(batch_size: int, num_images: int) -> None:
     """Refuses a batch that an epoch cannot fill.
 
     Raises:
@@ -50,7 +50,7 @@ def train_batches(
     Raises:
         UserError: a batch larger than the data set.
     """
-    check_batch_size(batch_size, len(source))
+    check_epoch_holds_batch(batch_size, len(source))
     dataset = grain.MapDataset.source(cast(Any, source)).seed(seed).shuffle().repeat()
     dataset = dataset[process_index::process_count]
     dataset = dataset.batch(batch_size // process_count)[consumed:]

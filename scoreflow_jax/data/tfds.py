@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from scoreflow_jax.data.base import Example, ImageSource, ImageSpec
-from scoreflow_jax.errors import UserError
+from scoreflow_jax.errors import UserError, first_line
 
 
 class TfdsImages(ImageSource):
@@ -103,8 +103,7 @@ def _prepare(name: str, root: pathlib.Path) -> None:
         ) from error
     # Whatever a download can raise: HTTP, TLS, checksum, disk and TensorFlow errors have no common base.
     except Exception as error:
-        first_line = (str(error).strip().splitlines() or [""])[0][:200]
         raise UserError(
-            f"data set {name!r} is not in {root} and could not be prepared ({type(error).__name__}: {first_line}). "
+            f"data set {name!r} is not in {root} and could not be prepared ({type(error).__name__}: {first_line(error)}). "
             f"{advice}"
         ) from error

@@ -2,6 +2,7 @@
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
 from scoreflow_jax.typing import HostImages
@@ -47,6 +48,6 @@ def distances_to_sources(
         where no class has two).
     """
     flat = lambda x: np.asarray(x, np.float64).reshape(len(x), -1)  # noqa: E731
-    distances = np.linalg.norm(flat(translated)[:, None] - flat(sources)[None, :], axis=-1)
+    distances = cdist(flat(translated), flat(sources))
     others = (labels[:, None] == labels[None, :]) & ~np.eye(len(labels), dtype=bool)
     return float(np.diag(distances).mean()), float(distances[others].mean()) if others.any() else float("nan")

@@ -38,7 +38,7 @@ class GroupNorm(nn.Module):
     """Group normalization with a scale and a bias for each channel; statistics in float32.
 
     The sums run over space first, channel by channel, and over the channels of a group afterwards, on a small array: XLA
-    makes that one pass over the data on CPU, where flax's reshape to groups takes several (see benchmarks/).
+    makes that one pass over the data on CPU, where flax's reshape to groups takes several.
 
     Attributes:
         max_groups: the number of groups is min(channels // 4, max_groups), score_sde's rule.

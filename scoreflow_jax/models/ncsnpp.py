@@ -58,8 +58,10 @@ class NCSNpp(Network):
         """Refuses images of a shape (height, width, channels) that cannot be halved often enough.
 
         Raises:
-            ValueError: with what would do.
+            ValueError: with what would do; also for a dropout rate outside [0, 1).
         """
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}, expected at least 0 and less than 1")
         halvings = len(self.channel_multipliers) - 1
         height, width = shape[:2]
         if height % 2**halvings or width % 2**halvings:

@@ -2,22 +2,21 @@
 
 from scoreflow_jax.sampling.batches import Solved, SolveStats, solve_in_batches
 from scoreflow_jax.sampling.flow import encode, generate
-from scoreflow_jax.sampling.interpolate import RULES, InterpolationRule, interpolate_latents
+from scoreflow_jax.sampling.interpolate import RULES, interpolate_latents
 from scoreflow_jax.sampling.noise import noise_for
 from scoreflow_jax.sampling.translate import (
-    NETWORK_CALLS,
-    TranslationMethod,
+    TRANSLATIONS,
+    Translation,
     translate_difference,
     translate_latent,
 )
 
 __all__ = [
-    "NETWORK_CALLS",
     "RULES",
-    "InterpolationRule",
+    "TRANSLATIONS",
     "SolveStats",
     "Solved",
-    "TranslationMethod",
+    "Translation",
     "encode",
     "generate",
     "interpolate_latents",

@@ -1,15 +1,12 @@
 """Interpolation between two latents; decoding the result is `generate`."""
 
-from typing import Literal
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scoreflow_jax.typing import State
 
-InterpolationRule = Literal["square_root", "slerp", "linear"]
 Stacked = Float[Array, "..."]
-RULES: tuple[InterpolationRule, ...] = ("square_root", "slerp", "linear")
+RULES = ("square_root", "slerp", "linear")
 
 
 def interpolate_latents(

@@ -10,7 +10,8 @@ a(t) = (t s^2 - (1 - t)) / ((1 - t)^2 + t^2 s^2), which is pi/4 at s = 1 where t
 Nor is the translation with swapped labels its inverse; the same ODE from t = 1 to 0 is.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -18,10 +19,6 @@ from jaxtyping import Array, Float
 from scoreflow_jax.ode import Solution, Solver
 from scoreflow_jax.sampling.flow import as_field, encode, generate
 from scoreflow_jax.typing import DriftFn, Labels, State, Time
-
-TranslationMethod = Literal["latent", "difference"]
-NETWORK_CALLS = {"latent": 1, "difference": 2}
-"""Network calls for one evaluation of the field that each method solves."""
 
 
 def translate_latent(
@@ -87,3 +84,22 @@ def translate_difference(
 
     t0, t1 = (1.0, 0.0) if inverse else (0.0, 1.0)
     return solver.solve(field, images, t0, t1, args=(target, source), times=times)
+
+
+class Translation(NamedTuple):
+    """A method of translation.
+
+    Attributes:
+        solve: from (drift, images, source, target, solver, times=...) to a solution.
+        network_calls: calls of the network in one evaluation of the field that it solves.
+    """
+
+    solve: Callable[..., Solution]
+    network_calls: int
+
+
+TRANSLATIONS = {
+    "latent": Translation(translate_latent, 1),
+    "difference": Translation(translate_difference, 2),
+}
+"""Every method by the name that `config.translate.method` gives it."""

@@ -111,8 +111,8 @@ def _fetch(pending: list[dict[str, Any]], done: int, last_saved: int) -> dict[st
             at = done - len(host) + offset + 1
             kept = f"the checkpoint of step {last_saved} is kept" if last_saved else "no checkpoint was saved yet"
             raise UserError(
-                f"{' and '.join(broken)} at step {at}, expected finite numbers; training stopped and {kept}. Lower "
-                "config.optimizer.learning_rate, lengthen its warm-up, or look at the data"
+                f"{' and '.join(broken)} at step {at}, expected finite numbers; training stopped and {kept}. Look at the "
+                "data, or train anew in another --workdir with a lower config.optimizer.learning_rate or a longer warm-up"
             )
     return {name: float(np.mean([m[name] for m in host])) for name in host[0]}
 

@@ -13,7 +13,14 @@ def make_optimizer(
         b1, b2, epsilon: Adam's.
         warmup_steps: 0 for none.
         clip_norm: bound of the gradient's global norm; 0 for none.
+
+    Raises:
+        ValueError: a rate that is not positive, a negative warm-up or bound.
     """
+    if not learning_rate > 0:
+        raise ValueError(f"learning_rate is {learning_rate}, expected a positive number, such as 2e-4")
+    if warmup_steps < 0 or clip_norm < 0:
+        raise ValueError(f"warmup_steps and clip_norm are {warmup_steps} and {clip_norm}, expected at least 0")
     rate = optax.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else learning_rate
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     return optax.chain(clip, optax.adam(rate, b1=b1, b2=b2, eps=epsilon))

@@ -46,7 +46,7 @@ def make_train_step(
 
     Returns:
         step(state, {"image": uint8 (batch, height, width, channel), "label": int32 (batch,)}), whose metrics are the
-        batch's mean loss, the gradient's norm before clipping, and their finiteness.
+        batch's mean loss, the gradient's norm before clipping and the norm of the new parameters.
     """
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
@@ -73,18 +73,20 @@ def make_train_step(
             opt_state=opt_state,
             key=state.key,
         )
-        return new_state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
+        return new_state, {"loss": loss, **norms}
 
     return step
 
 
 def ema_update(average: PyTree, params: PyTree, step: Float[Array, ""] | Array, decay: float) -> PyTree:
-    """average + (1 - d) (params - average) with d = min(decay, (1 + n) / (10 + n)) after n earlier updates.
+    """average + (1 - d) (params - average) with d = min(decay, (1 + n) / (10 + n)) at the n-th update, n = step + 1.
 
     The warm-up is that of score_sde's and TensorFlow's ExponentialMovingAverage.
     """
     n = step.astype(jnp.float32) + 1.0
-    rate = 1.0 - jnp.minimum(decay, (1.0 + n) / (10.0 + n))
+    # 1 - d directly: float32 rounds 1 - 0.999999 by 1.3 %.
+    rate = jnp.maximum(1.0 - decay, 9.0 / (10.0 + n))
     return jax.tree.map(lambda a, p: a + rate * (p - a), average, params)
 
 

@@ -2,6 +2,10 @@
 
 import contextlib
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +17,7 @@ import scoreflow_jax
 from scoreflow_jax.checkpoints import Checkpoints, checkpoint_steps
 from scoreflow_jax.command_line import load_config
 from scoreflow_jax.commands import evaluate, interpolate, sample, train, translate
+from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import build, to_plain
 from scoreflow_jax.parallel import make_layout
@@ -49,9 +54,11 @@ def report(path):
 
 @pytest.mark.parametrize("name", FILES)
 def test_smoke_variant_really_trains_and_samples(name, tmp_path, request):
-    tfds_dir = request.getfixturevalue("tfds_dir") if "cifar" in name else None
-    experiment = experiment_of(name, tfds_dir)
-    train.run_command(experiment, tmp_path)
+    if name == "digits.py":
+        experiment, tmp_path = experiment_of(name), request.getfixturevalue("digits_run")
+    else:
+        experiment = experiment_of(name, request.getfixturevalue("tfds_dir"))
+        train.run_command(experiment, tmp_path)
     assert checkpoint_steps(tmp_path / "checkpoints") == [2, 4]
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records] == [2, 4]
@@ -79,11 +86,13 @@ def test_eval_measures_and_reports(digits_run):
     assert generated["recognized_real"] > 0.97
     assert generated["nearest_training_distance_real"] > 1
     # An untrained model's images are noise: far from every digit, and recognized by chance.
-    assert generated["nearest_ratio"] > 1.5
+    assert generated["nearest_training_distance"] > 1.5 * generated["nearest_training_distance_real"]
     assert generated["recognized"] < 0.4
     assert measured["reconstruction"]["mean_absolute_error"] < 0.01
     table = (out / "report.md").read_text()
     assert f"| {generated['recognized']:.1%} | {generated['recognized_real']:.1%} |" in table
+    ratio = generated["within_class_std"] / generated["within_class_std_real"]
+    assert f"| {generated['within_class_std_real']:.3f} | {ratio:.2f} |" in table
     assert (out / "grid.png").exists()
 
 
@@ -92,6 +101,11 @@ def test_reports_state_what_is_needed_to_make_them_again(digits_run):
     sample.run_command(experiment, digits_run)
     r = report(digits_run / "sample")
     assert (r["step"], r["parameters"], r["seed"], r["config_hash"]) == (4, "ema", 0, experiment.config_hash)
+    other = experiment_of("digits.py", train__ema_decay=0.5)
+    sample.run_command(other, digits_run)
+    again = report(digits_run / "sample")
+    assert (again["config_hash"], again["trained_config_hash"]) == (other.config_hash, experiment.config_hash)
+    assert again["ema_decay"] == experiment.train.ema_decay
     assert r["solver"]["method"] == "dopri5"
     assert (r["solver"]["rtol"], r["solver"]["atol"]) == (1e-3, 1e-3)
     assert {"jax", "flax", "diffrax", "scoreflow_jax", "python"} <= r["versions"].keys()
@@ -178,26 +192,68 @@ def state_files(workdir, step):
     return restored.ema, restored.train, key, restored.meta["batches"]
 
 
-def test_resume_is_exact(digits_run, tmp_path, capsys):
-    """2 steps, stop, 2 steps: bit for bit the parameters, average, optimizer, key and batch count of 4 steps."""
-    train.run_command(experiment_of("digits.py", train__num_steps=2), tmp_path)
-    assert checkpoint_steps(tmp_path / "checkpoints") == [2]
-    train.run_command(experiment_of("digits.py"), tmp_path)
+def test_resume_is_exact(tmp_path, capsys):
+    """2 steps, stop, 2 steps: bit for bit the parameters, average, optimizer, key and batch count of 4 steps.
+
+    With dropout and flips, and batches so large that the end of an epoch lies in the second half (1,433 images).
+    """
+    changes = {"model__dropout": 0.3, "data__flip": True, "train__batch_size": 480}
+    train.run_command(experiment_of("digits.py", **changes), tmp_path / "whole")
+    train.run_command(experiment_of("digits.py", train__num_steps=2, **changes), tmp_path / "parts")
+    assert checkpoint_steps(tmp_path / "parts" / "checkpoints") == [2]
+    train.run_command(experiment_of("digits.py", **changes), tmp_path / "parts")
     assert "resuming from step 2" in capsys.readouterr().out
-    ours, theirs = state_files(tmp_path, 4), state_files(digits_run, 4)
+    ours, theirs = state_files(tmp_path / "parts", 4), state_files(tmp_path / "whole", 4)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert ours[3] == 4
     losses = [
-        [(r["step"], r["loss"]) for r in map(json.loads, (d / "metrics.jsonl").read_text().splitlines())]
-        for d in (tmp_path, digits_run)
+        [(r["step"], r["loss"]) for r in map(json.loads, (tmp_path / d / "metrics.jsonl").read_text().splitlines())]
+        for d in ("parts", "whole")
     ]
     assert losses[0] == losses[1]
 
 
 def test_a_finished_run_says_so_and_changes_nothing(digits_run, capsys):
-    before = (digits_run / "metrics.jsonl").read_text()
-    train.run_command(experiment_of("digits.py"), digits_run)
+    files = [digits_run / name for name in ("metrics.jsonl", "config.json", "parameters.txt")]
+    before = [path.read_text() for path in files]
+    train.run_command(experiment_of("digits.py", train__num_steps=3), digits_run)
     assert "already trained to step 4" in capsys.readouterr().out
-    assert (digits_run / "metrics.jsonl").read_text() == before
+    assert [path.read_text() for path in files] == before
+
+
+def test_the_loop_compiles_nothing_after_the_first_steps(tmp_path, monkeypatch):
+    """Counted from the second batch to the last, without the pictures in between."""
+    events, at_batch = [], []
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: events.append(name))
+    real = train.to_global
+    counted = lambda batch, layout: (at_batch.append(len(compiled(events))), real(batch, layout))[1]
+    monkeypatch.setattr(train, "to_global", counted)
+    changes = {"train__num_steps": 5, "train__sample_every": 0, "train__checkpoint_every": 5}
+    train.run_command(experiment_of("digits.py", **changes), tmp_path)
+    assert at_batch[0] > 0
+    assert at_batch[-1] == at_batch[1]
+
+
+def compiled(events):
+    return [name for name in events if "backend_compile" in name]
+
+
+def test_two_trainings_in_one_workdir_are_refused(digits_run):
+    with workdirs.locked(digits_run), pytest.raises(UserError, match="another process trains in"):
+        train.run_command(experiment_of("digits.py"), digits_run)
+
+
+def test_a_config_that_cannot_be_trained_leaves_nothing_behind(tmp_path):
+    for wrong in ({"model__base_channels": 132}, {"model__channel_multipliers": (1, "a")}):
+        with pytest.raises(UserError):
+            train.run_command(experiment_of("digits.py", **wrong), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_pictures_that_cannot_be_solved_do_not_stop_training(tmp_path, capsys):
+    train.run_command(experiment_of("digits.py", solver__max_steps=1, solver__rtol=1e-6, solver__atol=1e-6), tmp_path)
+    assert "no samples at step 4: the ODE solve" in capsys.readouterr().err
+    assert checkpoint_steps(tmp_path / "checkpoints") == [2, 4]
 
 
 def test_workdir_of_another_config_is_refused(digits_run):
@@ -225,10 +281,54 @@ def test_missing_and_damaged_checkpoints_are_named(digits_run, tmp_path):
     assert not (tmp_path / "sample").exists()
 
 
+def test_a_damaged_checkpoint_is_one_line_in_a_process_of_its_own(digits_run, tmp_path):
+    """Background threads of the storage library print tracebacks that no test inside this process would see."""
+    shutil.copytree(digits_run, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:20])
+    command = [
+        sys.executable,
+        "main.py",
+        "--config=configs/digits.py:smoke",
+        "--mode=sample",
+        f"--workdir={tmp_path}/run",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1, result.stderr[:3000]
+    assert "no whole checkpoint" in result.stderr
+
+
+def test_a_save_that_fails_is_one_line(tmp_path):
+    """A limit on file sizes stands in for a full disk."""
+    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); "
+    run = "import sys; sys.argv[0] = 'main.py'; from scoreflow_jax.command_line import main; main()"
+    command = [
+        sys.executable,
+        "-c",
+        limit + run,
+        "--config=configs/digits.py:smoke",
+        "--mode=train",
+        f"--workdir={tmp_path}/run",
+    ]
+    environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+    assert result.returncode == 2, result.stderr[-3000:]
+    errors = [line for line in result.stderr.splitlines() if not line.startswith("no samples")]
+    assert len(errors) == 1, result.stderr[:3000]
+    assert "could not save a checkpoint" in errors[0]
+
+
 def test_damaged_config_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json is damaged"):
         scoreflow_jax.load(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="the config has no 'name'"):
+        scoreflow_jax.load(tmp_path)
+    with pytest.raises(UserError, match="holds no run"):
+        scoreflow_jax.load(tmp_path / "config.json")
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path):
