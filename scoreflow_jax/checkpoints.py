@@ -12,6 +12,7 @@ import contextlib
 import logging
 import pathlib
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -234,11 +235,12 @@ def _quiet() -> Iterator[None]:
 
 
 def silence_background_tracebacks() -> None:
-    """Drops "Event loop is closed" from sys.unraisablehook, for good.
+    """Drops what a failed read or write of tensorstore leaves behind, for good.
 
-    A failed read or write leaves tensorstore's threads with callbacks into a closed event loop; each prints a traceback,
-    some of them long after the call has returned.
+    Its threads call back into an event loop that is closed by then; each prints a traceback through sys.unraisablehook,
+    some of them long after the call has returned. Coroutines that were never awaited warn besides.
     """
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
     previous = sys.unraisablehook
     if getattr(previous, "drops_closed_loops", False):
         return
