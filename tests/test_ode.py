@@ -52,8 +52,7 @@ def test_observed_order(name):
     assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.4 if order < 8 else 0.8)
 
 
-@pytest.mark.parametrize("ends", [(0.0, 1.0), (1.0, 0.0)])
-@pytest.mark.parametrize("num_steps", [None, 7])
+@pytest.mark.parametrize(("num_steps", "ends"), [(None, (0.0, 1.0)), (None, (1.0, 0.0)), (7, (0.0, 1.0))])
 @pytest.mark.parametrize("name", list(METHODS))
 def test_counts_what_a_real_counter_counts(name, num_steps, ends):
     if num_steps is None and name == "euler":
