@@ -24,6 +24,14 @@ from scoreflow_jax.objectives import Objective
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.paths import Path
 from scoreflow_jax.sampling import RULES, TRANSLATIONS
+from scoreflow_jax.settings import (
+    DataSettings,
+    EvalSettings,
+    InterpolateSettings,
+    SampleSettings,
+    TrainSettings,
+    TranslateSettings,
+)
 from scoreflow_jax.training import Schedule, TrainState, initial_state, make_optimizer, make_train_step
 from scoreflow_jax.typing import DriftFn, PRNGKey, PyTree
 
@@ -42,81 +50,6 @@ MODEL_FIELDS = (
     "model.attention_resolutions",
 )
 """Fields that sampling and evaluation must share with the run whose checkpoint they read."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """`config.data`."""
-
-    source: str
-    name: str
-    dir: str | None
-    train_split: str
-    test_split: str
-    shape: tuple[int, ...]
-    num_classes: int
-    levels: int
-    flip: bool
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """`config.train`, without the schedule."""
-
-    batch_size: int
-    ema_decay: float
-    keep_checkpoints: int
-    num_workers: int
-    tensorboard: bool
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SampleSettings:
-    """`config.sample`."""
-
-    num_images: int
-    labels: tuple[int, ...]
-    batch_size: int
-    seed: int
-    columns: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TranslateSettings:
-    """`config.translate`."""
-
-    method: str
-    source: int | None
-    target: int | None
-    num_images: int
-    images: str | None
-    batch_size: int
-    shown: int
-    num_times: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class InterpolateSettings:
-    """`config.interpolate`."""
-
-    between: str
-    rule: str
-    num_pairs: int
-    num_steps: int
-    labels: tuple[int, ...]
-    batch_size: int
-    seed: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalSettings:
-    """`config.eval`."""
-
-    num_images: int
-    batch_size: int
-    num_reconstructions: int
-    classifier: bool
-    seed: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

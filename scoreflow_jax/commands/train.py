@@ -96,7 +96,7 @@ def _save(checkpoints: Checkpoints, step: int, state: TrainState, experiment: Ex
     checkpoints.save(step, ema=ema, train=train, meta={"config": experiment.config, "batches": batches})
 
 
-def _batches(experiment: Experiment, source: ImageSource, layout: Layout, consumed: int) -> Generator[Any]:
+def _batches(experiment: Experiment, source: ImageSource, layout: Layout, consumed: int) -> Generator[Any, None, None]:
     """Global batches, after those consumed."""
     host = train_batches(
         source,

@@ -1,0 +1,78 @@
+"""Sections of a config that build nothing: the commands' own settings, field for field as configs/common.py explains them."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """`config.data`."""
+
+    source: str
+    name: str
+    dir: str | None
+    train_split: str
+    test_split: str
+    shape: tuple[int, ...]
+    num_classes: int
+    levels: int
+    flip: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """`config.train`, without the schedule."""
+
+    batch_size: int
+    ema_decay: float
+    keep_checkpoints: int
+    num_workers: int
+    tensorboard: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleSettings:
+    """`config.sample`."""
+
+    num_images: int
+    labels: tuple[int, ...]
+    batch_size: int
+    seed: int
+    columns: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TranslateSettings:
+    """`config.translate`."""
+
+    method: str
+    source: int | None
+    target: int | None
+    num_images: int
+    images: str | None
+    batch_size: int
+    shown: int
+    num_times: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InterpolateSettings:
+    """`config.interpolate`."""
+
+    between: str
+    rule: str
+    num_pairs: int
+    num_steps: int
+    labels: tuple[int, ...]
+    batch_size: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalSettings:
+    """`config.eval`."""
+
+    num_images: int
+    batch_size: int
+    num_reconstructions: int
+    classifier: bool
+    seed: int
