@@ -8,7 +8,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import jax
-import numpy as np
 import pytest
 from absl import flags
 
@@ -21,22 +20,12 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 flags.FLAGS(["pytest"])  # grain's workers refuse flags that nobody parsed
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared"
 
 
 @pytest.fixture(scope="session")
 def root() -> pathlib.Path:
     """The checkout."""
     return ROOT
-
-
-@pytest.fixture(scope="session")
-def real_cifar10() -> dict[str, np.ndarray]:
-    """500 real CIFAR-10 test images, where the folder of real data lies beside the checkout."""
-    path = SHARED / "data" / "cifar10" / "cifar10_test_500.npz"
-    if not path.exists():
-        pytest.skip("no real CIFAR-10 images beside the checkout (../shared/data/cifar10)")
-    return dict(np.load(path))
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ Preparing a data set for the first time (download, unpack, write array_record) d
 
 import os
 import pathlib
+import shutil
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,7 @@ def _prepare(name: str, root: pathlib.Path) -> None:
         f"Prepare it on a machine with network and TensorFlow by tfds.builder({name!r}, file_format='array_record')"
         ".download_and_prepare(), copy the folder here and set TFDS_DATA_DIR or config.data.dir to its parent"
     )
+    created = [path for path in (root / name, root / "downloads") if not path.exists()]
     try:
         import tensorflow_datasets as tfds
         from tensorflow_datasets.core.download import downloader
@@ -103,6 +105,8 @@ def _prepare(name: str, root: pathlib.Path) -> None:
         ) from error
     # Whatever a download can raise: HTTP, TLS, checksum, disk and TensorFlow errors have no common base.
     except Exception as error:
+        for path in created:  # what was half-written
+            shutil.rmtree(path, ignore_errors=True)
         raise UserError(
             f"data set {name!r} is not in {root} and could not be prepared ({type(error).__name__}: {first_line(error)}). "
             f"{advice}"

@@ -91,6 +91,7 @@ def test_tfds_that_cannot_be_downloaded_is_one_line(tmp_path, monkeypatch):
     ) as caught:
         TfdsImages("cifar10", "train", str(tmp_path))
     assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_source_survives_pickling(tfds_dir):
