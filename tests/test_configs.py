@@ -13,7 +13,8 @@ from scoreflow_jax.experiment import build, config_hash, differences, to_plain
 from tests.conftest import ROOT
 
 FILES = sorted(p.name for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
-PARAMETERS = {"digits.py": 782_529, "cifar10.py": None, "cifar10_unconditional.py": 61_804_419}
+# Published counts alone: our own would certify nothing.
+PARAMETERS = {"digits.py": None, "cifar10.py": None, "cifar10_unconditional.py": 61_804_419}
 
 
 def config_of(name, variant=""):
