@@ -15,7 +15,7 @@ def base(name: str) -> ConfigDict:
             "name": name,  # the default workdir is runs/<name>
             "seed": 0,  # of parameters, shuffling and all that is drawn in training
             "data": data(),
-            "path": {"name": "linear"},
+            "path": {"name": "linear", "t_min": 0.0},  # t_min: the time from which it is trained and solved
             "objective": {"name": "path_constrained", "weight_exponent": 1.0},  # lambda(t) = t^-p; 2.0: rectified flow
             "model": ddpmpp(),
             "optimizer": optimizer(),
@@ -33,7 +33,7 @@ def data() -> ConfigDict:
     """CIFAR-10 through tensorflow-datasets."""
     return ConfigDict(
         {
-            "source": "tfds",  # digits, tfds
+            "source": "tfds",  # digits, tfds, image_folder
             "name": "cifar10",  # the data set's own name, for sources that have several
             "dir": placeholder(str),  # where they lie; None: $TFDS_DATA_DIR, else ~/tensorflow_datasets
             "train_split": "train",
@@ -57,9 +57,42 @@ def ddpmpp() -> ConfigDict:
             "num_blocks": 4,
             "attention_resolutions": (16,),
             "dropout": 0.15,
+            "label_dropout": 0.0,  # probability of training without the label, for classifier-free guidance
+            "block": "biggan",  # biggan, ddpm
+            "fir_kernel": (),  # of NCSN++'s resampling: (1.0, 3.0, 3.0, 1.0); empty: nearest pixels and means
+            "progressive_output": "none",  # none, output_skip, residual
+            "progressive_input": "none",  # none, input_skip, residual
+            "progressive_combine": "sum",  # of input_skip: sum, cat
+            "skip_rescale": True,  # divide residual sums by sqrt(2)
+            "embedding": "positional",  # of time_scale t; fourier: of its logarithm
+            "fourier_scale": 16.0,  # standard deviation of the Fourier frequencies
+            "time_scale": 999.0,  # 1.0 where the network is told noise levels themselves
+            "scale_by_sigma": False,  # divide the result by the noise level: time_scale t, or that entry of the next three
+            "sigma_min": 0.01,
+            "sigma_max": 50.0,
+            "num_scales": 1000,
+            "centered": True,  # False: the network maps [0, 1] to [-1, 1] itself, as score_sde's VE networks
+            "remat_resolutions": (),  # heights at which to recompute activations in the backward pass, to save memory
             "dtype": "float32",  # of training's computation; bfloat16 on accelerators
         }
     )
+
+
+def use_256(config: ConfigDict) -> ConfigDict:
+    """The paper's 256x256 networks: DDPM++ as it says; what it does not say follows RectifiedFlow's 256x256 configs."""
+    config.data.shape = (256, 256, 3)
+    config.model.update(
+        channel_multipliers=(1, 1, 2, 2, 2, 2, 2),
+        num_blocks=2,
+        attention_resolutions=(16,),
+        dropout=0.0,
+        remat_resolutions=(256, 128),
+        dtype="bfloat16",
+    )
+    config.train.update(batch_size=64, ema_decay=0.999)
+    config.sample.batch_size = config.translate.batch_size = config.interpolate.batch_size = 16
+    config.eval.batch_size = 16
+    return config
 
 
 def optimizer() -> ConfigDict:
@@ -113,6 +146,7 @@ def sample() -> ConfigDict:
         {
             "num_images": 100,
             "labels": (),  # repeated to num_images; empty: balanced over the classes
+            "guidance": 1.0,  # weight of classifier-free guidance, here and in eval; 1.0: off; else needs model.label_dropout
             "batch_size": 100,
             "seed": 0,
             "columns": 10,  # of grid.png
@@ -176,6 +210,10 @@ def variant(config: ConfigDict, name: str) -> ConfigDict:
         raise ValueError(f"no variant {name!r} of {config.name}, expected smoke or none")
     config.name += "_smoke"
     config.model.update(base_channels=8, channel_multipliers=(1, 1), num_blocks=1)
+    height, _, channels = config.data.shape
+    if height > 64:  # attention in the middle of so shallow a network would be over 16,384 pixels at 256x256
+        config.data.shape = (64, 64, channels)
+        config.model.remat_resolutions = (64,)
     config.optimizer.warmup_steps = 2
     config.train.update(batch_size=8, num_steps=4, log_every=2, sample_every=4, checkpoint_every=2, tensorboard=False)
     config.solver.update(rtol=1e-3, atol=1e-3)

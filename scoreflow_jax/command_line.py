@@ -17,13 +17,13 @@ from typing import Any
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from scoreflow_jax.commands import MODES
+from scoreflow_jax.commands import FLAGS, MODES
 from scoreflow_jax.errors import UserError, first_line
 
 DEFAULT_CONFIG = "configs/digits.py"
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
-_FLAGS = ("config", "mode", "workdir", "help")
+_FLAGS = ("config", "mode", "workdir", "source", "help")
 
 _USAGE = """\
 usage: python main.py --mode=MODE [--config=FILE[:VARIANT]] [--workdir=DIR] [--config.SECTION.FIELD=VALUE ...]
@@ -36,6 +36,7 @@ flags:
   --workdir    where the run lives, default runs/<name of the config>
   --config.SECTION.FIELD=VALUE    changes one field, for example --config.train.num_steps=1000; the fields of an experiment
                stand in its file and in configs/common.py, each with a line on what it does
+  --source     of --mode=import: the PyTorch checkpoint, such as checkpoint.pth
   --help       this text
 """
 
@@ -47,14 +48,14 @@ def main(argv: list[str] | None = None) -> None:
     """
     arguments = list(sys.argv if argv is None else argv)
     try:
-        mode, config, workdir = parse(arguments)
+        mode, config, workdir, more = parse(arguments)
     except UserError as error:
         sys.exit(_complain(error))
     if mode == "help":
         print(usage())
         sys.exit(0)
     # absl's own handler would print a usage text and a traceback; all that a user can put right is a UserError.
-    app.run(lambda _: sys.exit(_run(mode, config, workdir)), argv=arguments[:1])
+    app.run(lambda _: sys.exit(_run(mode, config, workdir, more)), argv=arguments[:1])
 
 
 def usage() -> str:
@@ -63,25 +64,36 @@ def usage() -> str:
     return _USAGE.format(modes=modes, config=DEFAULT_CONFIG)
 
 
-def parse(argv: list[str]) -> tuple[str, ConfigDict, pathlib.Path]:
-    """Returns the mode, the config with its overrides, and the workdir.
+def parse(argv: list[str]) -> tuple[str, ConfigDict, pathlib.Path, dict[str, str]]:
+    """Returns the mode, the config with its overrides, the workdir, and the flags of that mode alone.
 
     Raises:
         UserError: an unknown flag, mode or field, a value of the wrong type, or a config file that cannot be used.
     """
     given = _given(argv[1:])
     if "help" in given:
-        return "help", ConfigDict(), pathlib.Path()
+        return "help", ConfigDict(), pathlib.Path(), {}
     mode = given.get("mode")
     if mode not in MODES:
         got = "no --mode" if mode is None else f"unknown mode {mode!r}{_nearest(mode, MODES)}"
         raise UserError(f"{got}; expected --mode={'|'.join(MODES)}. --help says what they do")
+    _check_own_flags(mode, given)
     file = given.get("config", DEFAULT_CONFIG)
     fields = [name.removeprefix("config.") for name in given if name.startswith("config.")]
     _check_fields(fields, load_config(file), file)
     config = _apply(argv, file)
     workdir = pathlib.Path(given.get("workdir", f"runs/{config.name}"))
-    return mode, config, workdir
+    return mode, config, workdir, {name: given[name] for name in FLAGS.get(mode, ())}
+
+
+def _check_own_flags(mode: str, given: dict[str, str]) -> None:
+    """Each mode has its own flags and no other's."""
+    for owner, names in FLAGS.items():
+        for name in names:
+            if owner == mode and name not in given:
+                raise UserError(f"--mode={mode} needs --{name}=FILE")
+            if owner != mode and name in given:
+                raise UserError(f"--{name} is a flag of --mode={owner}, not of --mode={mode}")
 
 
 def _given(arguments: list[str]) -> dict[str, str]:
@@ -97,7 +109,7 @@ def _given(arguments: list[str]) -> dict[str, str]:
         name, equals, value = argument[2:].partition("=")
         if name not in _FLAGS and not name.startswith("config."):
             hint = _nearest(name, _FLAGS) or ". Fields of the config are --config.SECTION.FIELD=VALUE"
-            raise UserError(f"unknown flag --{name}{hint}; expected --config, --mode, --workdir or --help")
+            raise UserError(f"unknown flag --{name}{hint}; expected --config, --mode, --workdir, --source or --help")
         if not equals:
             value = next(rest, "")
         if not value or (not equals and value.startswith("--")):
@@ -165,6 +177,7 @@ def _apply(argv: list[str], file: str) -> ConfigDict:
     values = flags.FlagValues()
     flags.DEFINE_string("mode", None, "", flag_values=values)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
+    flags.DEFINE_string("source", None, "", flag_values=values)
     saved, sys.argv = sys.argv, argv
     try:
         holder = config_flags.DEFINE_config_file("config", file, flag_values=values)
@@ -176,7 +189,7 @@ def _apply(argv: list[str], file: str) -> ConfigDict:
         sys.argv = saved
 
 
-def _run(mode: str, config: ConfigDict, workdir: pathlib.Path) -> int:
+def _run(mode: str, config: ConfigDict, workdir: pathlib.Path, more: dict[str, str]) -> int:
     """Imports the mode's module, runs it and says how long it took; returns the exit code."""
     start = time.perf_counter()
     try:
@@ -184,12 +197,12 @@ def _run(mode: str, config: ConfigDict, workdir: pathlib.Path) -> int:
         command = importlib.import_module(MODES[mode][0])
         from scoreflow_jax.experiment import build
 
-        command.run_command(build(config), workdir)
+        command.run_command(build(config), workdir, **more)
     except UserError as error:
         return _complain(error)
     except KeyboardInterrupt:
-        more = "; the same command goes on from the last checkpoint" if mode == "train" else ""
-        print(f"\ninterrupted{more}", file=sys.stderr)
+        advice = "; the same command goes on from the last checkpoint" if mode == "train" else ""
+        print(f"\ninterrupted{advice}", file=sys.stderr)
         return EXIT_INTERRUPTED
     print(f"{mode} took {time.perf_counter() - start:.1f} s{_peak_memory()}")
     return 0
@@ -207,6 +220,9 @@ def set_up_process() -> None:
 
     import jax
 
+    from scoreflow_jax.parallel import keep_freed_memory
+
+    keep_freed_memory()
     for name in ("", "jax", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # Orbax logs whole tracebacks, from threads of its own, of errors that it raises as well and we report in a line.

@@ -38,18 +38,11 @@ from scoreflow_jax.typing import DriftFn, PRNGKey, PyTree
 TRAINING_FIELDS = ("seed", "data", "path", "objective", "model", "optimizer", "train.batch_size", "train.ema_decay")
 """Fields that a resumed run must share with the run it goes on with. `data.dir` may differ."""
 
-MODEL_FIELDS = (
-    "data.shape",
-    "data.num_classes",
-    "path",
-    "model.name",
-    "model.conditional",
-    "model.base_channels",
-    "model.channel_multipliers",
-    "model.num_blocks",
-    "model.attention_resolutions",
-)
-"""Fields that sampling and evaluation must share with the run whose checkpoint they read."""
+MODEL_FIELDS = ("data.shape", "data.num_classes", "path", "model")
+"""Fields that sampling and evaluation must share with the run whose checkpoint they read, but for `TRAINING_ONLY`."""
+
+TRAINING_ONLY = ("model.dropout", "model.dtype", "model.remat_resolutions")
+"""Fields of the network that change nothing but its training."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,17 +90,17 @@ class Experiment:
             UserError: it is not there, or is not what the config describes.
         """
         chosen = {"train": self.data.train_split, "test": self.data.test_split}[split]
-        source = data.SOURCES[self.data.source](chosen, self.data.name, self.data.dir)
+        source = data.SOURCES[self.data.source](chosen, self.data)
         data.check_spec(source, self.spec, self.data.name)
         return source
 
     def init(self, key: PRNGKey) -> PyTree:
         """Fresh parameters."""
-        return models.init_parameters(self.network, key, self.spec.shape, self.num_classes)
+        return models.init_parameters(self.network, key, self.spec.shape)
 
     def parameter_shapes(self) -> PyTree:
         """Shapes of the parameters, without computing them."""
-        return models.parameter_shapes(self.network, self.spec.shape, self.num_classes)
+        return models.parameter_shapes(self.network, self.spec.shape)
 
     def initial_state(self) -> TrainState:
         """The training state of step 0, not yet compiled."""
@@ -223,14 +216,22 @@ def config_hash(plain: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def differences(ours: dict[str, Any], theirs: dict[str, Any], fields: tuple[str, ...]) -> list[str]:
-    """Names and both values of the given fields, or of all below a section, that differ between two plain configs."""
+def differences(
+    ours: dict[str, Any], theirs: dict[str, Any], fields: tuple[str, ...], free: tuple[str, ...] = ()
+) -> list[str]:
+    """Names and both values of the given fields, or of all below a section, that differ between two plain configs.
+
+    Args:
+        ours, theirs: the configs.
+        fields: names of fields and sections.
+        free: names among them that may differ, besides `data.dir`.
+    """
     mine, other = flatten(ours), flatten(theirs)
     covered = lambda name: any(name == f or name.startswith(f + ".") for f in fields)  # noqa: E731
     return [
         f"{name} is {mine.get(name)!r}, was {other.get(name)!r}"
         for name in sorted(mine.keys() | other.keys())
-        if covered(name) and name != "data.dir" and mine.get(name) != other.get(name)
+        if covered(name) and name not in ("data.dir", *free) and mine.get(name) != other.get(name)
     ]
 
 

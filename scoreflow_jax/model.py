@@ -89,18 +89,27 @@ class Model:
         with jax.default_matmul_precision(self.experiment.solver.precision):
             return self._drift(self.params, x, t, self._labels(label, len(x)))
 
-    def generate(self, key: PRNGKey, labels: LabelsLike = None, *, num_images: int | None = None) -> HostImages:
+    def generate(
+        self,
+        key: PRNGKey,
+        labels: LabelsLike = None,
+        *,
+        num_images: int | None = None,
+        guidance: ArrayLike | None = None,
+    ) -> HostImages:
         """Generates images, eq. 10: sample i starts from noise fold_in(key, i), whatever the others are.
 
         Args:
             key: from jax.random.key.
             labels: a class for each image.
             num_images: how many; by default as many as labels.
+            guidance: weight of classifier-free guidance, one for all or one for each; 1 or None: off. Only for models that
+                were trained with config.model.label_dropout.
 
         Raises:
-            UserError: labels outside the classes, or neither labels nor num_images.
+            UserError: labels outside the classes, or neither labels nor num_images, or guidance for a model without it.
         """
-        return self.solve_generate(self.noise(key, _count(labels, num_images)), labels).y
+        return self.solve_generate(self.noise(key, _count(labels, num_images)), labels, guidance=guidance).y
 
     def encode(self, images: ArrayLike, labels: LabelsLike = None) -> HostImages:
         """Carries images at t = 1 to their latents at t = 0, the inverse of `decode`."""
@@ -151,9 +160,19 @@ class Model:
         """Latents 0 .. count - 1 of this key."""
         return self._noise(key, jnp.arange(count))
 
-    def solve_generate(self, latents: ArrayLike, labels: LabelsLike, times: Any = None) -> Solved:
-        """`decode`, with states at the ascending `times` and with what it cost."""
-        return self._solve("generate", sampling.generate, times, latents, labels)
+    def solve_generate(
+        self, latents: ArrayLike, labels: LabelsLike, times: Any = None, guidance: ArrayLike | None = None
+    ) -> Solved:
+        """`decode`, with states at the ascending `times` and with what it cost (in field evaluations: twice that many network
+        calls under guidance)."""
+        if guidance is None or (np.ndim(guidance) == 0 and float(np.asarray(guidance)) == 1.0):
+            return self._solve("generate", sampling.generate, times, latents, labels)
+        weights = self._weights(guidance, labels, len(self._images(latents)))
+
+        def generate(drift: Any, x: Any, weights: Any, label: Any, solver: Any, **how: Any) -> Any:
+            return sampling.generate(drift, x, label, solver, guidance=weights, **how)
+
+        return self._solve("generate_guided", generate, times, latents, labels, weights=weights)
 
     def solve_encode(self, images: ArrayLike, labels: LabelsLike, times: Any = None) -> Solved:
         """`encode`, with states at the descending `times` and with what it cost."""
@@ -190,23 +209,33 @@ class Model:
         solved.y = np.swapaxes(solved.y.reshape(num_steps, len(z0), *self.image_shape), 0, 1)
         return solved, encoding
 
-    def _solve(self, name: str, function: Callable[..., Any], times: Any, x: ArrayLike, *labels: LabelsLike) -> Solved:
+    def _solve(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        times: Any,
+        x: ArrayLike,
+        *labels: LabelsLike,
+        weights: np.ndarray | None = None,
+    ) -> Solved:
         """Runs one of the sampling functions in batches, compiled once for each name, set of times and batch."""
         images = self._images(x)
-        times = None if times is None else tuple(float(t) for t in times)
-        solver, drift = self.experiment.solver, self.experiment.drift
+        solver, drift, path = self.experiment.solver, self.experiment.drift, self.experiment.path
+        span = (path.t_min, path.t_max)
+        times = None if times is None else tuple(float(t) for t in np.clip(times, *span))
 
-        def solve(params: PyTree, x: Any, *labels: Any) -> Any:
+        def solve(params: PyTree, x: Any, *rest: Any) -> Any:
             kept = None if times is None else jnp.asarray(times, jnp.float32)
-            return function(drift(params), x, *labels, solver, times=kept)
+            return function(drift(params), x, *rest, solver, times=kept, span=span)
 
         def compile_solve(*arrays: Any) -> Callable[..., Any]:
-            program = (name, times, len(arrays[0]))
+            program = (name, times, len(arrays[0]), *(a is None for a in arrays))
             if program not in self._compiled:
                 self._compiled[program] = jax.jit(solve).lower(self.params, *arrays).compile()
             return functools.partial(self._compiled[program], self.params)
 
-        arrays = (images, *(self._labels(label, len(images)) for label in labels))
+        guidance = () if weights is None else (weights,)
+        arrays = (images, *guidance, *(self._labels(label, len(images)) for label in labels))
         return sampling.solve_in_batches(compile_solve, arrays, self.batch_size)
 
     def _images(self, x: ArrayLike) -> Float[Array, "batch height width channel"]:
@@ -214,6 +243,22 @@ class Model:
         if x.ndim != 4 or x.shape[1:] != self.image_shape:
             raise UserError(f"got images of shape {x.shape}, expected (batch, {', '.join(map(str, self.image_shape))})")
         return x
+
+    def _weights(self, guidance: ArrayLike, labels: LabelsLike, count: int) -> np.ndarray:
+        """float32 weights of guidance (count,).
+
+        Raises:
+            UserError: a model that cannot be guided, no labels, or weights of another shape.
+        """
+        if not self.experiment.network.label_dropout or labels is None:
+            what = "labels" if labels is None else "a model trained with config.model.label_dropout, such as 0.1"
+            raise UserError(f"guidance needs {what}: it mixes the conditional and the unconditional drift")
+        array = np.asarray(guidance, np.float32)
+        if array.shape not in ((), (count,)):
+            raise UserError(
+                f"got guidance of shape {array.shape} for {count} images, expected one weight, or one for each"
+            )
+        return np.broadcast_to(array, (count,))
 
     def _labels(self, labels: LabelsLike, count: int) -> Any:
         """int32 labels (count,) from one for all or one for each; None for an unconditional model.
@@ -225,6 +270,8 @@ class Model:
             if labels is not None:
                 raise UserError("this model is unconditional: give no labels")
             return None
+        if labels is None and self.experiment.network.label_dropout:
+            return None  # the unconditional drift
         if labels is None:
             raise UserError(f"this model has {self.num_classes} classes: give a label for each image")
         array = np.asarray(labels)

@@ -35,6 +35,7 @@ class SampleSettings:
 
     num_images: int
     labels: tuple[int, ...]
+    guidance: float
     batch_size: int
     seed: int
     columns: int

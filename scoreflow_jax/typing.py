@@ -28,6 +28,9 @@ Time = Float[Array, ""]
 Labels = Int[Array, " batch"]
 """int32 class labels in [0, num_classes)."""
 
+Condition = Labels | Float[Array, "batch condition"]
+"""What the drift is told besides point and time: class labels, or vectors such as embeddings of a text."""
+
 State = Float[Array, "batch ..."]
 """Points of any dimension, the batch first: images, or vectors in the tests and the two-dimensional experiments."""
 
@@ -46,6 +49,6 @@ in the arrays' place."""
 class DriftFn(Protocol):
     """The drift f(x, t, c) of the ODE dx/dt = f(x, t, c), the one thing that is learned."""
 
-    def __call__(self, x: State, t: Times, label: Labels | None) -> State:
-        """Returns dx/dt at the points x (batch, ...) and times t (batch,), for labels (batch,) or None."""
+    def __call__(self, x: State, t: Times, condition: Condition | None) -> State:
+        """Returns dx/dt at the points x (batch, ...) and times t (batch,), under conditions, or None."""
         ...

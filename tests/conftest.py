@@ -35,3 +35,11 @@ def tfds_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     from tests.data.fake_cifar10 import prepare
 
     return prepare(tmp_path_factory.mktemp("tfds"))
+
+
+def shared(*parts: str) -> pathlib.Path:
+    """A path of the material beside the checkout; skips the test where it is absent."""
+    path = ROOT.parent.joinpath("shared", *parts)
+    if not path.exists():
+        pytest.skip(f"no {'/'.join(parts)} beside this checkout")
+    return path

@@ -21,12 +21,12 @@ def parse(*arguments):
 
 
 def test_defaults_are_the_digits_and_their_workdir():
-    mode, config, workdir = parse("--mode=train")
+    mode, config, workdir, _ = parse("--mode=train")
     assert (mode, config.name, str(workdir)) == ("train", "digits", "runs/digits")
 
 
 def test_overrides_get_the_type_of_their_field():
-    _, config, workdir = parse(
+    _, config, workdir, _ = parse(
         "--mode=sample",
         "--config=configs/cifar10.py:smoke",
         "--workdir",

@@ -1,4 +1,4 @@
-"""What the command line can do: one module for each --mode, with a function run_command(experiment, workdir)."""
+"""What the command line can do: one module for each --mode, with a function run_command(experiment, workdir, **flags)."""
 
 MODES = {
     "train": ("scoreflow_jax.commands.train", "train, or resume from the newest checkpoint of the workdir"),
@@ -12,5 +12,12 @@ MODES = {
         "walk between two latents or two images: interpolate/{strip.png, interpolations.npz, report.json}",
     ),
     "eval": ("scoreflow_jax.commands.evaluate", "measure the model: eval/<step>/{report.json, report.md, grid.png}"),
+    "import": (
+        "scoreflow_jax.commands.import_checkpoint",
+        "make a run of a PyTorch checkpoint of score_sde or RectifiedFlow, given by --source=FILE",
+    ),
 }
 """Module and one-line description of every mode. The modules are imported when they run: --help loads none."""
+
+FLAGS = {"import": ("source",)}
+"""Flags besides the common ones, for the modes that have some; they are required."""

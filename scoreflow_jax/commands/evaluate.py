@@ -16,6 +16,7 @@ from scoreflow_jax.metrics.diversity import nearest_distance, within_class_std
 from scoreflow_jax.metrics.frechet import Moments, frechet_distance
 from scoreflow_jax.model import Model
 from scoreflow_jax.pixels import to_pixels, to_unit_range_host
+from scoreflow_jax.sampling.guidance import network_calls
 
 # Not typing.HostImages: functions here take several sets, each of its own size.
 Images = Float[np.ndarray, "_ height width channel"]
@@ -32,13 +33,15 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)
     labels = balanced_labels(settings.num_images, tuple(range(experiment.num_classes)))
     noise = model.noise(jax.random.key(settings.seed), settings.num_images)
-    solved = model.solve_generate(noise, labels)
+    guidance = experiment.sample.guidance
+    solved = model.solve_generate(noise, labels, guidance=guidance)
     # What is judged are the pixels that a user gets, so rounded once.
     images = to_unit_range_host(to_pixels(solved.y), 256)
 
     generated = {
         "images": len(images),
-        "cost": solved.stats.summary(),
+        "guidance": guidance,
+        "cost": solved.stats.summary(network_calls(guidance)),
         "frechet_distance_on_pixels": _frechet(images, test),
         **_spread(images, labels, test, test_labels),
         **_nearest(images, train, test),

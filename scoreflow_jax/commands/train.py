@@ -65,7 +65,7 @@ def _train(
             experiment.schedule,
             batch_size=experiment.train.batch_size,
             writer=writer,
-            save=lambda n, s: _save(checkpoints, n, s, experiment, consumed + n - first),
+            save=lambda n, s: save_state(checkpoints, n, s, experiment, consumed + n - first),
             sample=_sampler(experiment, workdir),
         )
     finally:
@@ -91,7 +91,8 @@ def split_state(state: TrainState) -> tuple[Any, dict[str, Any]]:
     return state.ema_params, rest
 
 
-def _save(checkpoints: Checkpoints, step: int, state: TrainState, experiment: Experiment, batches: int) -> None:
+def save_state(checkpoints: Checkpoints, step: int, state: TrainState, experiment: Experiment, batches: int) -> None:
+    """Starts to save a checkpoint, with the config and the number of batches consumed."""
     ema, train = split_state(state)
     checkpoints.save(step, ema=ema, train=train, meta={"config": experiment.config, "batches": batches})
 

@@ -17,7 +17,15 @@ import numpy as np
 
 from scoreflow_jax.checkpoints import checkpoint_steps
 from scoreflow_jax.errors import UserError, first_line
-from scoreflow_jax.experiment import MODEL_FIELDS, TRAINING_FIELDS, Experiment, config_hash, differences, to_plain
+from scoreflow_jax.experiment import (
+    MODEL_FIELDS,
+    TRAINING_FIELDS,
+    TRAINING_ONLY,
+    Experiment,
+    config_hash,
+    differences,
+    to_plain,
+)
 from scoreflow_jax.model import Model, load_model, read_config
 from scoreflow_jax.pixels import ROUNDING
 from scoreflow_jax.sampling import SolveStats
@@ -70,13 +78,15 @@ def open_model(experiment: Experiment, workdir: pathlib.Path, *, batch_size: int
         UserError: no run there, one of another network, or no whole checkpoint.
     """
     read_config(workdir)
-    _check_same(experiment, workdir, MODEL_FIELDS, "give the config of that run")
+    _check_same(experiment, workdir, MODEL_FIELDS, "give the config of that run", TRAINING_ONLY)
     return load_model(experiment, workdir, batch_size=batch_size)
 
 
-def _check_same(experiment: Experiment, workdir: pathlib.Path, fields: tuple[str, ...], advice: str) -> None:
+def _check_same(
+    experiment: Experiment, workdir: pathlib.Path, fields: tuple[str, ...], advice: str, free: tuple[str, ...] = ()
+) -> None:
     theirs = to_plain(read_config(workdir))
-    changed = differences(experiment.config, theirs, fields)
+    changed = differences(experiment.config, theirs, fields, free)
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(

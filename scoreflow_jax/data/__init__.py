@@ -4,20 +4,24 @@ from collections.abc import Callable
 
 from scoreflow_jax.data.base import Example, Examples, ImageSource, ImageSpec, check_spec, read_all
 from scoreflow_jax.data.digits import Digits
+from scoreflow_jax.data.image_folder import ImageFolder
 from scoreflow_jax.data.tfds import TfdsImages
+from scoreflow_jax.settings import DataSettings
 
-SOURCES: dict[str, Callable[[str, str, str | None], ImageSource]] = {
-    "digits": lambda split, name, folder: Digits(split),
-    "tfds": lambda split, name, folder: TfdsImages(name, split, folder),
+SOURCES: dict[str, Callable[[str, DataSettings], ImageSource]] = {
+    "digits": lambda split, data: Digits(split),
+    "tfds": lambda split, data: TfdsImages(data.name, split, data.dir),
+    "image_folder": lambda split, data: ImageFolder(data.dir, data.name, split, data.shape),
 }
-"""Every kind of source by the name that `config.data.source` gives it, opened for a split, the data set's own name and the
-folder where data sets lie, as far as it needs them."""
+"""Every kind of source by the name that `config.data.source` gives it, opened for a split and as far as it needs them the
+settings of `config.data`."""
 
 __all__ = [
     "SOURCES",
     "Digits",
     "Example",
     "Examples",
+    "ImageFolder",
     "ImageSource",
     "ImageSpec",
     "TfdsImages",

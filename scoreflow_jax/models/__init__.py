@@ -9,6 +9,7 @@ from scoreflow_jax.models.base import (
     parameter_shapes,
 )
 from scoreflow_jax.models.ncsnpp import NCSNpp
+from scoreflow_jax.models.published import PublishedEntry, import_published, published_entries
 
 MODELS: dict[str, type[Network]] = {"ncsnpp": NCSNpp}
 """Every network by the name that `config.model.name` gives it."""
@@ -17,9 +18,12 @@ __all__ = [
     "MODELS",
     "NCSNpp",
     "Network",
+    "PublishedEntry",
     "float32_compute",
+    "import_published",
     "init_parameters",
     "make_drift",
     "num_parameters",
     "parameter_shapes",
+    "published_entries",
 ]

@@ -1,7 +1,7 @@
 """What a network is to the rest of the package: parameters, and a drift when it is given them.
 
-A member is a flax.linen module called as module(x, t, label, train). Only this package imports flax.linen; everything else
-holds the module as an opaque value and uses the functions below.
+A member is a flax.linen module called as module(x, t, condition, train). Only this package imports flax.linen; everything
+else holds the module as an opaque value and uses the functions below.
 """
 
 from typing import Any
@@ -10,22 +10,61 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scoreflow_jax.typing import DriftFn, Labels, PRNGKey, PyTree, State, Times
+from scoreflow_jax.typing import Condition, DriftFn, PRNGKey, PyTree, State, Times
 
 
 class Network(nn.Module):
-    """The base of every network."""
+    """The base of every network.
 
+    Attributes:
+        num_classes: number of classes of the labels that condition it; 0: none.
+        condition_dim: length of the vectors that condition it, such as embeddings of a text, instead of labels; 0: none.
+            With neither the network is unconditional.
+        label_dropout: probability with which an example loses its condition in training, so that one network learns the
+            unconditional drift too, as classifier-free guidance needs it. The drift is then unconditional for None.
+        dtype: of the computation; parameters and result are float32.
+    """
+
+    num_classes: int = 0
+    condition_dim: int = 0
+    label_dropout: float = 0.0
     dtype: Any = jnp.float32
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raises a ValueError for examples of a shape, without the batch, that the network cannot take; default: none."""
 
+    def example_condition(self, batch: int) -> Condition | None:
+        """A condition of the right shape and dtype; None for an unconditional network."""
+        if self.condition_dim:
+            return jnp.zeros((batch, self.condition_dim))
+        return jnp.zeros((batch,), jnp.int32) if self.num_classes else None
 
-def init_parameters(network: Network, key: PRNGKey, shape: tuple[int, ...], num_classes: int) -> PyTree:
+    def check_condition(self, condition: Condition | None) -> None:
+        """Refuses a condition that the network does not take.
+
+        Raises:
+            ValueError: with what it takes.
+        """
+        if condition is None and self.label_dropout:
+            return
+        expected = jax.eval_shape(lambda: self.example_condition(1))
+        got = None if condition is None else (condition.shape[1:], jnp.issubdtype(condition.dtype, jnp.integer))
+        if got != (None if expected is None else (expected.shape[1:], jnp.issubdtype(expected.dtype, jnp.integer))):
+            shape = None if condition is None else (condition.shape, str(condition.dtype))
+            raise ValueError(
+                f"got {'no condition' if shape is None else f'a condition {shape}'} for a network of {self.num_classes} "
+                f"classes and condition_dim {self.condition_dim}, expected {self._takes()}"
+            )
+
+    def _takes(self) -> str:
+        if self.condition_dim:
+            return f"float vectors (batch, {self.condition_dim})"
+        return "integer labels (batch,)" if self.num_classes else "None, since it is unconditional"
+
+
+def init_parameters(network: Network, key: PRNGKey, shape: tuple[int, ...]) -> PyTree:
     """Returns fresh float32 parameters for examples of the given shape, without the batch."""
-    label = jnp.zeros((1,), jnp.int32) if num_classes else None
-    return network.init(key, jnp.zeros((1, *shape)), jnp.zeros((1,)), label)["params"]
+    return network.init(key, jnp.zeros((1, *shape)), jnp.ones((1,)), network.example_condition(1))["params"]
 
 
 def make_drift(network: Network, params: PyTree, *, dropout_key: PRNGKey | None = None) -> DriftFn:
@@ -39,9 +78,9 @@ def make_drift(network: Network, params: PyTree, *, dropout_key: PRNGKey | None 
     train = dropout_key is not None
     rngs = {"dropout": dropout_key} if train else None
 
-    def drift(x: State, t: Times, label: Labels | None) -> State:
+    def drift(x: State, t: Times, condition: Condition | None) -> State:
         """f(x, t, c)."""
-        output: Any = network.apply({"params": params}, x, t, label, train=train, rngs=rngs)
+        output: Any = network.apply({"params": params}, x, t, condition, train=train, rngs=rngs)
         return output
 
     return drift
@@ -52,9 +91,9 @@ def float32_compute(network: Network) -> Network:
     return network.clone(dtype=jnp.float32)
 
 
-def parameter_shapes(network: Network, shape: tuple[int, ...], num_classes: int) -> PyTree:
+def parameter_shapes(network: Network, shape: tuple[int, ...]) -> PyTree:
     """The tree of parameter shapes, without computing anything."""
-    return jax.eval_shape(lambda key: init_parameters(network, key, shape, num_classes), jax.random.key(0))
+    return jax.eval_shape(lambda key: init_parameters(network, key, shape), jax.random.key(0))
 
 
 def num_parameters(params: Any) -> int:

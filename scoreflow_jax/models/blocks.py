@@ -1,22 +1,41 @@
-"""The pieces of DDPM++: normalization, convolution, attention and the conditional residual block.
+"""The pieces of DDPM++ and NCSN++: normalization, convolutions, attention and the conditional residual blocks.
 
 Every sub-module is named by hand: the names are those of the checkpoints and must not change with the order of lines.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Bool, Float
 
-from scoreflow_jax.models.resampling import downsample_mean, upsample_nearest
+from scoreflow_jax.models.convolution import convolve3x3
+from scoreflow_jax.models.resampling import Taps, downsample, filter_images, upsample
 from scoreflow_jax.typing import Images
 
 Vectors = Float[Array, "batch features"]
 Activations = Float[Array, "batch _ _ _"]
 """Images inside the network, whose size and channels change from block to block."""
+Resample = Literal["none", "up", "down"]
+
+
+class Context(NamedTuple):
+    """What every block is told besides its input.
+
+    Attributes:
+        time: activated embedding of time.
+        condition: embedding of the condition; None where there is none, which is emb_c = 1 in eq. 21.
+        keep: which examples keep their condition while training with label dropout; None: all.
+        divisor: of residual sums, see `residual_divisor`.
+    """
+
+    time: Vectors
+    condition: Vectors | None
+    keep: Bool[Array, " batch"] | None
+    divisor: Float[Array, ""]
 
 
 def scaled_init(scale: float) -> Callable[..., Any]:
@@ -26,12 +45,39 @@ def scaled_init(scale: float) -> Callable[..., Any]:
 
 def conv3x3(channels: int, *, name: str, dtype: Any, scale: float = 1.0) -> nn.Conv:
     """A 3x3 convolution that keeps the resolution."""
-    return nn.Conv(channels, (3, 3), padding="SAME", kernel_init=scaled_init(scale), dtype=dtype, name=name)
+
+    def convolve(x: Any, kernel: Any, *_: Any, **__: Any) -> Any:
+        """Takes the place of lax.conv_general_dilated; strides and padding are those of `convolve3x3`."""
+        return convolve3x3(x, kernel)
+
+    return nn.Conv(
+        channels, (3, 3), kernel_init=scaled_init(scale), dtype=dtype, conv_general_dilated=convolve, name=name
+    )
 
 
 def dense(features: int, *, name: str, dtype: Any, scale: float = 1.0) -> nn.Dense:
     """A dense layer; on images it is a 1x1 convolution."""
     return nn.Dense(features, kernel_init=scaled_init(scale), dtype=dtype, name=name)
+
+
+def residual_divisor(rescale: bool, t: Float[Array, " batch"]) -> Float[Array, ""]:
+    """sqrt(2), by which residual sums are divided to keep their variance, or 1.
+
+    On CPU it comes out of the times, so that the compiler cannot know it: XLA would turn a division by a constant into a
+    multiplication, take that for cheap, and compute the whole chain of residual gradients anew for everything that uses one
+    of them (a seventh of the training step, docs/performance.md). A division is not repeated.
+    """
+    square = 2.0 if rescale else 1.0
+    return lax.platform_dependent(
+        lax.stop_gradient(t),
+        cpu=lambda t: jnp.sqrt(square + 0.0 * t[0]),
+        default=lambda _: jnp.sqrt(jnp.float32(square)),
+    )
+
+
+def residual_sum(x: Activations, h: Activations, context: Context) -> Activations:
+    """(x + h) / divisor."""
+    return (x + h) / context.divisor.astype(x.dtype)
 
 
 class GroupNorm(nn.Module):
@@ -71,77 +117,135 @@ class GroupNorm(nn.Module):
         return (x32 * gain[:, None, None, :] + offset[:, None, None, :]).astype(self.dtype)
 
 
+class Dropout(nn.Module):
+    """Sets activations to zero at random and scales the others up, from 16 random bits each.
+
+    Attributes:
+        rate: the probability of zero, taken to the nearest 1/65536. flax's Dropout draws 32 bits.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Activations, train: bool) -> Activations:
+        """Returns x itself unless training."""
+        threshold = round(self.rate * 2**16)
+        if not train or not threshold:
+            return x
+        pairs = jax.random.bits(self.make_rng("dropout"), (*x.shape[:-1], -(-x.shape[-1] // 2)), jnp.uint32)
+        bits = lax.bitcast_convert_type(pairs, jnp.uint16).reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
+        return jnp.where(bits >= threshold, x * (2**16 / (2**16 - threshold)), jnp.zeros_like(x))
+
+
 class AttentionBlock(nn.Module):
     """Single-head self-attention over the pixels of an image, with a residual connection.
 
     Attributes:
-        skip_rescale: divide the residual sum by sqrt(2).
         dtype: of the computation.
     """
 
-    skip_rescale: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images, context: Context) -> Images:
         """Returns x plus attention over it."""
         batch, height, width, channels = x.shape
         h = GroupNorm(dtype=self.dtype, name="norm")(x).reshape(batch, height * width, 1, channels)
         query, key, value = (dense(channels, name=n, scale=0.1, dtype=self.dtype)(h) for n in ("query", "key", "value"))
         h = jax.nn.dot_product_attention(query, key, value)
         h = dense(channels, name="out", scale=0.0, dtype=self.dtype)(h).reshape(x.shape)
-        return residual_sum(x, h, self.skip_rescale)
+        return residual_sum(x, h, context)
 
 
-def residual_sum(x: Images, h: Images, rescale: bool) -> Images:
-    """x + h, divided by sqrt(2) to keep its variance where `rescale` says so."""
-    return (x + h) * (2**-0.5) if rescale else x + h
-
-
-class ResidualBlock(nn.Module):
-    """BigGAN's residual block as in score_sde's DDPM++, conditioned by eq. 21 of ScoreFlow.
-
-    The activations between the two convolutions become emb_c * a + emb_t, with emb_t from the time embedding and emb_c from
-    the class embedding, one number per channel each. Without a class emb_c is 1, which is the published unconditional
-    block.
+class ResamplingConv(nn.Module):
+    """Doubles or halves the resolution with a 3x3 convolution, whose padding and the filter's are one.
 
     Attributes:
         channels: of the result.
-        dropout: rate, before the second convolution.
-        resample: change the resolution by two, after the first activation and on the skip connection.
-        skip_rescale: divide the residual sum by sqrt(2).
+        resample: "up" or "down".
+        taps: of the filter; none: nearest pixels before the convolution, or a convolution of stride 2.
         dtype: of the computation.
     """
 
     channels: int
-    dropout: float = 0.0
-    resample: Literal["none", "up", "down"] = "none"
-    skip_rescale: bool = True
+    resample: Resample
+    taps: Taps = ()
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Images, time: Vectors, condition: Vectors | None, train: bool) -> Activations:
-        """Returns the block's output for activated embeddings of time and, unless unconditional, of the condition."""
-        resample = {"none": lambda v: v, "up": upsample_nearest, "down": downsample_mean}[self.resample]
+    def __call__(self, x: Images) -> Activations:
+        """Returns images of twice or half the size."""
+        kernel = self.param("kernel", scaled_init(1.0), (3, 3, x.shape[-1], self.channels), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
+        out = self._resample(x, kernel.astype(self.dtype))
+        return out + bias.astype(self.dtype)[None, None, None, :]
+
+    def _resample(self, x: Any, kernel: Any) -> Any:
+        def convolve(x: Any, **how: Any) -> Any:
+            return lax.conv_general_dilated(x, kernel, dimension_numbers=("NHWC", "HWIO", "NHWC"), **how)
+
+        extra = len(self.taps) - 2
+        if self.resample == "up":
+            if not self.taps:
+                return convolve3x3(upsample(x), kernel)
+            # The convolution over pixels with zeros between them, on all places that it reaches, and then the filter.
+            x = convolve(x, window_strides=(1, 1), padding=((2, 2), (2, 2)), lhs_dilation=(2, 2))
+            return filter_images(x, self.taps, gain=4.0, padding=((extra - 1) // 2 + 1, (extra - 2) // 2 + 1))
+        if not self.taps:
+            return convolve(x, window_strides=(2, 2), padding=((0, 1), (0, 1)))
+        x = filter_images(x, self.taps, padding=((extra + 3) // 2, (extra + 2) // 2))
+        return convolve(x, window_strides=(2, 2), padding="VALID")
+
+
+class ResidualBlock(nn.Module):
+    """score_sde's residual blocks, BigGAN's or DDPM's, conditioned by eq. 21 of ScoreFlow.
+
+    The activations between the two convolutions become emb_c * a + emb_t, with emb_t from the time embedding and emb_c from
+    the embedding of the condition, one number per channel each. Without a condition emb_c is 1, which is the published
+    unconditional block.
+
+    Attributes:
+        channels: of the result.
+        kind: "biggan", which can change the resolution, or "ddpm", which cannot; they differ in the skip connection's
+            initialization too.
+        dropout: rate, before the second convolution.
+        resample: change the resolution by two, after the first activation and on the skip connection.
+        taps: of the filter by which it changes.
+        dtype: of the computation.
+    """
+
+    channels: int
+    kind: Literal["biggan", "ddpm"] = "biggan"
+    dropout: float = 0.0
+    resample: Resample = "none"
+    taps: Taps = ()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Images, context: Context, train: bool) -> Activations:
+        """Returns the block's output."""
+        change = {"none": lambda v, _: v, "up": upsample, "down": downsample}[self.resample]
         h = nn.swish(GroupNorm(dtype=self.dtype, name="norm_0")(x))
-        h, skip = resample(h), resample(x)
+        h, skip = change(h, self.taps), change(x, self.taps)
         h = conv3x3(self.channels, name="conv_0", dtype=self.dtype)(h)
-        if condition is not None:
-            h = h * self._class_gain(condition)[:, None, None, :]
-        h = h + dense(self.channels, name="time", dtype=self.dtype)(time)[:, None, None, :]
+        if context.condition is not None:
+            h = h * self._class_gain(context)[:, None, None, :]
+        h = h + dense(self.channels, name="time", dtype=self.dtype)(context.time)[:, None, None, :]
         h = nn.swish(GroupNorm(dtype=self.dtype, name="norm_1")(h))
-        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = Dropout(self.dropout, name="dropout")(h, train)
         h = conv3x3(self.channels, name="conv_1", scale=0.0, dtype=self.dtype)(h)
         if x.shape[-1] != self.channels or self.resample != "none":
-            skip = dense(self.channels, name="skip", dtype=self.dtype)(skip)
-        return residual_sum(skip, h, self.skip_rescale)
+            scale = 1.0 if self.kind == "biggan" else 0.1
+            skip = dense(self.channels, name="skip", scale=scale, dtype=self.dtype)(skip)
+        return residual_sum(skip, h, context)
 
-    def _class_gain(self, condition: Vectors) -> Float[Array, "batch channel"]:
-        """emb_c of eq. 21: around 1, so that the untrained block is close to the unconditional one."""
-        return nn.Dense(
+    def _class_gain(self, context: Context) -> Float[Array, "batch channel"]:
+        """emb_c of eq. 21: around 1, so that the untrained block is close to the unconditional one; 1 where dropped."""
+        gain = nn.Dense(
             self.channels,
             kernel_init=scaled_init(0.1),
             bias_init=nn.initializers.ones,
             dtype=self.dtype,
             name="class_gain",
-        )(condition)
+        )(context.condition)
+        return gain if context.keep is None else jnp.where(context.keep[:, None], gain, jnp.ones_like(gain))

@@ -8,12 +8,10 @@ from jaxtyping import Array, Float
 from scoreflow_jax.typing import Times
 
 
-def positional_embedding(
-    t: Times, dim: int, *, max_period: float = 10_000.0, scale: float = 999.0
-) -> Float[Array, "batch dim"]:
-    """Sines, then cosines of scale * t at dim / 2 frequencies from 1 down to 1 / max_period, evenly spaced in the logarithm.
+def positional_embedding(values: Times, dim: int, *, max_period: float = 10_000.0) -> Float[Array, "batch dim"]:
+    """Sines, then cosines of the values at dim / 2 frequencies from 1 down to 1 / max_period, even in the logarithm.
 
-    score_sde's `get_timestep_embedding`, where t counts 999 steps.
+    score_sde's `get_timestep_embedding`, whose values count steps from 0 to 999.
 
     Raises:
         ValueError: an odd dim.
@@ -22,5 +20,11 @@ def positional_embedding(
         raise ValueError(f"a positional embedding of dimension {dim}: expected an even number of at least 4")
     half = dim // 2
     frequencies = jnp.exp(-math.log(max_period) / (half - 1) * jnp.arange(half, dtype=jnp.float32))
-    angles = scale * t[:, None] * frequencies[None, :]
+    angles = values[:, None] * frequencies[None, :]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def fourier_embedding(values: Times, frequencies: Float[Array, " dim"]) -> Float[Array, "batch 2*dim"]:
+    """Sines, then cosines of 2 pi times the values at the given frequencies (Gaussian and fixed, Tancik et al. 2020)."""
+    angles = values[:, None] * frequencies[None, :] * 2 * math.pi  # in the order of score_sde, which rounds alike
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

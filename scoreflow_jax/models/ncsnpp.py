@@ -1,67 +1,117 @@
-"""The drift network: DDPM++ of Song et al. 2021 (arXiv:2011.13456, appendix H), with ScoreFlow's conditioning (eq. 21).
+"""The drift network: DDPM++ and NCSN++ of Song et al. 2021 (arXiv:2011.13456, appendix H), conditioned by ScoreFlow's eq. 21.
 
 A U-Net: `num_blocks` residual blocks at each resolution on the way down, a middle with attention, `num_blocks` + 1 on the
-way up, each of which takes one stored activation of the way down; self-attention at chosen resolutions.
+way up, each of which takes one stored activation of the way down; self-attention at chosen resolutions. DDPM++ resamples
+plainly and embeds time by sines of 999 t. NCSN++ resamples through a filter, feeds the image in again at every resolution
+(progressive input), may collect its output from every resolution (progressive output), and may embed the logarithm of the
+noise level by random Fourier features.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from scoreflow_jax.models.base import Network
-from scoreflow_jax.models.blocks import Activations, AttentionBlock, GroupNorm, ResidualBlock, Vectors, conv3x3, dense
-from scoreflow_jax.models.embeddings import positional_embedding
-from scoreflow_jax.typing import Images, Labels, Times
+from scoreflow_jax.models.blocks import (
+    Activations,
+    AttentionBlock,
+    Context,
+    GroupNorm,
+    Resample,
+    ResamplingConv,
+    ResidualBlock,
+    conv3x3,
+    dense,
+    residual_divisor,
+    residual_sum,
+)
+from scoreflow_jax.models.embeddings import fourier_embedding, positional_embedding
+from scoreflow_jax.models.resampling import Taps, downsample, upsample
+from scoreflow_jax.typing import Condition, Images, Times
 
 
 class NCSNpp(Network):
-    """f(x, t, c): images, times and labels to a drift of the images' shape.
+    """f(x, t, c): images, times and conditions to a drift of the images' shape.
+
+    Fields of the base: `num_classes`, `condition_dim`, `label_dropout` and `dtype`.
 
     Attributes:
-        num_classes: number of classes; 0 is an unconditional network, which takes no labels.
         base_channels: channels at the full resolution, a multiple of 4 (nf in score_sde).
         channel_multipliers: for each resolution, from the full one down; one fewer halvings than entries.
         num_blocks: residual blocks at each resolution.
         attention_resolutions: heights at which self-attention follows the blocks.
         dropout: rate inside the residual blocks while training.
         skip_rescale: divide residual sums by sqrt(2).
-        dtype: of the computation (a field of the base); parameters and result are float32.
+        block: "biggan", whose blocks change the resolution too, or "ddpm", with convolutions for that.
+        fir_kernel: taps of the filter for changing resolution, (1, 3, 3, 1) in NCSN++; none: nearest pixels and means.
+        progressive_output: "none"; "output_skip" adds images made at every resolution; "residual" adds activations.
+        progressive_input: "none"; "input_skip" adds the shrunk image to every resolution; "residual" adds its features.
+        progressive_combine: "sum" or "cat", how "input_skip" joins them.
+        embedding: of time_scale * t: "positional", or "fourier" of its logarithm.
+        fourier_scale: standard deviation of the Fourier frequencies, which are drawn once and never trained.
+        time_scale: 999 where the network counts steps; 1 where it is called with noise levels themselves.
+        scale_by_sigma: divide the result by the noise level: time_scale * t under "fourier", and under "positional" entry
+            time_scale * t of the `num_scales` levels between sigma_max and sigma_min, geometrically spaced.
+        centered: False where the input is in [0, 1] and the network shall map it to [-1, 1] (score_sde's VE networks).
+        remat_resolutions: heights at which blocks are computed again in the backward pass instead of being stored.
     """
 
-    num_classes: int = 0
     base_channels: int = 128
     channel_multipliers: tuple[int, ...] = (1, 2, 2, 2)
     num_blocks: int = 4
     attention_resolutions: tuple[int, ...] = (16,)
     dropout: float = 0.1
     skip_rescale: bool = True
+    block: Literal["biggan", "ddpm"] = "biggan"
+    fir_kernel: Taps = ()
+    progressive_output: Literal["none", "output_skip", "residual"] = "none"
+    progressive_input: Literal["none", "input_skip", "residual"] = "none"
+    progressive_combine: Literal["sum", "cat"] = "sum"
+    embedding: Literal["positional", "fourier"] = "positional"
+    fourier_scale: float = 16.0
+    time_scale: float = 999.0
+    scale_by_sigma: bool = False
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+    num_scales: int = 1000
+    centered: bool = True
+    remat_resolutions: tuple[int, ...] = ()
 
     @nn.compact
-    def __call__(self, x: Images, t: Times, label: Labels | None, train: bool = False) -> Images:
-        """Returns dx/dt at the images x and times t for the given labels.
+    def __call__(self, x: Images, t: Times, condition: Condition | None, train: bool = False) -> Images:
+        """Returns dx/dt at the images x and times t under the given conditions.
 
         Raises:
-            ValueError: labels given to an unconditional network or missing for a conditional one, or an image that
-                cannot be halved as often as there are multipliers.
+            ValueError: a condition that the network does not take or lacks, or an image that cannot be halved as often as
+                there are multipliers.
         """
         self.check_shape(x.shape[1:])
-        self._check_label(label)
-        time, condition = self._embed(t, label)
-        stack = self._down(x.astype(self.dtype), time, condition, train)
-        h = self._middle(stack[-1], time, condition, train)
-        h = self._up(h, stack, time, condition, train)
-        h = nn.swish(GroupNorm(dtype=self.dtype, name="out_norm")(h))
-        return conv3x3(x.shape[-1], name="out_conv", scale=0.0, dtype=self.dtype)(h).astype(jnp.float32)
+        self.check_condition(condition)
+        level = self.time_scale * t
+        context = self._context(t, level, condition, train)
+        image = (x if self.centered else 2 * x - 1).astype(self.dtype)
+        stack = self._down(image, context, train)
+        h = self._middle(stack[-1], context, train)
+        out = self._up(h, stack, x.shape[-1], context, train).astype(jnp.float32)
+        return out / self._sigma(level)[:, None, None, None] if self.scale_by_sigma else out
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Refuses images of a shape (height, width, channels) that cannot be halved often enough.
+        """Refuses images of a shape (height, width, channels) that cannot be halved often enough, and unknown choices.
 
         Raises:
             ValueError: with what would do; also for a dropout rate outside [0, 1).
         """
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}, expected at least 0 and less than 1")
+        for name, value in (("dropout", self.dropout), ("label_dropout", self.label_dropout)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 0 and less than 1")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+        if self.fir_kernel and (len(self.fir_kernel) < 2 or not sum(self.fir_kernel) > 0):
+            raise ValueError(f"fir_kernel is {self.fir_kernel}, expected at least 2 taps of positive sum, or ()")
         halvings = len(self.channel_multipliers) - 1
         height, width = shape[:2]
         if height % 2**halvings or width % 2**halvings:
@@ -70,66 +120,146 @@ class NCSNpp(Network):
                 f"{self.channel_multipliers} ask: use sides that are multiples of {2**halvings}, or fewer multipliers"
             )
 
-    def _check_label(self, label: Labels | None) -> None:
-        if (label is None) != (self.num_classes == 0):
-            raise ValueError(
-                f"got {'no labels' if label is None else 'labels'} for a network of {self.num_classes} classes: "
-                "a conditional network needs them and an unconditional one (num_classes 0) takes None"
-            )
+    def sigmas(self) -> np.ndarray:
+        """The `num_scales` noise levels from sigma_max down to sigma_min, evenly spaced in the logarithm, in float64."""
+        return np.exp(np.linspace(np.log(self.sigma_max), np.log(self.sigma_min), self.num_scales))
 
-    def _embed(self, t: Times, label: Labels | None) -> tuple[Vectors, Vectors | None]:
-        """Activated embeddings of time and class, each of 4 base_channels."""
+    def _sigma(self, level: Times) -> Times:
+        if self.embedding == "fourier":
+            return level
+        table = jnp.asarray(self.sigmas(), jnp.float32)
+        return table[jnp.clip(level.astype(jnp.int32), 0, self.num_scales - 1)]
+
+    def _context(self, t: Times, level: Times, condition: Condition | None, train: bool) -> Context:
+        """Activated embeddings of time and condition, each of 4 base_channels."""
         width = 4 * self.base_channels
-        h = positional_embedding(t, self.base_channels).astype(self.dtype)
-        h = dense(width, name="time_0", dtype=self.dtype)(h)
-        time = dense(width, name="time_1", dtype=self.dtype)(nn.swish(h))
-        if label is None:
-            return nn.swish(time), None
-        table = nn.Embed(
-            self.num_classes,
-            width,
-            embedding_init=nn.initializers.normal(1.0),
-            dtype=self.dtype,
-            name="class_embedding",
-        )
-        return nn.swish(time), table(label)
+        if self.embedding == "fourier":
+            draw = nn.initializers.normal(self.fourier_scale)
+            frequencies = self.param(FOURIER, draw, (self.base_channels,), jnp.float32)
+            h = fourier_embedding(jnp.log(level), jax.lax.stop_gradient(frequencies))
+        else:
+            h = positional_embedding(level, self.base_channels)
+        h = dense(width, name="time_0", dtype=self.dtype)(h.astype(self.dtype))
+        time = nn.swish(dense(width, name="time_1", dtype=self.dtype)(nn.swish(h)))
+        divisor = residual_divisor(self.skip_rescale, t)
+        if condition is None:
+            return Context(time, None, None, divisor)
+        if self.condition_dim:
+            embedded = dense(width, name="condition_embedding", dtype=self.dtype)(condition.astype(self.dtype))
+        else:
+            normal = nn.initializers.normal(1.0)
+            table = nn.Embed(self.num_classes, width, embedding_init=normal, dtype=self.dtype, name="class_embedding")
+            embedded = table(condition)
+        keep = None
+        if train and self.label_dropout:
+            keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.label_dropout, condition.shape[:1])
+        return Context(time, embedded, keep, divisor)
 
-    def _block(self, channels: int, name: str, resample: Literal["none", "up", "down"] = "none") -> ResidualBlock:
-        return ResidualBlock(channels, self.dropout, resample, self.skip_rescale, self.dtype, name=name)
+    def _block(
+        self, h: Activations, channels: int, name: str, context: Context, train: bool, resample: Resample = "none"
+    ) -> Activations:
+        remat = train and h.shape[1] in self.remat_resolutions
+        block = nn.remat(ResidualBlock, static_argnums=(3,)) if remat else ResidualBlock
+        fields: dict[str, Any] = {"kind": self.block, "dropout": self.dropout, "taps": self.fir_kernel}
+        return block(channels, resample=resample, dtype=self.dtype, name=name, **fields)(h, context, train)
 
-    def _attention(self, h: Activations, name: str) -> Activations:
-        return AttentionBlock(self.skip_rescale, self.dtype, name=name)(h)
+    def _attention(self, h: Activations, name: str, context: Context) -> Activations:
+        return AttentionBlock(self.dtype, name=name)(h, context)
 
-    def _down(self, x: Activations, time: Vectors, condition: Vectors | None, train: bool) -> list[Activations]:
+    def _resample(
+        self, h: Activations, name: str, context: Context, train: bool, resample: Literal["up", "down"]
+    ) -> Activations:
+        """A block that changes the resolution, or, among DDPM's blocks, a convolution."""
+        if self.block == "ddpm":
+            return ResamplingConv(h.shape[-1], resample, self.fir_kernel, self.dtype, name=name)(h)
+        return self._block(h, h.shape[-1], name, context, train, resample)
+
+    def _down(self, image: Activations, context: Context, train: bool) -> list[Activations]:
         """Every activation that the way up will take, in order."""
-        stack = [conv3x3(self.base_channels, name="in_conv", dtype=self.dtype)(x)]
+        pyramid = image
+        stack = [conv3x3(self.base_channels, name="in_conv", dtype=self.dtype)(image)]
         for level, multiplier in enumerate(self.channel_multipliers):
             channels = self.base_channels * multiplier
             for i in range(self.num_blocks):
-                h = self._block(channels, f"down_{level}_block_{i}")(stack[-1], time, condition, train)
+                h = self._block(stack[-1], channels, f"down_{level}_block_{i}", context, train)
                 if h.shape[1] in self.attention_resolutions:
-                    h = self._attention(h, f"down_{level}_attention_{i}")
+                    h = self._attention(h, f"down_{level}_attention_{i}", context)
                 stack.append(h)
             if level != len(self.channel_multipliers) - 1:
-                stack.append(self._block(channels, f"down_{level}_resample", "down")(stack[-1], time, condition, train))
+                h = self._resample(stack[-1], f"down_{level}_resample", context, train, "down")
+                h, pyramid = self._feed_in(h, pyramid, level, context)
+                stack.append(h)
         return stack
 
-    def _middle(self, h: Activations, time: Vectors, condition: Vectors | None, train: bool) -> Activations:
+    def _feed_in(
+        self, h: Activations, pyramid: Activations, level: int, context: Context
+    ) -> tuple[Activations, Activations]:
+        """Progressive input: shrinks the pyramid and joins it to the activations."""
+        channels, name = h.shape[-1], f"down_{level}_pyramid"
+        if self.progressive_input == "input_skip":
+            pyramid = downsample(pyramid, self.fir_kernel)
+            features = dense(channels, name=name, dtype=self.dtype)(pyramid)
+            joined = features + h if self.progressive_combine == "sum" else jnp.concatenate([features, h], axis=-1)
+            return joined, pyramid
+        if self.progressive_input == "residual":
+            pyramid = ResamplingConv(channels, "down", self.fir_kernel, self.dtype, name=name)(pyramid)
+            pyramid = residual_sum(pyramid, h, context)
+            return pyramid, pyramid
+        return h, pyramid
+
+    def _middle(self, h: Activations, context: Context, train: bool) -> Activations:
         channels = h.shape[-1]
-        h = self._block(channels, "middle_block_0")(h, time, condition, train)
-        h = self._attention(h, "middle_attention")
-        return self._block(channels, "middle_block_1")(h, time, condition, train)
+        h = self._block(h, channels, "middle_block_0", context, train)
+        h = self._attention(h, "middle_attention", context)
+        return self._block(h, channels, "middle_block_1", context, train)
 
     def _up(
-        self, h: Activations, stack: list[Activations], time: Vectors, condition: Vectors | None, train: bool
+        self, h: Activations, stack: list[Activations], channels_out: int, context: Context, train: bool
     ) -> Activations:
+        """The image that the network returns."""
+        pyramid: Any = None
         for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
             channels = self.base_channels * multiplier
             for i in range(self.num_blocks + 1):
                 h = jnp.concatenate([h, stack.pop()], axis=-1)
-                h = self._block(channels, f"up_{level}_block_{i}")(h, time, condition, train)
+                h = self._block(h, channels, f"up_{level}_block_{i}", context, train)
             if h.shape[1] in self.attention_resolutions:
-                h = self._attention(h, f"up_{level}_attention")
+                h = self._attention(h, f"up_{level}_attention", context)
+            h, pyramid = self._collect(h, pyramid, level, channels_out, context)
             if level:
-                h = self._block(channels, f"up_{level}_resample", "up")(h, time, condition, train)
-        return h
+                h = self._resample(h, f"up_{level}_resample", context, train, "up")
+        return (
+            self._norm_conv(h, channels_out, "out", scale=0.0) if self.progressive_output != "output_skip" else pyramid
+        )
+
+    def _collect(
+        self, h: Activations, pyramid: Any, level: int, channels_out: int, context: Context
+    ) -> tuple[Activations, Any]:
+        """Progressive output: enlarges the pyramid, None at the lowest resolution, and adds what this one has to say."""
+        name = f"up_{level}_pyramid"
+        if self.progressive_output == "output_skip":
+            made = self._norm_conv(h, channels_out, name, scale=0.0)
+            return h, made if pyramid is None else upsample(pyramid, self.fir_kernel) + made
+        if self.progressive_output == "residual" and pyramid is None:
+            return h, self._norm_conv(h, h.shape[-1], name, scale=1.0)
+        if self.progressive_output == "residual":
+            enlarge = ResamplingConv(h.shape[-1], "up", self.fir_kernel, self.dtype, name=f"{name}_resample")
+            pyramid = residual_sum(enlarge(pyramid), h, context)
+            return pyramid, pyramid
+        return h, pyramid
+
+    def _norm_conv(self, h: Activations, channels: int, name: str, *, scale: float) -> Activations:
+        h = nn.swish(GroupNorm(dtype=self.dtype, name=f"{name}_norm")(h))
+        return conv3x3(channels, name=f"{name}_conv", scale=scale, dtype=self.dtype)(h)
+
+
+FOURIER = "fourier_frequencies"
+"""Name of the one parameter that is not trained."""
+
+_CHOICES = {
+    "block": ("biggan", "ddpm"),
+    "progressive_output": ("none", "output_skip", "residual"),
+    "progressive_input": ("none", "input_skip", "residual"),
+    "progressive_combine": ("sum", "cat"),
+    "embedding": ("positional", "fourier"),
+}

@@ -6,14 +6,14 @@ values before they take the mean.
 
 from typing import Protocol, runtime_checkable
 
-from scoreflow_jax.typing import DriftFn, Labels, PerExample, State, Times
+from scoreflow_jax.typing import Condition, DriftFn, PerExample, State, Times
 
 
 @runtime_checkable
 class Objective(Protocol):
     """A training loss."""
 
-    def __call__(self, drift: DriftFn, x0: State, x1: State, t: Times, label: Labels | None) -> PerExample:
+    def __call__(self, drift: DriftFn, x0: State, x1: State, t: Times, label: Condition | None) -> PerExample:
         """Returns the loss of each example, averaged over its dimensions.
 
         Args:

@@ -17,7 +17,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from scoreflow_jax.paths import Path
-from scoreflow_jax.typing import DriftFn, Labels, PerExample, State, Times
+from scoreflow_jax.typing import Condition, DriftFn, PerExample, State, Times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class PathConstrained:
                 "The paper's is 1, rectified flow's 2."
             )
 
-    def __call__(self, drift: DriftFn, x0: State, x1: State, t: Times, label: Labels | None) -> PerExample:
+    def __call__(self, drift: DriftFn, x0: State, x1: State, t: Times, label: Condition | None) -> PerExample:
         """Returns equation (2) for each example, the square averaged over dimensions."""
         x_t = self.path.interpolant(t, x0, x1)
         residual = drift(x_t, t, label) - self.path.velocity(t, x0, x1)

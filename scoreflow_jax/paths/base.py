@@ -17,7 +17,7 @@ same holds of what a network predicts.
 
 import abc
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -41,12 +41,21 @@ class Path(abc.ABC):
 
     Attributes:
         gaussian_source: whether x0 is N(0, I), without which there is no score; False when it is another data set.
-        t_min, t_max: the times between which the path may be sampled, within [0, 1].
+        t_min, t_max: the times between which it is trained and solved, within [0, 1].
     """
 
     gaussian_source: bool = True
-    t_min: ClassVar[float] = 0.0
-    t_max: ClassVar[float] = 1.0
+    t_min: float = 0.0
+    t_max: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses limits outside [0, 1].
+
+        Raises:
+            ValueError: also where there is no time between them.
+        """
+        if not 0.0 <= self.t_min < self.t_max <= 1.0:
+            raise ValueError(f"t_min and t_max are {self.t_min} and {self.t_max}, expected 0 <= t_min < t_max <= 1")
 
     @abc.abstractmethod
     def interpolant(self, t: Times, x0: State, x1: State) -> State:

@@ -1,35 +1,64 @@
 """The two directions of the ODE dx/dt = f(x, t, c): from noise to data (eq. 10) and back."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scoreflow_jax.ode import Solution, Solver, VectorField
-from scoreflow_jax.typing import DriftFn, Labels, State, Time, Times
+from scoreflow_jax.sampling.guidance import guided
+from scoreflow_jax.typing import Condition, DriftFn, PerExample, PyTree, State, Time
+
+Span = tuple[float, float]
+"""The first and the last time of a solve from noise to data."""
+WHOLE: Span = (0.0, 1.0)
 
 
-def as_field(drift: DriftFn) -> VectorField:
+def as_field(drift: Callable[..., State]) -> VectorField:
     """The drift as the solver calls it: one time for the whole batch, labels as the solver's arguments."""
 
-    def field(t: Time, x: State, label: Labels | None) -> State:
+    def field(t: Time, x: State, label: PyTree) -> State:
         """f(x, t, c) with t repeated for each example."""
-        return drift(x, _times(t, x), label)
+        return drift(x, jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1]), label)
 
     return field
 
 
-def _times(t: Time, x: State) -> Times:
-    return jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
-
-
 def generate(
-    drift: DriftFn, x0: State, label: Labels | None, solver: Solver, *, times: Float[Array, " times"] | None = None
+    drift: DriftFn,
+    x0: State,
+    label: Condition | None,
+    solver: Solver,
+    *,
+    times: Float[Array, " times"] | None = None,
+    span: Span = WHOLE,
+    guidance: PerExample | None = None,
 ) -> Solution:
-    """Carries source points at t = 0 to data at t = 1, eq. 10 of ScoreFlow; keeps the states at `times` (ascending)."""
-    return solver.solve(as_field(drift), x0, 0.0, 1.0, args=label, times=times)
+    """Carries source points at t = 0 to data at t = 1, eq. 10 of ScoreFlow.
+
+    Args:
+        drift: f(x, t, c).
+        x0: source points.
+        label: conditions.
+        solver: of the ODE.
+        times: ascending; states at them are kept.
+        span: the times to solve between, where the drift is not defined on all of [0, 1].
+        guidance: weight of classifier-free guidance for each example, see `guidance.py`; the evaluations counted then cost
+            two network calls each.
+    """
+    if guidance is None:
+        return solver.solve(as_field(drift), x0, *span, args=label, times=times)
+    return solver.solve(as_field(guided(drift)), x0, *span, args=(label, guidance), times=times)
 
 
 def encode(
-    drift: DriftFn, x1: State, label: Labels | None, solver: Solver, *, times: Float[Array, " times"] | None = None
+    drift: DriftFn,
+    x1: State,
+    label: Condition | None,
+    solver: Solver,
+    *,
+    times: Float[Array, " times"] | None = None,
+    span: Span = WHOLE,
 ) -> Solution:
     """Carries data at t = 1 back to the source at t = 0, the inverse of `generate`; `times` descend."""
-    return solver.solve(as_field(drift), x1, 1.0, 0.0, args=label, times=times)
+    return solver.solve(as_field(drift), x1, *span[::-1], args=label, times=times)

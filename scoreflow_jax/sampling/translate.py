@@ -17,18 +17,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scoreflow_jax.ode import Solution, Solver
-from scoreflow_jax.sampling.flow import as_field, encode, generate
-from scoreflow_jax.typing import DriftFn, Labels, State, Time
+from scoreflow_jax.sampling.flow import WHOLE, Span, as_field, encode, generate
+from scoreflow_jax.typing import Condition, DriftFn, State, Time
 
 
 def translate_latent(
     drift: DriftFn,
     images: State,
-    source: Labels,
-    target: Labels,
+    source: Condition,
+    target: Condition,
     solver: Solver,
     *,
     times: Float[Array, " times"] | None = None,
+    span: Span = WHOLE,
 ) -> Solution:
     """Encodes with the source labels and decodes with the target labels.
 
@@ -38,12 +39,13 @@ def translate_latent(
         source, target: labels of the images and of the result.
         solver: used for both legs.
         times: ascending; the states of both legs are kept at them, first descending to the latent, then ascending.
+        span: the times to solve between.
 
     Returns:
         The solution, whose counts are the sums over both legs.
     """
-    down = encode(drift, images, source, solver, times=None if times is None else times[::-1])
-    up = generate(drift, down.y, target, solver, times=times)
+    down = encode(drift, images, source, solver, times=None if times is None else times[::-1], span=span)
+    up = generate(drift, down.y, target, solver, times=times, span=span)
     return Solution(
         y=up.y,
         path=None if times is None else jnp.concatenate([down.path, up.path]),
@@ -56,12 +58,13 @@ def translate_latent(
 def translate_difference(
     drift: DriftFn,
     images: State,
-    source: Labels,
-    target: Labels,
+    source: Condition,
+    target: Condition,
     solver: Solver,
     *,
     inverse: bool = False,
     times: Float[Array, " times"] | None = None,
+    span: Span = WHOLE,
 ) -> Solution:
     """Solves eq. 20 of ScoreFlow, dx = [f(x, t, target) - f(x, t, source)] dt, from t = 0 to 1.
 
@@ -72,17 +75,18 @@ def translate_difference(
         solver: its steps and tolerances.
         inverse: solve from t = 1 to 0 instead, which undoes the translation of the same two labels.
         times: where to keep the state, in the order of integration.
+        span: the times to solve between.
 
     Returns:
         The solution; each evaluation it counts is two calls of the drift.
     """
 
-    def field(t: Time, x: State, labels: tuple[Labels, Labels]) -> State:
+    def field(t: Time, x: State, labels: tuple[Condition, Condition]) -> State:
         """The difference of the two drifts."""
         to, of = labels
         return as_field(drift)(t, x, to) - as_field(drift)(t, x, of)
 
-    t0, t1 = (1.0, 0.0) if inverse else (0.0, 1.0)
+    t0, t1 = span[::-1] if inverse else span
     return solver.solve(field, images, t0, t1, args=(target, source), times=times)
 
 

@@ -39,12 +39,20 @@ def initial_state(init: Callable[[PRNGKey], PyTree], optimizer: optax.GradientTr
         optimizer: whose state to make.
         seed: of the initial parameters and of everything drawn in training.
     """
-    init_key, run_key = jax.random.split(jax.random.key(seed))
+    init_key, _ = jax.random.split(jax.random.key(seed))
     params = init(init_key)
+    return state_of(params, jax.tree.map(jnp.copy, params), optimizer, seed, step=0)
+
+
+def state_of(
+    params: PyTree, ema_params: PyTree, optimizer: optax.GradientTransformation, seed: int, *, step: int
+) -> TrainState:
+    """The state of a run that begins at a step with these parameters and averages, and with a fresh optimizer."""
+    _, run_key = jax.random.split(jax.random.key(seed))
     return TrainState(
-        step=jnp.zeros((), jnp.int32),
+        step=jnp.asarray(step, jnp.int32),
         params=params,
-        ema_params=jax.tree.map(jnp.copy, params),
+        ema_params=ema_params,
         opt_state=optimizer.init(params),
         key=run_key,
     )

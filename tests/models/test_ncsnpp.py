@@ -10,13 +10,26 @@ import scipy.special
 
 from scoreflow_jax import models
 from scoreflow_jax.models import NCSNpp
-from scoreflow_jax.models.blocks import AttentionBlock, GroupNorm, ResidualBlock
+from scoreflow_jax.models.blocks import AttentionBlock, Context, Dropout, GroupNorm, ResidualBlock
 from scoreflow_jax.models.embeddings import positional_embedding
-from scoreflow_jax.models.resampling import downsample_mean, upsample_nearest
 
-PUBLISHED = {  # of the PyTorch code of Song et al. 2021: configuration, parameters
-    "CIFAR-10 DDPM++": ({"num_blocks": 4}, 61_804_419),
-    "CIFAR-10 DDPM++ deep": ({"num_blocks": 8}, 106_632_579),
+FIR = {"fir_kernel": (1.0, 3.0, 3.0, 1.0)}
+VE = {**FIR, "progressive_input": "residual", "embedding": "fourier", "scale_by_sigma": True}
+NCSNPP_256 = {
+    **FIR,
+    "channel_multipliers": (1, 1, 2, 2, 2, 2, 2),
+    "num_blocks": 2,
+    "progressive_output": "output_skip",
+    "progressive_input": "input_skip",
+    "embedding": "fourier",
+    "scale_by_sigma": True,
+}
+PUBLISHED = {  # of the PyTorch code of Song et al. 2021: configuration, size of the images, parameters
+    "CIFAR-10 DDPM++": ({"num_blocks": 4}, 32, 61_804_419),
+    "CIFAR-10 DDPM++ deep": ({"num_blocks": 8}, 32, 106_632_579),
+    "CIFAR-10 NCSN++ VE": (VE, 32, 62_758_915),  # with 128 fixed Fourier frequencies
+    "CIFAR-10 NCSN++ VP": ({**FIR, "progressive_input": "residual"}, 32, 62_693_251),
+    "NCSN++ 256x256": (NCSNPP_256, 256, 65_574_549),
 }
 TINY = {
     "base_channels": 8,
@@ -33,7 +46,7 @@ LABEL = jnp.array([0, 1, 2, 1])
 @functools.cache
 def initial(num_classes):
     """Parameters as training begins with them."""
-    init = lambda key: models.init_parameters(NCSNpp(num_classes=num_classes, **TINY), key, X.shape[1:], num_classes)
+    init = lambda key: models.init_parameters(NCSNpp(num_classes=num_classes, **TINY), key, X.shape[1:])
     return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})(jax.random.key(1))
 
 
@@ -44,6 +57,11 @@ def randomized(network):
     return jax.tree.map(lambda p: p + jnp.asarray(0.1 * rng.normal(size=p.shape), jnp.float32), start)
 
 
+def told(time, condition=None, keep=None):
+    """What a block is told."""
+    return Context(time, condition, keep, jnp.sqrt(2.0))
+
+
 def drift_of(network, params):
     """The compiled drift."""
     return jax.jit(models.make_drift(network, params))
@@ -51,8 +69,8 @@ def drift_of(network, params):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameter_counts_are_the_published_ones(name):
-    fields, count = PUBLISHED[name]
-    assert models.num_parameters(models.parameter_shapes(NCSNpp(**fields), (32, 32, 3), 0)) == count
+    fields, size, count = PUBLISHED[name]
+    assert models.num_parameters(models.parameter_shapes(NCSNpp(**fields), (size, size, 3))) == count
 
 
 def test_conditional_count_is_the_class_embedding_and_a_gain_in_every_block():
@@ -61,7 +79,7 @@ def test_conditional_count_is_the_class_embedding_and_a_gain_in_every_block():
     blocks += [256, 256]  # middle
     blocks += ([256] * 5 + [256]) * 3 + [128] * 5  # up
     expected = 61_804_419 + 10 * 512 + 513 * sum(blocks)
-    assert models.num_parameters(models.parameter_shapes(NCSNpp(num_classes=10), (32, 32, 3), 10)) == expected
+    assert models.num_parameters(models.parameter_shapes(NCSNpp(num_classes=10), (32, 32, 3))) == expected
 
 
 def test_untrained_drift_is_zero():
@@ -85,11 +103,11 @@ def test_group_norm_refuses_channels_that_do_not_divide():
 
 
 def test_attention_is_numpys():
-    block = AttentionBlock()
+    block, context = AttentionBlock(), told(None)
     x = jax.random.normal(jax.random.key(4), (2, 3, 3, 8))
-    params = block.init(jax.random.key(5), x)["params"]
+    params = block.init(jax.random.key(5), x, context)["params"]
     params["out"]["kernel"] = jax.random.normal(jax.random.key(6), (8, 8))
-    got = block.apply({"params": params}, x)
+    got = block.apply({"params": params}, x, context)
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
     h = np.asarray(GroupNorm().apply({"params": params["norm"]}, x), np.float64).reshape(2, 9, 8)
     q, k, v = (h @ p[n]["kernel"] + p[n]["bias"] for n in ("query", "key", "value"))
@@ -99,7 +117,7 @@ def test_attention_is_numpys():
 
 
 def test_positional_embedding_is_sin_then_cos():
-    got = np.asarray(positional_embedding(T, 8))
+    got = np.asarray(positional_embedding(999 * T, 8))
     for i, t in enumerate(np.asarray(T, np.float64)):
         for j, frequency in enumerate([1.0, 1e4 ** (-1 / 3), 1e4 ** (-2 / 3), 1e-4]):
             assert got[i, j] == pytest.approx(np.sin(999 * t * frequency), abs=1e-4)
@@ -108,24 +126,16 @@ def test_positional_embedding_is_sin_then_cos():
         positional_embedding(T, 7)
 
 
-def test_resampling_in_closed_form():
-    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
-    np.testing.assert_array_equal(downsample_mean(x)[0, :, :, 0], [[2.5, 4.5], [10.5, 12.5]])
-    up = upsample_nearest(x)
-    np.testing.assert_array_equal(up[0, :, :, 0], np.kron(np.asarray(x[0, :, :, 0]), np.ones((2, 2))))
-    np.testing.assert_array_equal(downsample_mean(up), x)
-
-
 @pytest.mark.parametrize("resample", ["none", "up", "down"])
 def test_class_gain_of_one_is_the_unconditional_block(resample):
     """Eq. 21 with emb_c = 1: a zero kernel and a bias of one give the published block bit for bit."""
     x, vector = jax.random.normal(jax.random.key(0), (2, 4, 4, 8)), jax.random.normal(jax.random.key(1), (2, 16))
     block = ResidualBlock(12, resample=resample)
-    conditional = block.init(jax.random.key(2), x, vector, vector, False)["params"]
+    conditional = block.init(jax.random.key(2), x, told(vector, vector), False)["params"]
     conditional["class_gain"]["kernel"] = jnp.zeros_like(conditional["class_gain"]["kernel"])
     plain = {k: v for k, v in conditional.items() if k != "class_gain"}
-    got = block.apply({"params": conditional}, x, vector, vector, False)
-    np.testing.assert_array_equal(got, block.apply({"params": plain}, x, vector, None, False))
+    got = block.apply({"params": conditional}, x, told(vector, vector), False)
+    np.testing.assert_array_equal(got, block.apply({"params": plain}, x, told(vector), False))
 
 
 def test_eq_21_multiplies_by_the_class_and_adds_the_time():
@@ -133,8 +143,8 @@ def test_eq_21_multiplies_by_the_class_and_adds_the_time():
     x, vector = jax.random.normal(jax.random.key(0), (2, 4, 4, 8)), jax.random.normal(jax.random.key(1), (2, 16))
     other = jax.random.normal(jax.random.key(3), (2, 16))
     block = ResidualBlock(8)
-    p = block.init(jax.random.key(2), x, vector, other, False)["params"]
-    _, seen = block.apply({"params": p}, x, vector, other, False, capture_intermediates=True)
+    p = block.init(jax.random.key(2), x, told(vector, other), False)["params"]
+    _, seen = block.apply({"params": p}, x, told(vector, other), False, capture_intermediates=True)
     inner = lambda name: np.asarray(seen["intermediates"][name]["__call__"][0])
     expected = inner("conv_0") * inner("class_gain")[:, None, None] + inner("time")[:, None, None]
     normal = np.asarray(GroupNorm().apply({"params": p["norm_1"]}, jnp.asarray(expected)))
@@ -181,7 +191,7 @@ def test_refuses_images_and_labels_that_do_not_fit():
     params = randomized(network)
     with pytest.raises(ValueError, match="multiples of 2"):
         models.make_drift(network, params)(X[:, :7], T, LABEL)
-    with pytest.raises(ValueError, match="no labels"):
+    with pytest.raises(ValueError, match="got no condition for a network of 3 classes"):
         models.make_drift(network, params)(X, T, None)
-    with pytest.raises(ValueError, match="got labels for a network of 0 classes"):
+    with pytest.raises(ValueError, match="expected None, since it is unconditional"):
         models.make_drift(NCSNpp(**TINY), params)(X, T, LABEL)
