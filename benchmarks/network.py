@@ -2,9 +2,11 @@
 
     python -m benchmarks.network [--config configs/cifar10_unconditional.py] [--batch 8] [--repeats 5] [--dtype bfloat16]
 
+    python -m benchmarks.network --config configs/afhq.py --batch 8 --memory
+
 Everything is measured in one process, taking turns: matrix products, forward, step, and again. Prints a JSON line for each of the
 two programs and one for the products. `share_of_matmul_rate` is the operations counted by hand (convolutions, dense layers and
-attention of the unoptimized program, a multiply-add being 2) over seconds, divided by the rate of products.
+attention of the unoptimized program, a multiply-add being 2) over seconds, divided by the rate of products. --memory only compiles the training step and prints its own memory analysis.
 """
 
 import argparse
@@ -25,7 +27,7 @@ import numpy as np
 from scoreflow_jax.command_line import load_config
 from scoreflow_jax.experiment import Experiment, build
 from scoreflow_jax.parallel import keep_freed_memory, make_layout
-from scoreflow_jax.training import compile_step, create_state
+from scoreflow_jax.training import compile_step, create_state, state_shapes
 
 _SIDE = 2048  # of the matrices whose product gives the machine's rate
 
@@ -36,23 +38,25 @@ def main() -> None:
     parser.add_argument("--config", default="configs/cifar10_unconditional.py")
     parser.add_argument("--batch", type=int, help="default 8 on CPU, 128 elsewhere")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the network's computation"
-    )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the computation, default the config's")
     parser.add_argument("--only", choices=("step", "forward"), help="leave out the other")
+    parser.add_argument("--memory", action="store_true", help="run nothing: the memory that the compiled step asks for")
     args = parser.parse_args()
     keep_freed_memory()  # as the commands do
     config = load_config(args.config)
     batch = args.batch or (8 if jax.default_backend() == "cpu" else 128)
     config.train.batch_size = batch
-    config.model.dtype = args.dtype
+    config.model.dtype = dtype = args.dtype or config.model.dtype
     experiment = build(config)
+    if args.memory:
+        print(json.dumps({"config": experiment.name, "batch": batch, "dtype": dtype, **_memory(experiment)}))
+        return
     programs = {name: make(experiment) for name, make in _PROGRAMS.items() if args.only in (None, name)}
-    runs: dict[str, Callable[[], Any]] = {"matmul": _matmul(args.dtype), **{n: p["run"] for n, p in programs.items()}}
+    runs: dict[str, Callable[[], Any]] = {"matmul": _matmul(dtype), **{n: p["run"] for n, p in programs.items()}}
     seconds = _take_turns(runs, args.repeats)
     rate = 2 * _SIDE**3 / min(seconds["matmul"]) / 1e9
     head = {"device": f"{jax.device_count()} x {jax.devices()[0].device_kind}", "jax": jax.__version__}
-    head |= {"config": experiment.name, "batch": batch, "dtype": args.dtype}
+    head |= {"config": experiment.name, "batch": batch, "dtype": dtype}
     print(json.dumps({"program": "matmul", **head, "gflop_per_s": round(rate, 1), "side": _SIDE}))
     for name, program in programs.items():
         median, best = statistics.median(seconds[name]), min(seconds[name])
@@ -72,6 +76,25 @@ def main() -> None:
             "peak_gb": round(_peak_memory(), 2),
         }
         print(json.dumps(line), flush=True)
+
+
+def _memory(experiment: Experiment) -> dict[str, Any]:
+    """What the compiled training step says of its memory, from shapes alone."""
+    layout = make_layout()
+    state = state_shapes(experiment.initial_state, layout)
+    start = time.perf_counter()
+    compiled = compile_step(experiment.train_step(), layout, state, experiment.batch_shapes(layout.batch))
+    compile_s = time.perf_counter() - start
+    memory: Any = getattr(compiled, "memory_analysis")()  # noqa: B009 - a compiled program, typed as a function
+    arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    new_outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return {
+        "compile_s": round(compile_s, 1),
+        "remat_resolutions": experiment.config["model"]["remat_resolutions"],
+        "state_gb": round(arguments / 1e9, 3),
+        "temporaries_gb": round(temporaries / 1e9, 3),
+        "total_gb": round((arguments + temporaries + new_outputs) / 1e9, 3),
+    }
 
 
 def _step(experiment: Experiment) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Command     python main.py --config=configs/afhq.py --mode=train --config.data.d
 Hardware    accelerators; a step of 8 images takes 16 GB at the most (docs/performance.md), so 8 of them for a batch of 64
 Expect      pictures like the paper's figures 4 to 6; it gives no numbers. Not yet reproduced here.
 Data        DIR/afhq/train/{cat,dog,wild} and DIR/afhq/test/..., StarGAN v2's layout
-Variants    configs/afhq.py:smoke    a few steps of a tiny network at 64x64 on the same data
+Variants    configs/afhq.py:smoke    a few steps of a tiny network at 32x32 on the same data
 
 The network is DDPM++ as the paper says: positional embedding of 999 t, no FIR, no progressive paths, no division by sigma.
 What it does not state follows RectifiedFlow's 256x256 configs (channel multipliers, 2 blocks, attention at 16, no dropout,

@@ -4,7 +4,7 @@ Command     python main.py --config=configs/celeba_metfaces.py --mode=train --co
 Hardware    as configs/afhq.py
 Expect      pictures like the paper's figure 4; it gives no numbers. Not yet reproduced here.
 Data        DIR/celeba_metfaces/train/{celeba,metfaces} and DIR/celeba_metfaces/test/...: CelebA-HQ and MetFaces
-Variants    configs/celeba_metfaces.py:smoke    a few steps of a tiny network at 64x64 on the same data
+Variants    configs/celeba_metfaces.py:smoke    a few steps of a tiny network at 32x32 on the same data
 
 The network and all that the paper does not state are those of configs/afhq.py.
 """

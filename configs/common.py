@@ -86,7 +86,7 @@ def use_256(config: ConfigDict) -> ConfigDict:
         num_blocks=2,
         attention_resolutions=(16,),
         dropout=0.0,
-        remat_resolutions=(256, 128),
+        remat_resolutions=(256, 128, 64),
         dtype="bfloat16",
     )
     config.train.update(batch_size=64, ema_decay=0.999)
@@ -211,9 +211,9 @@ def variant(config: ConfigDict, name: str) -> ConfigDict:
     config.name += "_smoke"
     config.model.update(base_channels=8, channel_multipliers=(1, 1), num_blocks=1)
     height, _, channels = config.data.shape
-    if height > 64:  # attention in the middle of so shallow a network would be over 16,384 pixels at 256x256
-        config.data.shape = (64, 64, channels)
-        config.model.remat_resolutions = (64,)
+    if height > 32:  # so shallow a network would have attention over 16,384 pixels in the middle of 256x256 images
+        config.data.shape = (32, 32, channels)
+        config.model.remat_resolutions = (32,)
     config.optimizer.warmup_steps = 2
     config.train.update(batch_size=8, num_steps=4, log_every=2, sample_every=4, checkpoint_every=2, tensorboard=False)
     config.solver.update(rtol=1e-3, atol=1e-3)

@@ -8,8 +8,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import jax
+import numpy as np
 import pytest
 from absl import flags
+from PIL import Image
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -35,6 +37,21 @@ def tfds_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     from tests.data.fake_cifar10 import prepare
 
     return prepare(tmp_path_factory.mktemp("tfds"))
+
+
+@pytest.fixture(scope="session")
+def pictures_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Small random pictures of several sizes, in the folders that the 256x256 configs read."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for folder in ("afhq/{}/cat", "afhq/{}/dog", "afhq/{}/wild", "images/{}/all"):
+        for split in ("train", "test"):
+            target = root / folder.format(split)
+            target.mkdir(parents=True)
+            for i in range(20):
+                pixels = rng.integers(0, 256, (36 + i % 3, 40, 3), np.uint8)
+                Image.fromarray(pixels).save(target / f"{i:02d}.png")
+    return root
 
 
 def shared(*parts: str) -> pathlib.Path:

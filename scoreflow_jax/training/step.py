@@ -98,10 +98,14 @@ def random_flip(key: PRNGKey, images: Images) -> Images:
 
 def compile_step(step: TrainStep, layout: Layout, state: TrainState, batch: PyTree) -> TrainStep:
     """Compiles a step for the layout and for arrays like these: the state replicated and donated, the batch split."""
+    # On CPU XLA drops optimization barriers before it merges equal computations, and so undoes rematerialization: the
+    # step of configs/afhq.py would ask for twice the memory (docs/performance.md).
+    on_cpu = layout.batch.mesh.devices.flat[0].platform == "cpu"
     jitted = jax.jit(
         step,
         in_shardings=(layout.replicated, layout.batch),
         out_shardings=(layout.replicated, layout.replicated),
         donate_argnums=0,
+        compiler_options={"xla_disable_hlo_passes": "cse_barrier_expander"} if on_cpu else None,
     )
     return one_at_a_time(jitted.lower(state, batch).compile(), layout)

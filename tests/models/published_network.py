@@ -56,7 +56,10 @@ class PublishedNetwork:
     def conv(self, x, name, out, stride=1, padding=1):
         kernel = self.w.get(name + "weight", out, x.shape[1], 3, 3)
         bias = self.w.get(name + "bias", out)
-        return self.correlate(np.pad(x, ((0, 0), (0, 0), (padding,) * 2, (padding,) * 2)), kernel, stride) + bias[:, None, None]
+        return (
+            self.correlate(np.pad(x, ((0, 0), (0, 0), (padding,) * 2, (padding,) * 2)), kernel, stride)
+            + bias[:, None, None]
+        )
 
     @staticmethod
     def correlate(x, kernel, stride=1):
@@ -64,15 +67,19 @@ class PublishedNetwork:
         return np.einsum("nchwij,ocij->nohw", windows, kernel, optimize=True)
 
     def conv1x1(self, x, name, out):
-        return np.einsum("nchw,ocij->nohw", x, self.w.get(name + "weight", out, x.shape[1], 1, 1)) + self.w.get(
-            name + "bias", out
-        )[:, None, None]
+        return (
+            np.einsum("nchw,ocij->nohw", x, self.w.get(name + "weight", out, x.shape[1], 1, 1))
+            + self.w.get(name + "bias", out)[:, None, None]
+        )
 
     def linear(self, x, name, out):
         return x @ self.w.get(name + "weight", out, x.shape[1]).T + self.w.get(name + "bias", out)
 
     def nin(self, x, name, out):
-        return np.einsum("nchw,co->nohw", x, self.w.get(name + "W", x.shape[1], out)) + self.w.get(name + "b", out)[:, None, None]
+        return (
+            np.einsum("nchw,co->nohw", x, self.w.get(name + "W", x.shape[1], out))
+            + self.w.get(name + "b", out)[:, None, None]
+        )
 
     def norm(self, x, name):
         n, c, h, w = x.shape
@@ -181,7 +188,11 @@ class PublishedNetwork:
                 stack.append(self.attend(h) if h.shape[2] in f["attention"] else h)
             if level < len(mult) - 1:
                 h, c = stack[-1], stack[-1].shape[1]
-                h = self.residual(h, time, c, self.down) if f["block"] == "biggan" else self.down_conv(h, self.w.next(), c)
+                h = (
+                    self.residual(h, time, c, self.down)
+                    if f["block"] == "biggan"
+                    else self.down_conv(h, self.w.next(), c)
+                )
                 if f["input"] == "input_skip":
                     pyramid = self.down(pyramid)
                     features = self.conv1x1(pyramid, self.w.next() + "Conv_0.", c)

@@ -10,7 +10,7 @@ import scipy.special
 
 from scoreflow_jax import models
 from scoreflow_jax.models import NCSNpp
-from scoreflow_jax.models.blocks import AttentionBlock, Context, Dropout, GroupNorm, ResidualBlock
+from scoreflow_jax.models.blocks import AttentionBlock, Context, GroupNorm, ResidualBlock
 from scoreflow_jax.models.embeddings import positional_embedding
 
 FIR = {"fir_kernel": (1.0, 3.0, 3.0, 1.0)}

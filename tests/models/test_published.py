@@ -172,6 +172,8 @@ def test_fixture_of_the_published_pytorch_code(which):
     content = read_torch_file(folder / "ddpmpp.pth")
     shape = arrays["x"].shape[1:]
     both = import_published(network, shape, content["model"], content["ema"]["shadow_params"])
-    params, expected = dict(zip(("model", "ema"), zip(both, (arrays["y"], arrays["y_ema"]), strict=True), strict=True))[which]
+    params, expected = dict(zip(("model", "ema"), zip(both, (arrays["y"], arrays["y_ema"]), strict=True), strict=True))[
+        which
+    ]
     got = run(network, params, arrays["x"], arrays["cond"].astype(np.float32) / 999)
     assert relative_error(got, expected) < PARITY
