@@ -4,9 +4,10 @@
 
     python -m benchmarks.network --config configs/afhq.py --batch 8 --memory
 
-Everything is measured in one process, taking turns: matrix products, forward, step, and again. Prints a JSON line for each of the
-two programs and one for the products. `share_of_matmul_rate` is the operations counted by hand (convolutions, dense layers and
-attention of the unoptimized program, a multiply-add being 2) over seconds, divided by the rate of products. --memory only compiles the training step and prints its own memory analysis.
+Everything is measured in one process, taking turns: matrix products, forward, step, and again. Prints a JSON line for each of
+the two programs and one for the products. `gflop_counted` are the operations of convolutions, dense layers and attention in the
+program before XLA optimizes it, a multiply-add being 2 (rematerialized ones count twice); `share_of_matmul_rate` is that over
+seconds, divided by the rate of products. --memory only compiles the training step and prints its own memory analysis.
 """
 
 import argparse
@@ -42,8 +43,9 @@ def main() -> None:
     parser.add_argument("--only", choices=("step", "forward"), help="leave out the other")
     parser.add_argument("--memory", action="store_true", help="run nothing: the memory that the compiled step asks for")
     args = parser.parse_args()
-    keep_freed_memory()  # as the commands do
     config = load_config(args.config)
+    if config.model.base_channels >= 64:  # as --mode=train does
+        keep_freed_memory()
     batch = args.batch or (8 if jax.default_backend() == "cpu" else 128)
     config.train.batch_size = batch
     config.model.dtype = dtype = args.dtype or config.model.dtype

@@ -1,6 +1,6 @@
 """Compares our Dopri5 with scipy's RK45 on the drift of a trained model, at the tolerances of its config.
 
-    python benchmarks/solver_against_scipy.py runs/digits [--batches 5] [--images 50]
+    python -m benchmarks.solver_against_scipy runs/digits [--batches 5] [--images 50]
 
 Both start from the same noise and use one step control for the whole batch. Prints a JSON line for each batch, then one with the
 means and maxima over all.

@@ -1,4 +1,4 @@
-"""RectifiedFlow's published 256x256 networks (AFHQ cat, CelebA-HQ, bedroom, church), to import and sample from.
+"""RectifiedFlow's published 256x256 networks of AFHQ cat and CelebA-HQ, to import and sample from.
 
 Command     python main.py --config=configs/rectified_flow_256.py --mode=import --source=checkpoint.pth --workdir=DIR
             (then --mode=sample with the same config and workdir; --mode=train goes on with --config.data.dir=DATA)
@@ -6,6 +6,9 @@ Hardware    an accelerator; on a CPU minutes an image
 Expect      the checkpoint's own pictures; FIDs are not yet measured here
 Data        for sampling none; to train on, DATA/images/train/<one folder>/
 Variants    configs/rectified_flow_256.py:smoke    a tiny network of the same kind
+
+Those of LSUN bedroom and church have the same tensors, but were trained on data in [0, 1], which we do not convert: they are not
+for this config.
 
 NCSN++ of 65,574,549 parameters: FIR resampling, progressive output and input, Fourier features of log(999 t), and the output
 divided by 999 t. It is not defined at t = 0, so it is trained and solved from t = 1e-3, as published.

@@ -23,6 +23,7 @@ from scoreflow_jax.errors import UserError, first_line
 DEFAULT_CONFIG = "configs/digits.py"
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
+_LARGE = 64  # base channels from which a training step allocates so much that keep_freed_memory pays
 _FLAGS = ("config", "mode", "workdir", "source", "help")
 
 _USAGE = """\
@@ -194,6 +195,10 @@ def _run(mode: str, config: ConfigDict, workdir: pathlib.Path, more: dict[str, s
     start = time.perf_counter()
     try:
         set_up_process()
+        if mode == "train" and config.model.get("base_channels", 0) >= _LARGE:
+            from scoreflow_jax.parallel import keep_freed_memory
+
+            keep_freed_memory()
         command = importlib.import_module(MODES[mode][0])
         from scoreflow_jax.experiment import build
 
@@ -220,9 +225,6 @@ def set_up_process() -> None:
 
     import jax
 
-    from scoreflow_jax.parallel import keep_freed_memory
-
-    keep_freed_memory()
     for name in ("", "jax", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # Orbax logs whole tracebacks, from threads of its own, of errors that it raises as well and we report in a line.

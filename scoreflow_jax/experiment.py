@@ -226,13 +226,24 @@ def differences(
         fields: names of fields and sections.
         free: names among them that may differ, besides `data.dir`.
     """
-    mine, other = flatten(ours), flatten(theirs)
+    mine, other = _with_defaults(ours), _with_defaults(theirs)
     covered = lambda name: any(name == f or name.startswith(f + ".") for f in fields)  # noqa: E731
     return [
         f"{name} is {mine.get(name)!r}, was {other.get(name)!r}"
         for name in sorted(mine.keys() | other.keys())
         if covered(name) and name not in ("data.dir", *free) and mine.get(name) != other.get(name)
     ]
+
+
+def _with_defaults(plain: dict[str, Any]) -> dict[str, Any]:
+    """Dotted names to values, with the defaults of a path's and a network's fields that an older config does not know."""
+    flat = flatten(plain)
+    for section, table in (("path", paths.PATHS), ("model", models.MODELS)):
+        member = table.get(flat.get(f"{section}.name", ""))
+        for field in dataclasses.fields(member) if member is not None else ():
+            if field.default is not dataclasses.MISSING:
+                flat.setdefault(f"{section}.{field.name}", field.default)
+    return flat
 
 
 def flatten(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -35,10 +35,10 @@ class SampleSettings:
 
     num_images: int
     labels: tuple[int, ...]
-    guidance: float
     batch_size: int
     seed: int
     columns: int
+    guidance: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,12 @@
 A PyTorch file is a pickle, a program for a small stack machine that may call any function at all, and the raw numbers of the
 tensors beside it: in a zip archive since PyTorch 1.6, behind the pickle in one stream before. TorchScript's archives are
 zips too, with modules in the pickle. Here the machine is our own and knows only what builds tensors, plain containers,
-strings and numbers; whatever else a file asks for is refused by name. Tensors are views of the file mapped into memory, so a
-file cannot make us allocate more than a small multiple of its pickle's own size.
+strings and numbers; whatever else a file asks for is refused by name. Tensors are views of the file mapped into memory, and
+what else is made is counted against the bytes that asked for it: at most some hundred bytes of memory for each byte of a pickle.
+Nothing that a pickle made is hashed, compared or printed before its type is known: a tuple nested a million deep overflows the
+stack, and one that holds itself twice, level upon level, has no end.
+
+Do not change a file while its tensors are in use.
 """
 
 import mmap
@@ -39,11 +43,15 @@ STORAGES: dict[str, Any] = {
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+_LONGEST_LINE = 1000
+_FREE = 10_000  # bytes that a pickle may copy without having them itself
+_LARGEST_KEY = 2**60  # Python hashes larger ones by their remainder
+_CONTAINER = 8  # bytes of a pickle that an empty container is worth
 _PROTO = 0x80  # the first byte of a binary pickle
 _BIG_ENDIAN = "written by a big-endian machine: save it anew on a little-endian one, as nearly all are"
 _DAMAGE = (
-    ValueError, TypeError, KeyError, IndexError, OverflowError, EOFError, OSError, NotImplementedError, RuntimeError,
-    struct.error, zipfile.BadZipFile, zlib.error,
+    ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, EOFError, OSError, NotImplementedError,
+    RuntimeError, MemoryError, struct.error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 """What the standard library and NumPy raise at bytes that make no sense."""
 
@@ -94,6 +102,9 @@ def _read(path: pathlib.Path) -> Any:
 
 def _read_archive(entries: dict[str, zipfile.ZipInfo], view: memoryview) -> Any:
     """A zip: <name>/data.pkl, and one entry <name>/data/<key> for each storage."""
+    # TorchScript compresses its code, which is not read.
+    if sum(e.file_size for e in entries.values() if e.compress_type == zipfile.ZIP_STORED) > len(view):
+        raise TorchFileError("the archive's entries overlap, which PyTorch's never do: refused")
     pickles = [name for name in entries if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise TorchFileError(f"a zip archive with {len(pickles)} data.pkl, expected 1: not a PyTorch file")
@@ -139,7 +150,10 @@ def _read_stream(view: memoryview) -> Any:
     kinds: dict[str, Any] = {}
     _Machine(stream, lambda dtype, key, count: kinds.setdefault(key, (dtype, count)) and None).run()
     storages: dict[str, np.ndarray] = {}
-    for key in _Machine(stream, _no_storage).run():
+    keys = _Machine(stream, _no_storage).run()
+    if type(keys) is not list or not all(type(key) is str for key in keys):
+        raise ValueError("no list of the storages' keys")
+    for key in keys:
         (count,) = struct.unpack("<q", stream.read(8))
         dtype, expected = kinds[key]
         if count != expected:
@@ -184,10 +198,11 @@ class _Stream:
         return bytes(self.take(min(count, len(self._view) - self._at)))
 
     def readline(self) -> bytes:
-        for end in range(self._at, len(self._view)):
-            if self._view[end] == 0x0A:
-                return self.read(end + 1 - self._at)
-        return self.read(len(self._view) - self._at)
+        """A line; only names stand in lines, so none is long."""
+        end = bytes(self._view[self._at : self._at + _LONGEST_LINE]).find(b"\n")
+        if end < 0:
+            raise ValueError("a line without an end")
+        return self.read(end + 1)
 
 
 class _Global(NamedTuple):
@@ -195,6 +210,18 @@ class _Global(NamedTuple):
 
     module: str
     name: str
+
+
+class _Storage(NamedTuple):
+    """The numbers of a storage; None while only the kinds of the storages are being collected."""
+
+    numbers: np.ndarray | None
+
+
+class _DType(NamedTuple):
+    """A NumPy dtype, of the one number that follows: learning rates are often NumPy's."""
+
+    code: str
 
 
 class _Module(dict):
@@ -217,7 +244,17 @@ _CONTAINERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("builtins", "frozenset"): frozenset,
 }
 _ENCODE = ("_codecs", "encode")  # bytes, in pickles for Python 2
-_KNOWN = _TENSORS | _FIRST_ARGUMENT | _CONTAINERS.keys() | {_ENCODE} | {("torch", name) for name in STORAGES}
+_DTYPE = ("numpy", "dtype")
+_SCALARS = {("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar")}
+_NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
+_KNOWN = (
+    _TENSORS
+    | _FIRST_ARGUMENT
+    | _CONTAINERS.keys()
+    | _SCALARS
+    | {_ENCODE, _DTYPE}
+    | {("torch", name) for name in STORAGES}
+)
 
 
 class _Machine:
@@ -235,11 +272,11 @@ class _Machine:
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
-        self._copied = 0
+        self._spent = self._start = 0
 
     def run(self) -> Any:
         """The object that the pickle describes."""
-        start = self._source.tell()
+        self._start = self._source.tell()
         for opcode, argument, _ in pickletools.genops(self._source):  # type: ignore[arg-type]
             if opcode.name == "STOP":
                 return self._pop()
@@ -248,10 +285,17 @@ class _Machine:
                     f"the file's pickle has the operation {opcode.name}, which no tensor needs: refused"
                 )
             _OPERATIONS[opcode.name](self, argument)
-            # Containers can be copied again and again for a few bytes each; no honest file copies more than it holds.
-            if self._copied > self._source.tell() - start:
-                raise TorchFileError("the file's pickle copies its containers over and over: refused")
         raise EOFError("the pickle has no end")
+
+    def _spend(self, count: int) -> None:
+        """Counts what a few bytes can ask for again and again; no honest file copies more than it holds."""
+        self._spent += count
+        if self._spent > self._source.tell() - self._start + _FREE:
+            raise TorchFileError("the file's pickle makes or copies containers over and over: refused")
+
+    def _empty(self, container: Any) -> None:
+        self._spend(_CONTAINER)
+        self._push(container)
 
     def _pop(self) -> Any:
         if len(self._stack) <= (self._marks[-1] if self._marks else 0):
@@ -287,7 +331,9 @@ class _Machine:
         target.update(zip(_keys(items[::2]), items[1::2], strict=True))
 
     def _global(self, module: Any, name: Any) -> None:
-        if (module, name) not in _KNOWN and not str(module).split(".")[0] == "__torch__":
+        if type(module) is not str or type(name) is not str:
+            raise ValueError("a name that is not a string")
+        if (module, name) not in _KNOWN and module.split(".")[0] != "__torch__":
             raise TorchFileError(
                 f"the file asks for {module}.{name}, which is neither a tensor nor a plain container: refused. Save it "
                 "anew with tensors, dicts, lists, strings and numbers only, as in torch.save(model.state_dict(), path)"
@@ -301,7 +347,7 @@ class _Machine:
             raise ValueError("a storage of an unknown kind")
         if type(key) is not str or type(count) is not int:
             raise ValueError("a storage without a key or a count")
-        self._push((self._storage(STORAGES[cls.name], key, count),))
+        self._push(_Storage(self._storage(STORAGES[cls.name], key, count)))
 
     def _call(self) -> None:
         arguments, function = self._pop(), self._pop()
@@ -312,13 +358,29 @@ class _Machine:
         elif function in _FIRST_ARGUMENT:
             self._push(arguments[0])
         elif function in _CONTAINERS:
-            self._copied += sum(len(a) for a in arguments)
-            self._push(_container(_CONTAINERS[function], *arguments))
-        elif function == _ENCODE and arguments[1:] == ("latin1",) and type(arguments[0]) is str:
-            self._copied += len(arguments[0])
+            self._make(_CONTAINERS[function], *arguments)
+        elif function == _ENCODE and len(arguments) == 2 and type(arguments[0]) is str and arguments[1] == "latin1":
+            self._spend(len(arguments[0]))
             self._push(arguments[0].encode("latin1"))
+        elif function == _DTYPE and type(arguments[0]) is str and arguments[0] in _NUMBERS:
+            self._push(_DType(arguments[0]))
+        elif function in _SCALARS and isinstance(arguments[0], _DType) and type(arguments[1]) is bytes:
+            (number,) = np.frombuffer(arguments[1], f"<{arguments[0].code}")
+            self._push(number.item())
         else:
             raise ValueError(f"the pickle calls {function.module}.{function.name}")
+
+    def _make(self, container: Callable[..., Any], items: Any = ()) -> None:
+        """A dict of pairs, a tuple, or a set."""
+        if type(items) not in (list, tuple):
+            raise ValueError(f"a container of a {type(items).__name__}")
+        self._spend(len(items) + _CONTAINER)
+        if container is not tuple:
+            pairs = container is dict
+            if pairs and not all(type(item) in (list, tuple) and len(item) == 2 for item in items):
+                raise ValueError("a dict of something else than pairs")
+            _keys([item[0] for item in items] if pairs else items)
+        self._push(container(items))
 
     def _new_object(self) -> None:
         arguments, cls = self._pop(), self._pop()
@@ -329,47 +391,49 @@ class _Machine:
     def _build(self) -> None:
         """Attributes: those of a module are kept, those of an OrderedDict (state_dict's versions) are not."""
         state, target = self._pop(), self._stack[-1]
+        if isinstance(target, _DType) and type(state) is tuple and type(state[1]) is str and state[1] in ("<", "|"):
+            return  # its byte order
         if not isinstance(target, dict) or not isinstance(state, dict):
             raise ValueError(f"the pickle sets attributes of a {type(target).__name__}")
         if isinstance(target, _Module):
-            self._copied += len(state)
+            self._spend(len(state))
             target.update(state)
 
     def _memoize(self, index: int) -> None:
         self._memo[index] = self._stack[-1]
 
 
-def _container(make: Callable[..., Any], items: Any = ()) -> Any:
-    """A dict of pairs, a tuple, or a set."""
-    if make is not tuple:
-        _keys([key for key, _ in items] if make is dict else items)
-    return make(items)
-
-
 def _keys(items: Any) -> list[Any]:
-    """The items, if all are plain: Python's hash of a tuple nested a million deep overflows the stack."""
+    """The items, if all are strings, bytes, None or integers too small to be made to collide."""
     for item in items:
-        if not isinstance(item, (str, bytes, int, float, type(None))):
+        if type(item) not in (str, bytes, int, bool, type(None)) or (type(item) is int and abs(item) >= _LARGEST_KEY):
             raise ValueError(f"a key of type {type(item).__name__}")
     return items
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> np.ndarray | None:
-    """A view of a storage; None while the kinds of the storages are being collected."""
-    (numbers,) = storage
-    if numbers is None:
+    """A view of a storage."""
+    if not isinstance(storage, _Storage):
+        raise ValueError("a tensor without a storage")
+    if not (type(offset) is int and _are_counts(size) and _are_counts(stride) and len(size) == len(stride)):
+        raise ValueError("a tensor whose size, stride or offset are not counts")
+    if (numbers := storage.numbers) is None:
         return None
-    if not all(type(n) is int and n >= 0 for n in (offset, *size, *stride)) or len(size) != len(stride):
-        raise ValueError(f"a tensor of size {size} and stride {stride}")
-    count = int(np.prod(size, dtype=object)) if size else 1
-    if count > len(numbers):
-        raise ValueError(f"a tensor of {count} numbers on a storage of {len(numbers)}")
-    if not count:
+    if 0 in size:
         return np.zeros(size, numbers.dtype)
+    count = 1
+    for n in size:
+        count *= n
+        if count > len(numbers):
+            raise ValueError(f"a tensor of at least {count} numbers on a storage of {len(numbers)}")
     steps = tuple(n * numbers.itemsize for n in stride)
-    view = np.ndarray(tuple(size), numbers.dtype, buffer=numbers, offset=offset * numbers.itemsize, strides=steps)
+    view = np.ndarray(size, numbers.dtype, buffer=numbers, offset=offset * numbers.itemsize, strides=steps)
     view.flags.writeable = False
     return view
+
+
+def _are_counts(values: Any) -> bool:
+    return type(values) is tuple and len(values) <= 32 and all(type(n) is int and 0 <= n < 2**62 for n in values)
 
 
 _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
@@ -383,9 +447,9 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
          "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
         lambda m, value: m._push(value),
     ),
-    "EMPTY_LIST": lambda m, _: m._push([]),
-    "EMPTY_DICT": lambda m, _: m._push({}),
-    "EMPTY_SET": lambda m, _: m._push(set()),
+    "EMPTY_LIST": lambda m, _: m._empty([]),
+    "EMPTY_DICT": lambda m, _: m._empty({}),
+    "EMPTY_SET": lambda m, _: m._empty(set()),
     "EMPTY_TUPLE": lambda m, _: m._push(()),
     "TUPLE": lambda m, _: m._push(tuple(m._since_mark())),
     "TUPLE1": lambda m, _: m._tuple(1),

@@ -79,6 +79,18 @@ def test_hash_survives_json_and_sees_every_change():
     assert config_hash(plain) != config_hash(to_plain(config_of("digits.py")))
 
 
+def test_configs_of_before_are_read_with_the_defaults_of_new_fields():
+    """A config.json without later fields builds, and differs only where a new field is not at its default."""
+    old, new = to_plain(config_of("digits.py")), to_plain(config_of("digits.py"))
+    for name in ("block", "fir_kernel", "label_dropout", "embedding", "time_scale", "remat_resolutions", "num_scales"):
+        del old["model"][name]
+    del old["path"]["t_min"], old["sample"]["guidance"]
+    assert build(old).network == build(new).network
+    assert differences(new, old, ("model", "path")) == []
+    new["model"]["embedding"] = "fourier"
+    assert differences(new, old, ("model", "path")) == ["model.embedding is 'fourier', was 'positional'"]
+
+
 def test_differences_names_what_changed_below_the_fields_asked_for():
     ours, theirs = to_plain(config_of("digits.py")), to_plain(config_of("digits.py"))
     ours["optimizer"]["b1"], ours["sample"]["seed"], ours["data"]["dir"] = 0.8, 5, "elsewhere"
@@ -105,6 +117,10 @@ def test_differences_names_what_changed_below_the_fields_asked_for():
         ("sample.num_images", 0, "config.sample.num_images is 0, expected at least 1"),
         ("train.num_steps", 0, "num_steps is 0, expected at least 1"),
         ("data.num_classes", 0, "set it to False"),
+        ("model.label_dropout", 1.0, "label_dropout is 1.0, expected at least 0 and less than 1"),
+        ("model.block", "resnet", "block is 'resnet', expected one of biggan, ddpm"),
+        ("model.fir_kernel", (1.0,), "expected at least 2 taps of positive sum"),
+        ("path.t_min", 1.0, "expected 0 <= t_min < t_max <= 1"),
         ("model.dropout", 2.0, "dropout is 2.0, expected at least 0 and less than 1"),
         ("train.ema_decay", 1.0, "ema_decay is 1.0"),
         ("train.num_workers", -1, "num_workers is -1, expected at least 0"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from scoreflow_jax.torch_files import STORAGES, TorchFileError, read_torch_file
-from tests.torch_writer import archive, call, integer, legacy, mapping, name_of, pickled, tensor, text
+from tests.torch_writer import archive, call, integer, legacy, mapping, name_of, numpy_number, pickled, tensor, text
 
 TENSOR = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -129,7 +129,10 @@ HOSTILE = {
     "os.system": (call("os.system", text("true")), "asks for os.system"),
     "builtins.eval": (call("builtins.eval", text("1")), "asks for builtins.eval"),
     "numpy": (call("numpy.core.multiarray._reconstruct"), "asks for numpy"),
-    "attribute of a function": (name_of("torch._utils._rebuild_tensor_v2") + mapping(__defaults__=b")") + b"b", "attributes"),
+    "attribute of a function": (
+        name_of("torch._utils._rebuild_tensor_v2") + mapping(__defaults__=b")") + b"b",
+        "attributes",
+    ),
     "call of a string": (text("x") + b")R", "calls a str"),
     "call of a storage": (name_of("torch.FloatStorage") + b")R", "calls torch.FloatStorage"),
     "object of a known name": (name_of("collections.OrderedDict") + b")\x81", "makes an object"),
@@ -144,25 +147,60 @@ HOSTILE = {
     "item of a list": (b"]NNs", "items of a list"),
     "nested key": (b"}" + b")" + b"\x85" * 20_000 + b"Ns", "key of type tuple"),
     "key that is a tensor": (b"}" + tensor("0", "FloatStorage", 6) + b"Ns", "key of type ndarray"),
-    "storage of objects": (b"(" + text("storage") + name_of("os.PathLike") + text("0") + text("cpu") + integer(1) + b"tQ", "os"),
+    "storage of objects": (
+        b"(" + text("storage") + name_of("os.PathLike") + text("0") + text("cpu") + integer(1) + b"tQ",
+        "asks for os.PathLike",
+    ),
     "storage that is not there": (tensor("9", "FloatStorage", 6, size=(6,), stride=(1,)), "KeyError"),
     "storage outside": (tensor("../../secret", "FloatStorage", 6, size=(6,), stride=(1,)), "KeyError"),
     "storage too long": (tensor("0", "FloatStorage", 7, size=(7,), stride=(1,)), "holds 24 bytes, expected 28"),
     "storage of negative length": (tensor("0", "FloatStorage", -1), "holds 24 bytes"),
     "tensor beyond its storage": (tensor("0", "FloatStorage", 6, offset=4, size=(3,), stride=(1,)), "buffer"),
-    "tensor before its storage": (tensor("0", "FloatStorage", 6, offset=-1, size=(3,), stride=(1,)), "a tensor of size"),
-    "negative stride": (tensor("0", "FloatStorage", 6, offset=5, size=(3,), stride=(-1,)), "a tensor of size"),
-    "expanded tensor": (tensor("0", "FloatStorage", 6, size=(2**30, 2**30), stride=(0, 0)), "numbers on a storage of 6"),
-    "many dimensions": (tensor("0", "FloatStorage", 6, size=(1,) * 200, stride=(1,) * 200), "ValueError"),
+    "tensor before its storage": (tensor("0", "FloatStorage", 6, offset=-1, size=(3,), stride=(1,)), "ValueError"),
+    "negative stride": (tensor("0", "FloatStorage", 6, offset=5, size=(3,), stride=(-1,)), "not counts"),
+    "expanded tensor": (
+        tensor("0", "FloatStorage", 6, size=(2**30, 2**30), stride=(0, 0)),
+        "numbers on a storage of 6",
+    ),
+    "many dimensions": (tensor("0", "FloatStorage", 6, size=(1,) * 200, stride=(1,) * 200), "not counts"),
     "huge integer": (b"\x8b" + struct.pack("<i", 2**31 - 1) + b"\x01", "ValueError"),
     "huge string": (b"X" + struct.pack("<I", 2**32 - 1) + b"abc", "ValueError"),
     "huge bytes": (b"\x8e" + struct.pack("<Q", 2**62) + b"abc", "ValueError"),
     "huge memo": (b"}r" + struct.pack("<I", 2**32 - 1) + b"j" + struct.pack("<I", 5), "KeyError"),
+    "name that is a tuple": (b")" + b"\x85" * 20_000 + b"X\x01\x00\x00\x00a\x93", "a name that is not a string"),
+    "name of a tuple that holds itself twice": (
+        b")q\x01" + b"h\x01h\x01\x86q\x01" * 60 + text("a") + b"\x93",
+        "a name that is not",
+    ),
+    "size of a tuple that holds itself twice": (
+        b")q\x01" + b"h\x01h\x01\x86q\x01" * 60 + name_of("torch._utils._rebuild_tensor_v2") + b"(NK\x00h\x01h\x01tR",
+        "a tensor without a storage",
+    ),
+    "tensor of a string": (
+        call("torch._utils._rebuild_tensor_v2", text("a"), integer(0), b")", b")"),
+        "without a storage",
+    ),
+    "product of huge sizes": (
+        tensor("0", "FloatStorage", 6, size=(2**60,) * 30, stride=(0,) * 30),
+        "numbers on a storage of 6",
+    ),
+    "keys that collide": (
+        b"}(" + b"".join(b"\x8a\x09" + (i * (2**61 - 1)).to_bytes(9, "little") + b"N" for i in range(1, 50)) + b"u",
+        "key of type int",
+    ),
+    "size of a tensor": (
+        name_of("torch.Size") + tensor("0", "FloatStorage", 6, size=(6,), stride=(1,)) + b"\x85R",
+        "container of a ndarray",
+    ),
+    "dict of no pairs": (call("collections.OrderedDict", b"](" + integer(1) + b"e"), "else than pairs"),
+    "array of NumPy": (call("numpy.core.multiarray._reconstruct", b"N"), "asks for numpy.core.multiarray._reconstruct"),
+    "object of NumPy": (call("numpy.dtype", text("O8")), "calls numpy.dtype"),
+    "many empty sets": (b"(" + b"\x8f" * 100_000 + b"t", "over and over"),
     "copies of copies": (
         b"](" + b"K\x01" * 5_000 + b"eq\x01" + b"".join(name_of("torch.Size") + b"h\x01\x85R" for _ in range(500)),
-        "copies its containers over and over",
+        "copies containers over and over",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -181,6 +219,41 @@ def test_hostile_pickles_are_refused_and_cost_little(file, name):
     assert str(file) in str(caught.value)
     # A one-byte opcode may make an empty dict of 64 bytes, and decoding keeps a few hundred bytes an opcode alive.
     assert peak < 400_000 + 300 * file.stat().st_size
+
+
+def test_deep_keys_of_the_older_stream(file):
+    """Its list of keys is the file's word alone."""
+    for body in (b")" + b"\x85" * 20_000, b")q\x01" + b"h\x01h\x01\x86q\x01" * 60):
+        legacy(file, tensor("0", "FloatStorage", 6, size=(6,), stride=(1,), legacy=True), [])
+        head = file.read_bytes()
+        file.write_bytes(head[: head.rindex(b"\x80\x02]")] + b"\x80\x02](" + body + b"e.")
+        with pytest.raises(TorchFileError, match="no list of the storages' keys"):
+            read_torch_file(file)
+
+
+def test_entries_that_share_their_bytes(file):
+    """A directory may name one entry many times over; each would be summed again."""
+    archive(file, mapping(a=integer(1)), [(str(i), bytes(1000)) for i in range(50)])
+    data = bytearray(file.read_bytes())
+    at, first = data.index(b"PK\x01\x02"), None
+    while data[at : at + 4] == b"PK\x01\x02":
+        name, extra, comment = struct.unpack("<HHH", data[at + 28 : at + 34])
+        if b"/data/" in data[at + 46 : at + 46 + name]:
+            first = first or bytes(data[at + 42 : at + 46])
+            data[at + 20 : at + 28] = struct.pack("<II", 40_000, 40_000)
+            data[at + 42 : at + 46] = first
+        at += 46 + name + extra + comment
+    file.write_bytes(data)
+    with pytest.raises(TorchFileError, match="overlap"):
+        read_torch_file(file)
+
+
+def test_numbers_of_numpy_are_numbers(file):
+    """score_sde's learning rates are np.float64, so its checkpoints hold them in their optimizer's state."""
+    body = mapping(lr=numpy_number(2e-4), step=numpy_number(np.int64(7)), flag=numpy_number(np.bool_(True)))
+    got = read_torch_file(archive(file, body))
+    assert got == {"lr": 2e-4, "step": 7, "flag": True}
+    assert [type(value) for value in got.values()] == [float, int, bool]
 
 
 def test_archives_that_lie(file):
@@ -262,4 +335,4 @@ def test_reads_nothing_beyond_what_it_was_given():
     from scoreflow_jax.torch_files import _Stream
 
     stream = _Stream(memoryview(b"ab\ncd"))
-    assert (stream.readline(), stream.read(2**62), stream.read(1), stream.readline()) == (b"ab\n", b"cd", b"", b"")
+    assert (stream.readline(), stream.read(2**62), stream.read(1)) == (b"ab\n", b"cd", b"")

@@ -45,6 +45,16 @@ def tensor(key, storage, count, *, offset=0, size=(), stride=(), legacy=False):
     )  # fmt: skip
 
 
+def numpy_number(value):
+    """A NumPy scalar, as pickled by NumPy."""
+    number = np.asarray(value)
+    code = number.dtype.str[1:]
+    state = b"(K\x03" + text(number.dtype.str[0]) + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t"
+    dtype = call("numpy.dtype", text(code), b"\x89", b"\x88") + state + b"b"
+    data = call("_codecs.encode", text(number.tobytes().decode("latin1")), text("latin1"))
+    return call("numpy.core.multiarray.scalar", dtype, data)
+
+
 def mapping(**items):
     return b"}(" + b"".join(text(k) + v for k, v in items.items()) + b"u"
 
@@ -88,4 +98,8 @@ def checkpoint(path, model, averages, step):
     named = b"}(" + b"".join(text(name) + put(array) for name, array in model.items()) + b"u"
     shadow = b"](" + b"".join(put(array) for array in averages) + b"e"
     ema = mapping(decay=b"G" + struct.pack(">d", 0.999), num_updates=integer(step), shadow_params=shadow)
-    return archive(path, mapping(optimizer=mapping(state=b"}"), model=named, ema=ema, step=integer(step)), storages)
+    return archive(
+        path,
+        mapping(optimizer=mapping(state=b"}", lr=numpy_number(2e-4)), model=named, ema=ema, step=integer(step)),
+        storages,
+    )

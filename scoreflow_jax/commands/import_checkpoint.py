@@ -69,8 +69,8 @@ def _content(source: str) -> dict[str, Any]:
                 f"{source} is not a checkpoint of score_sde or RectifiedFlow: {got}, expected a dict of 'model' (names to "
                 "tensors), 'ema' (with 'shadow_params') and 'step' (a number)"
             )
-    if not isinstance(content["ema"].get("shadow_params"), list) or content["step"] < 0:
-        raise UserError(f"{source}: expected a list 'shadow_params' in its 'ema' and a 'step' of at least 0")
+    if not isinstance(content["ema"].get("shadow_params"), list) or not 0 <= int(content["step"]) < 2**31:
+        raise UserError(f"{source}: expected a list 'shadow_params' in its 'ema' and a 'step' from 0 to {2**31 - 1}")
     return content
 
 

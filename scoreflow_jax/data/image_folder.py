@@ -28,7 +28,11 @@ class ImageFolder:
             UserError: no such folder, or no pictures in it.
         """
         root = pathlib.Path(folder or ".").expanduser() / name / split
-        classes = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+        classes = (
+            sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+            if root.is_dir()
+            else []
+        )
         self._files = [(file, label) for label, path in enumerate(classes) for file in _pictures(path)]
         if not self._files:
             raise UserError(

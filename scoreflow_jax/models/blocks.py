@@ -84,7 +84,8 @@ class GroupNorm(nn.Module):
     """Group normalization with a scale and a bias for each channel; statistics in float32.
 
     The sums run over space first, channel by channel, and over the channels of a group afterwards, on a small array: XLA
-    makes that one pass over the data on CPU, where flax's reshape to groups takes several.
+    makes that one pass over the data on CPU, where flax's reshape to groups takes several. The variance is the mean square less
+    the squared mean, as flax's is: it loses its digits where the mean is a thousand times the deviation.
 
     Attributes:
         max_groups: the number of groups is min(channels // 4, max_groups), score_sde's rule.
@@ -129,7 +130,7 @@ class Dropout(nn.Module):
     @nn.compact
     def __call__(self, x: Activations, train: bool) -> Activations:
         """Returns x itself unless training."""
-        threshold = round(self.rate * 2**16)
+        threshold = min(round(self.rate * 2**16), 2**16 - 1)
         if not train or not threshold:
             return x
         pairs = jax.random.bits(self.make_rng("dropout"), (*x.shape[:-1], -(-x.shape[-1] // 2)), jnp.uint32)

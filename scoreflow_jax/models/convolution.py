@@ -22,7 +22,10 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 @jax.custom_jvp
 def convolve3x3(x: Images, kernel: Kernel) -> Float[Array, "batch height width out"]:
-    """Correlates images with a 3x3 kernel, with zeros beyond the edges; height and width stay."""
+    """Correlates images with a 3x3 kernel, with zeros beyond the edges; height and width stay.
+
+    Forward and reverse mode work, but not vmap of a gradient by the kernel: `linear_call` has no batching rule.
+    """
     return _convolve(x, kernel)
 
 

@@ -107,6 +107,8 @@ class NCSNpp(Network):
         for name, value in (("dropout", self.dropout), ("label_dropout", self.label_dropout)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} is {value}, expected at least 0 and less than 1")
+        if self.label_dropout and not (self.num_classes or self.condition_dim):
+            raise ValueError("label_dropout needs labels: this network is unconditional")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")

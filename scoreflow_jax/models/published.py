@@ -27,7 +27,7 @@ class PublishedEntry(NamedTuple):
     Attributes:
         name: in the checkpoint, such as all_modules.4.Conv_0.weight.
         path: of the parameter in our tree.
-        axes: which of its axes ours are, in order; fewer than it has where the others have length 1.
+        axes: its axes in our order; those beyond ours have length 1.
         trained: whether the checkpoint's list of averages has it.
     """
 
@@ -37,7 +37,7 @@ class PublishedEntry(NamedTuple):
     trained: bool = True
 
 
-_VECTOR, _CONV, _LINEAR, _NIN, _CONV1X1 = (0,), (2, 3, 1, 0), (1, 0), (0, 1), (1, 0)
+_VECTOR, _CONV, _LINEAR, _NIN, _CONV1X1 = (0,), (2, 3, 1, 0), (1, 0), (0, 1), (1, 0, 2, 3)
 """Axes of theirs in our order: 3x3 kernels are (out, in, height, width) there, dense ones (out, in), NIN's (in, out)."""
 
 
@@ -78,7 +78,11 @@ def import_published(
         ValueError: an entry that is missing, left over, of another shape, or not of floats; noise levels that are not the
             network's.
     """
+    if not all(isinstance(name, str) for name in model):
+        raise ValueError("the checkpoint's 'model' has names that are not strings")
     given = {name.removeprefix(_PREFIX): tensor for name, tensor in model.items()}
+    if len(given) != len(model):
+        raise ValueError(f"the checkpoint has some tensors twice, with {_PREFIX!r} before the name and without")
     _check_sigmas(network, given.pop(_SIGMAS, None))
     entries = published_entries(network, shape)
     names = {entry.name for entry in entries}
@@ -165,10 +169,9 @@ def _converted(entry: PublishedEntry, tensor: Any, expected: tuple[int, ...], so
     where = f"{_PREFIX}{entry.name} ({source})"
     if not isinstance(tensor, np.ndarray) or not jnp.issubdtype(tensor.dtype, jnp.floating):
         raise ValueError(f"{where} is {getattr(tensor, 'dtype', type(tensor).__name__)}, expected a tensor of floats")
-    extra = tuple(range(len(entry.axes), tensor.ndim))
-    fits = tensor.ndim >= len(entry.axes) and all(tensor.shape[axis] == 1 for axis in extra)
-    ours = tensor.transpose(*entry.axes, *extra) if fits else tensor
-    if not fits or ours.shape[: len(entry.axes)] != expected:
+    fits = tensor.ndim == len(entry.axes)
+    ours = tensor.transpose(entry.axes) if fits else tensor
+    if not fits or ours.shape != (*expected, *[1] * (len(entry.axes) - len(expected))):
         raise ValueError(f"{where} has shape {tensor.shape}, expected one for {'/'.join(entry.path)} {expected}")
     return jnp.asarray(np.ascontiguousarray(ours).reshape(expected), jnp.float32)
 

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from scoreflow_jax import data
 from scoreflow_jax.data import Digits, TfdsImages
 from scoreflow_jax.data.base import ImageSpec, check_spec, read_all
-from scoreflow_jax.data.image_folder import read_pictures
+from scoreflow_jax.data.image_folder import ImageFolder, read_pictures
 from scoreflow_jax.errors import UserError
 from tests.data import fake_cifar10
 
@@ -94,9 +94,13 @@ def test_tfds_that_cannot_be_downloaded_is_one_line(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_source_survives_pickling(tfds_dir):
+def test_every_source_survives_pickling(tfds_dir, pictures_dir):
     """Worker processes get a copy."""
-    made = {"digits": Digits("train"), "tfds": TfdsImages("cifar10", "train", str(tfds_dir))}
+    made = {
+        "digits": Digits("train"),
+        "tfds": TfdsImages("cifar10", "train", str(tfds_dir)),
+        "image_folder": ImageFolder(str(pictures_dir), "afhq", "train", (16, 16, 3)),
+    }
     assert made.keys() == data.SOURCES.keys()
     for source in made.values():
         copy = pickle.loads(pickle.dumps(source))
@@ -131,3 +135,25 @@ def test_pictures_that_are_not(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n but then nothing")
     with pytest.raises(UserError, match="broken.png"):
         read_pictures(str(tmp_path), (8, 8, 3))
+
+
+def test_class_folders_are_the_classes_in_order_of_their_names(tmp_path):
+    for name, grey in (("wild", 250), ("cat", 10), ("dog", 100)):
+        (tmp_path / "afhq" / "train" / name).mkdir(parents=True)
+        for i in range(2):
+            Image.new("L", (12, 9), grey + i).save(tmp_path / "afhq" / "train" / name / f"{i}.png")
+    (tmp_path / "afhq" / "train" / "cat" / "notes.txt").write_text("not a picture")
+    (tmp_path / "afhq" / "train" / "__MACOSX").mkdir()
+    source = ImageFolder(str(tmp_path), "afhq", "train", (4, 4, 3))
+    assert (len(source), source.class_names, source.spec.num_classes) == (6, ("cat", "dog", "wild"), 3)
+    seen = [(int(e["label"]), int(e["image"].mean()), e["image"].shape) for e in (source[i] for i in range(6))]
+    assert seen == [
+        (0, 10, (4, 4, 3)),
+        (0, 11, (4, 4, 3)),
+        (1, 100, (4, 4, 3)),
+        (1, 101, (4, 4, 3)),
+        (2, 250, (4, 4, 3)),
+        (2, 251, (4, 4, 3)),
+    ]
+    with pytest.raises(UserError, match="expected a sub-folder for each class"):
+        ImageFolder(str(tmp_path), "afhq", "test", (4, 4, 3))
