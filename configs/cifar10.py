@@ -6,8 +6,9 @@ Expect      published: FID 2.29, IS 9.96, NFE 127 (50,000 images, RK45 at 1e-5).
 Data        through tensorflow-datasets, downloaded once (170 MB)
 Variants    configs/cifar10.py:smoke    a few steps of a tiny network on the same data
 
-The network is the published one (DDPM++, 61,804,419 parameters) with the conditioning of eq. 21 (66,931,331 in all). Iterations, batch, learning rate,
-dropout and EMA are not stated in the paper; they are rectified flow's, whose FID of 2.58 the paper compares with.
+The network is the published one (DDPM++, 61,804,419 parameters) with the conditioning of eq. 21 (66,931,331 in all).
+Iterations, batch, learning rate, dropout and EMA are not stated in the paper; they are rectified flow's, whose FID of 2.58 the
+paper compares with.
 """
 
 from ml_collections import ConfigDict
