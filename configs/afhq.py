@@ -6,8 +6,8 @@ Expect      pictures like the paper's figures 4 to 6; it gives no numbers. Not y
 Data        DIR/afhq/train/{cat,dog,wild} and DIR/afhq/test/..., StarGAN v2's layout
 Variants    configs/afhq.py:smoke    a few steps of a tiny network at 32x32 on the same data
 
-The network, of 71,045,891 parameters, is DDPM++ as the paper says: positional embedding of 999 t, no FIR, no progressive paths, no
-division by sigma.
+The network, of 71,045,891 parameters, is DDPM++ as the paper says: positional embedding of 999 t, no FIR, no progressive paths,
+no division by sigma.
 What it does not state follows RectifiedFlow's 256x256 configs (channel multipliers, 2 blocks, attention at 16, no dropout,
 batch 64, EMA 0.999, Adam at 2e-4), whose own networks are NCSN++ and for import: configs/rectified_flow_256.py.
 """

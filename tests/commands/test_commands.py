@@ -69,7 +69,7 @@ def test_smoke_variant_really_trains_and_samples(name, tmp_path, request):
     assert [r["step"] for r in records] == [2, 4]
     assert all(np.isfinite(r["loss"]) and 0 <= r["data_wait_share"] <= 1 for r in records)
     assert (tmp_path / "train" / "samples_0000004.png").exists()
-    assert "out_conv/kernel" in (tmp_path / "parameters.txt").read_text()
+    assert "in_conv/kernel" in (tmp_path / "parameters.txt").read_text()
 
     sample.run_command(experiment, tmp_path)
     stored = np.load(tmp_path / "sample" / "samples.npz")
