@@ -65,12 +65,12 @@ class NCSNpp(Network):
     attention_resolutions: tuple[int, ...] = (16,)
     dropout: float = 0.1
     skip_rescale: bool = True
-    block: Literal["biggan", "ddpm"] = "biggan"
+    block: str = "biggan"
     fir_kernel: Taps = ()
-    progressive_output: Literal["none", "output_skip", "residual"] = "none"
-    progressive_input: Literal["none", "input_skip", "residual"] = "none"
-    progressive_combine: Literal["sum", "cat"] = "sum"
-    embedding: Literal["positional", "fourier"] = "positional"
+    progressive_output: str = "none"
+    progressive_input: str = "none"
+    progressive_combine: str = "sum"
+    embedding: str = "positional"
     fourier_scale: float = 16.0
     time_scale: float = 999.0
     scale_by_sigma: bool = False
