@@ -2,7 +2,7 @@
 
 The gradient by the kernel is a correlation of images as large as its two arguments. Autodiff writes it as a convolution whose
 result is 3x3 pixels, for which XLA's CPU code forms products of three rows at a time. Written as three convolutions along the
-height, one for each column of the kernel, with the input's channels in the rows' place, it takes a fifth to a third less
+height, one for each column of the kernel, with the input's channels in the rows' place, alone it takes up to a third less
 time there (docs/performance.md). Elsewhere the convolution of autodiff stays: cuDNN and TPUs know it.
 """
 
