@@ -42,6 +42,7 @@ def data() -> ConfigDict:
             "num_classes": 10,
             "levels": 256,  # grey levels of a pixel
             "flip": True,  # mirror training images at random
+            "dequantize": False,  # train on (k + u) / levels, u uniform, without which there is no honest likelihood
         }
     )
 
@@ -92,6 +93,7 @@ def use_256(config: ConfigDict) -> ConfigDict:
     config.train.update(batch_size=64, ema_decay=0.999)
     config.sample.batch_size = config.translate.batch_size = config.interpolate.batch_size = 16
     config.eval.batch_size = 16
+    config.eval.keep_images = False
     return config
 
 
@@ -150,6 +152,7 @@ def sample() -> ConfigDict:
             "batch_size": 100,
             "seed": 0,
             "columns": 10,  # of grid.png
+            "likelihood": False,  # also each sample's log likelihood, in samples.npz
         }
     )
 
@@ -189,11 +192,44 @@ def evaluation() -> ConfigDict:
     """--mode=eval."""
     return ConfigDict(
         {
-            "num_images": 1000,
+            "seeds": (1,),  # each a whole set of images; several: mean and spread
             "batch_size": 250,
-            "num_reconstructions": 100,  # test images to encode and decode
+            "split": "train",  # compared with: train, as FIDs are published, or test
+            "extractor": "inception",  # of features: inception, or pixels where Inception means nothing
+            "resize": "tensorflow",  # to 299x299, as the published code does it; half_pixel: as pytorch-fid
+            "inception_weights": placeholder(str),  # a file; None: found or downloaded
+            "reference": placeholder(str),  # an npz of mu and sigma to compare with instead of the split
+            "cache": placeholder(str),  # folder of data features; None: ~/.cache/scoreflow_jax/features
             "classifier": False,  # trained on the real pixels: for small images only
-            "seed": 1,
+            # FID, KID, precision, recall, Inception Score, NFE
+            "generation": True,
+            "num_images": 50_000,
+            "keep_images": True,  # the 8-bit images too, in eval/<step>/samples
+            # encode and decode test images
+            "reversibility": True,
+            "num_reconstructions": 100,
+            "reconstruction_tolerances": (1e-3, 1e-4, 1e-5),
+            # every ordered pair of classes, both methods
+            "translation": False,
+            "translation_pairs": (),  # ((source, target), ...); empty: all
+            "translation_images": 50,  # test images of each source class, at the most
+            # bits/dim of the test split
+            "likelihood": False,
+            "likelihood_images": 1000,
+            "likelihood_probe": "rademacher",  # gaussian, or exact for the whole trace
+            # distance against NFE
+            "sweep": False,
+            "sweep_images": 1000,
+            "sweep_methods": ("euler", "heun", "midpoint", "dopri5", "tsit5"),
+            "sweep_steps": (5, 10, 20, 50, 100),  # of every method
+            "sweep_tolerances": (1e-2, 1e-3, 1e-4, 1e-5),  # of those with an error estimate
+            # one-step estimate against solution along t, the paper's figure 2
+            "truncation": False,
+            "truncation_images": 100,
+            "truncation_times": 21,
+            # the same noise by scipy's RK45
+            "audit": False,
+            "audit_images": 100,
         }
     )
 
@@ -220,5 +256,7 @@ def variant(config: ConfigDict, name: str) -> ConfigDict:
     config.sample.update(num_images=10, batch_size=10)
     config.translate.update(num_images=10, batch_size=10, shown=4)
     config.interpolate.update(num_pairs=2, num_steps=5)
-    config.eval.update(num_images=40, batch_size=20, num_reconstructions=10)
+    config.eval.update(
+        extractor="pixels", num_images=40, batch_size=20, num_reconstructions=10, reconstruction_tolerances=(1e-3,)
+    )
     return config

@@ -24,7 +24,7 @@ DEFAULT_CONFIG = "configs/digits.py"
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 _LARGE = 64  # base channels from which a training step allocates so much that keep_freed_memory pays
-_FLAGS = ("config", "mode", "workdir", "source", "help")
+_FLAGS = ("config", "mode", "workdir", *(name for names in FLAGS.values() for name in names), "help")
 
 _USAGE = """\
 usage: python main.py --mode=MODE [--config=FILE[:VARIANT]] [--workdir=DIR] [--config.SECTION.FIELD=VALUE ...]
@@ -38,6 +38,7 @@ flags:
   --config.SECTION.FIELD=VALUE    changes one field, for example --config.train.num_steps=1000; the fields of an experiment
                stand in its file and in configs/common.py, each with a line on what it does
   --source     of --mode=import: the PyTorch checkpoint, such as checkpoint.pth
+  --reports    of --mode=compare: folders of evaluations, such as runs/a/eval/1000,runs/b/eval/1000
   --help       this text
 """
 
@@ -90,9 +91,9 @@ def parse(argv: list[str]) -> tuple[str, ConfigDict, pathlib.Path, dict[str, str
 def _check_own_flags(mode: str, given: dict[str, str]) -> None:
     """Each mode has its own flags and no other's."""
     for owner, names in FLAGS.items():
-        for name in names:
+        for name, takes in names.items():
             if owner == mode and name not in given:
-                raise UserError(f"--mode={mode} needs --{name}=FILE")
+                raise UserError(f"--mode={mode} needs --{name}={takes}")
             if owner != mode and name in given:
                 raise UserError(f"--{name} is a flag of --mode={owner}, not of --mode={mode}")
 
@@ -110,7 +111,7 @@ def _given(arguments: list[str]) -> dict[str, str]:
         name, equals, value = argument[2:].partition("=")
         if name not in _FLAGS and not name.startswith("config."):
             hint = _nearest(name, _FLAGS) or ". Fields of the config are --config.SECTION.FIELD=VALUE"
-            raise UserError(f"unknown flag --{name}{hint}; expected --config, --mode, --workdir, --source or --help")
+            raise UserError(f"unknown flag --{name}{hint}; expected --{', --'.join(_FLAGS[:-1])} or --help")
         if not equals:
             value = next(rest, "")
         if not value or (not equals and value.startswith("--")):
@@ -178,7 +179,8 @@ def _apply(argv: list[str], file: str) -> ConfigDict:
     values = flags.FlagValues()
     flags.DEFINE_string("mode", None, "", flag_values=values)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
-    flags.DEFINE_string("source", None, "", flag_values=values)
+    for name in (name for names in FLAGS.values() for name in names):
+        flags.DEFINE_string(name, None, "", flag_values=values)
     saved, sys.argv = sys.argv, argv
     try:
         holder = config_flags.DEFINE_config_file("config", file, flag_values=values)

@@ -19,10 +19,12 @@ from ml_collections import ConfigDict
 from scoreflow_jax import data, models, objectives, paths
 from scoreflow_jax.data import ImageSource, ImageSpec
 from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax.likelihood import PROBES
 from scoreflow_jax.models import Network
 from scoreflow_jax.objectives import Objective
-from scoreflow_jax.ode import Solver
+from scoreflow_jax.ode import METHODS, Solver
 from scoreflow_jax.paths import Path
+from scoreflow_jax.pixels import Scaling
 from scoreflow_jax.sampling import RULES, TRANSLATIONS
 from scoreflow_jax.settings import (
     DataSettings,
@@ -38,7 +40,7 @@ from scoreflow_jax.typing import DriftFn, PRNGKey, PyTree
 TRAINING_FIELDS = ("seed", "data", "path", "objective", "model", "optimizer", "train.batch_size", "train.ema_decay")
 """Fields that a resumed run must share with the run it goes on with. `data.dir` may differ."""
 
-MODEL_FIELDS = ("data.shape", "data.num_classes", "path", "model")
+MODEL_FIELDS = ("data.shape", "data.num_classes", "data.dequantize", "path", "model")
 """Fields that sampling and evaluation must share with the run whose checkpoint they read, but for `TRAINING_ONLY`."""
 
 TRAINING_ONLY = ("model.dropout", "model.dtype", "model.remat_resolutions")
@@ -83,6 +85,11 @@ class Experiment:
         """Classes of the network: 0 for an unconditional one."""
         return self.spec.num_classes if self.conditional else 0
 
+    @property
+    def scaling(self) -> Scaling:
+        """How its images and 8-bit pixels become each other."""
+        return Scaling(self.spec.levels, self.data.dequantize)
+
     def source(self, split: str) -> ImageSource:
         """Opens the data set's split, "train" or "test".
 
@@ -117,6 +124,7 @@ class Experiment:
             levels=self.spec.levels,
             conditional=self.conditional,
             flip=self.data.flip,
+            dequantize=self.data.dequantize,
         )
 
     def check_trainable(self) -> None:
@@ -237,9 +245,9 @@ def differences(
 
 def _with_defaults(plain: dict[str, Any]) -> dict[str, Any]:
     """Dotted names to values, with the defaults of a path's and a network's fields that an older config does not know."""
-    flat = flatten(plain)
+    flat = {"data.dequantize": False, **flatten(plain)}
     for section, table in (("path", paths.PATHS), ("model", models.MODELS)):
-        member = table.get(flat.get(f"{section}.name", ""))
+        member = table.get(str(flat.get(f"{section}.name", "")))
         for field in dataclasses.fields(member) if member is not None else ():
             if field.default is not dataclasses.MISSING:
                 flat.setdefault(f"{section}.{field.name}", field.default)
@@ -320,6 +328,7 @@ def _check(experiment: Experiment) -> None:
     ):
         if value not in names:
             raise UserError(f"config.{name} is {value!r}, expected one of {', '.join(names)}")
+    _check_eval(experiment)
     labels = [("sample.labels", v) for v in e.sample.labels] + [("interpolate.labels", v) for v in e.interpolate.labels]
     labels += [(f"translate.{n}", v) for n in ("source", "target") if (v := getattr(e.translate, n)) is not None]
     for name, value in labels:
@@ -330,14 +339,42 @@ def _check(experiment: Experiment) -> None:
     _check_counts(experiment)
 
 
+def _check_eval(experiment: Experiment) -> None:
+    """Names and lists of `config.eval`."""
+    e, classes = experiment.eval, experiment.num_classes
+    for name, value, names in (
+        ("split", e.split, ("train", "test")),
+        ("extractor", e.extractor, ("inception", "pixels")),
+        ("resize", e.resize, tuple(models.RESIZES)),
+        ("likelihood_probe", e.likelihood_probe, PROBES),
+        *(("sweep_methods", method, tuple(METHODS)) for method in e.sweep_methods),
+    ):
+        if value not in names:
+            raise UserError(f"config.eval.{name} has {value!r}, expected {' or '.join(names)}")
+    if not e.seeds or any(type(s) is not int or s < 0 for s in e.seeds) or len(set(e.seeds)) < len(e.seeds):
+        raise UserError(f"config.eval.seeds is {e.seeds}, expected different whole numbers, such as (1, 2, 3)")
+    for pair in e.translation_pairs:
+        if len(pair) != 2 or any(type(c) is not int or not 0 <= c < classes for c in pair) or pair[0] == pair[1]:
+            raise UserError(
+                f"config.eval.translation_pairs has {pair}, expected two different classes from 0 to {classes - 1}"
+            )
+    if any(n < 1 for n in e.sweep_steps):
+        raise UserError(f"config.eval.sweep_steps is {e.sweep_steps}, expected numbers of at least 1")
+    if not all(t > 0 for t in (*e.sweep_tolerances, *e.reconstruction_tolerances)):
+        raise UserError(
+            "config.eval.sweep_tolerances and reconstruction_tolerances: expected positive numbers, such as 1e-3"
+        )
+
+
 _AT_LEAST = {
-    0: ("sample.seed", "interpolate.seed", "eval.seed", "train.num_workers"),
+    0: ("sample.seed", "interpolate.seed", "train.num_workers"),
     1: (
         "train.batch_size", "train.keep_checkpoints", "sample.num_images", "sample.batch_size", "sample.columns",
         "translate.num_images", "translate.batch_size", "translate.shown", "interpolate.num_pairs",
-        "interpolate.batch_size", "eval.batch_size", "eval.num_reconstructions",
+        "interpolate.batch_size", "eval.batch_size", "eval.num_reconstructions", "eval.translation_images",
+        "eval.likelihood_images", "eval.truncation_images", "eval.audit_images",
     ),
-    2: ("translate.num_times", "interpolate.num_steps", "eval.num_images"),
+    2: ("translate.num_times", "interpolate.num_steps", "eval.num_images", "eval.sweep_images", "eval.truncation_times"),
 }  # fmt: skip
 """Fields by the least value that they may have."""
 

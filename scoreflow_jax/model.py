@@ -7,6 +7,7 @@ latents = model.encode(images, [3, 3, 7])
 sevens = model.translate(images, source=3, target=7)
 """
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -23,6 +24,8 @@ from scoreflow_jax import sampling
 from scoreflow_jax.checkpoints import restore_ema
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.experiment import Experiment, build, to_plain
+from scoreflow_jax.likelihood import PROBES, draw_probe, generate_with_likelihood, log_likelihood
+from scoreflow_jax.ode import Solver
 from scoreflow_jax.sampling import Solved, SolveStats
 from scoreflow_jax.typing import HostImages, PRNGKey, PyTree
 
@@ -156,9 +159,38 @@ class Model:
         """
         return self.solve_interpolate(first, second, labels, num_steps=num_steps, rule=rule, latents=latents)[0].y
 
-    def noise(self, key: PRNGKey, count: int) -> Float[Array, "batch height width channel"]:
-        """Latents 0 .. count - 1 of this key."""
-        return self._noise(key, jnp.arange(count))
+    def log_likelihood(
+        self, images: ArrayLike, labels: LabelsLike = None, *, key: PRNGKey | None = None, probe: str = "rademacher"
+    ) -> Float[np.ndarray, " batch"]:
+        """The log density that the ODE gives to images, in nats: a density on [-1, 1], for dequantized images.
+
+        Args:
+            images: (batch, height, width, channel).
+            labels: a class for all, or one for each.
+            key: of Hutchinson's probes; jax.random.key(0) where none is given.
+            probe: "rademacher" or "gaussian" for Hutchinson's unbiased estimate, "exact" for the whole trace.
+
+        Raises:
+            UserError: a source that is not Gaussian, an unknown probe, or images or labels that do not fit.
+        """
+        return self.solve_log_likelihood(images, labels, key=key, probe=probe).y[0]
+
+    def generate_with_likelihood(
+        self, key: PRNGKey, labels: LabelsLike = None, *, num_images: int | None = None, probe: str = "rademacher"
+    ) -> tuple[HostImages, Float[np.ndarray, " batch"]]:
+        """`generate`, with the log density of each image in nats."""
+        noise = self.noise(key, _count(labels, num_images))
+        solved, density = self.solve_generate_with_likelihood(noise, labels, key=key, probe=probe)
+        return solved.y, density
+
+    def noise(self, key: PRNGKey, count: int, *, first: int = 0) -> Float[Array, "batch height width channel"]:
+        """Latents first .. first + count - 1 of this key."""
+        return self._noise(key, jnp.arange(first, first + count))
+
+    def with_solver(self, solver: Solver) -> "Model":
+        """The same model solving its ODEs otherwise."""
+        experiment = dataclasses.replace(self.experiment, solver=solver)
+        return Model(experiment, self.params, self.step, batch_size=self.batch_size, trained_config=self.trained_config)
 
     def solve_generate(
         self, latents: ArrayLike, labels: LabelsLike, times: Any = None, guidance: ArrayLike | None = None
@@ -172,16 +204,27 @@ class Model:
         def generate(drift: Any, x: Any, weights: Any, label: Any, solver: Any, **how: Any) -> Any:
             return sampling.generate(drift, x, label, solver, guidance=weights, **how)
 
-        return self._solve("generate_guided", generate, times, latents, labels, weights=weights)
+        return self._solve("generate_guided", generate, times, latents, labels, extra=weights)
 
     def solve_encode(self, images: ArrayLike, labels: LabelsLike, times: Any = None) -> Solved:
         """`encode`, with states at the descending `times` and with what it cost."""
         return self._solve("encode", sampling.encode, times, images, labels)
 
     def solve_translate(
-        self, images: ArrayLike, source: LabelsLike, target: LabelsLike, *, method: str = "latent", times: Any = None
+        self,
+        images: ArrayLike,
+        source: LabelsLike,
+        target: LabelsLike,
+        *,
+        method: str = "latent",
+        times: Any = None,
+        inverse: bool = False,
     ) -> Solved:
-        """`translate`, with states at the ascending `times` and with what it cost (in field evaluations)."""
+        """`translate`, with states at the ascending `times` and with what it cost (in field evaluations).
+
+        With `inverse` the translation from source to target is undone: for "difference" by solving the same ODE from t = 1 to
+        0, for "latent" by translating back.
+        """
         if not self.num_classes:
             raise UserError(
                 "an unconditional model cannot translate: it has no classes. Train with config.model.conditional = True"
@@ -189,8 +232,55 @@ class Model:
         if method not in sampling.TRANSLATIONS:
             names = ", ".join(sampling.TRANSLATIONS)
             raise UserError(f"unknown translation method {method!r}, expected one of {names}")
-        solve = sampling.TRANSLATIONS[method].solve
-        return self._solve(f"translate_{method}", solve, times, images, source, target)
+        solve, name = sampling.TRANSLATIONS[method].solve, f"translate_{method}"
+        if inverse and method == "difference":
+            return self._solve(f"{name}_inverse", functools.partial(solve, inverse=True), times, images, source, target)
+        if inverse:
+            source, target = target, source
+        return self._solve(name, solve, times, images, source, target)
+
+    def solve_log_likelihood(
+        self, images: ArrayLike, labels: LabelsLike, *, key: PRNGKey | None = None, probe: str = "rademacher"
+    ) -> Solved:
+        """`log_likelihood`, y being (log densities, latents), with what it cost."""
+        return self._solve_likelihood("log_likelihood", log_likelihood, images, labels, key, probe)
+
+    def solve_generate_with_likelihood(
+        self, latents: ArrayLike, labels: LabelsLike, *, key: PRNGKey | None = None, probe: str = "rademacher"
+    ) -> tuple[Solved, Float[np.ndarray, " batch"]]:
+        """`solve_generate` and log densities."""
+        name = "generate_with_likelihood"
+        solved = self._solve_likelihood(name, generate_with_likelihood, latents, labels, key, probe)
+        density, solved.y = solved.y
+        return solved, density
+
+    def _solve_likelihood(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        x: ArrayLike,
+        labels: LabelsLike,
+        key: PRNGKey | None,
+        probe: str,
+    ) -> Solved:
+        """Runs a function of likelihood.py; probe i is drawn from fold_in(key, i)."""
+        if not self.experiment.path.gaussian_source:
+            raise UserError("this model has no likelihood: its source is not Gaussian")
+        if probe not in PROBES:
+            raise UserError(f"unknown probe {probe!r}, expected one of {', '.join(PROBES)}")
+        count = len(self._images(x))
+        key = jax.random.key(0) if key is None else key
+        probes = None
+        if probe != "exact":
+            draw = jax.vmap(lambda i: draw_probe(jax.random.fold_in(key, i), self.image_shape, probe))
+            probes = np.asarray(jax.jit(draw)(jnp.arange(count)))
+
+        def solve(drift: Any, x: Any, *rest: Any, times: Any, span: Any) -> Any:
+            del times
+            *given, label, solver = rest
+            return function(drift, x, label, solver, probe=given[0] if given else None, span=span)
+
+        return self._solve(f"{name}_{probe}", solve, None, x, labels, extra=probes)
 
     def solve_interpolate(
         self, first: ArrayLike, second: ArrayLike, labels: LabelsLike, *, num_steps: int, rule: str, latents: bool
@@ -216,9 +306,9 @@ class Model:
         times: Any,
         x: ArrayLike,
         *labels: LabelsLike,
-        weights: np.ndarray | None = None,
+        extra: np.ndarray | None = None,
     ) -> Solved:
-        """Runs one of the sampling functions in batches, compiled once for each name, set of times and batch."""
+        """Runs a function of a drift in batches, compiled once for each name, times and batch; `extra` goes before labels."""
         images = self._images(x)
         solver, drift, path = self.experiment.solver, self.experiment.drift, self.experiment.path
         span = (path.t_min, path.t_max)
@@ -234,8 +324,8 @@ class Model:
                 self._compiled[program] = jax.jit(solve).lower(self.params, *arrays).compile()
             return functools.partial(self._compiled[program], self.params)
 
-        guidance = () if weights is None else (weights,)
-        arrays = (images, *guidance, *(self._labels(label, len(images)) for label in labels))
+        more = () if extra is None else (extra,)
+        arrays = (images, *more, *(self._labels(label, len(images)) for label in labels))
         return sampling.solve_in_batches(compile_solve, arrays, self.batch_size)
 
     def _images(self, x: ArrayLike) -> Float[Array, "batch height width channel"]:

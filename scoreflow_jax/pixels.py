@@ -2,13 +2,19 @@
 
 Data of `levels` grey levels k = 0 .. levels - 1 become x = 2 k / (levels - 1) - 1, and x becomes round(127.5 x + 127.5),
 clipped to [0, 255]. Photographs have 256 levels; scikit-learn's digits have 17.
+
+A density is only defined where data fill space. Training on dequantized data adds to each level a uniform number u in [0, 1):
+x = 2 (k + u) / levels - 1 (Theis et al. 2016, arXiv:1511.01844). Then the level of x is floor(levels (x + 1) / 2).
 """
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from scoreflow_jax.typing import HostImages, Images, Pixels
+from scoreflow_jax.typing import HostImages, Images, Pixels, PRNGKey
 
 ROUNDING = "round(127.5 x + 127.5), clipped to [0, 255]"
 """Stated in every report: codes that truncate instead differ measurably in FID."""
@@ -19,6 +25,12 @@ def to_unit_range(pixels: UInt8[Array, "batch height width channel"], levels: in
     return pixels.astype(jnp.float32) * (2.0 / (levels - 1)) - 1.0
 
 
+def dequantized(key: PRNGKey, pixels: UInt8[Array, "batch height width channel"], levels: int) -> Images:
+    """Maps pixels to 2 (k + u) / levels - 1 with u uniform in [0, 1), on the device."""
+    noise = jax.random.uniform(key, pixels.shape, jnp.float32)
+    return (pixels.astype(jnp.float32) + noise) * (2.0 / levels) - 1.0
+
+
 def to_unit_range_host(pixels: Pixels, levels: int) -> HostImages:
     """Like `to_unit_range`, on the host."""
     return pixels.astype(np.float32) * np.float32(2.0 / (levels - 1)) - np.float32(1.0)
@@ -27,3 +39,36 @@ def to_unit_range_host(pixels: Pixels, levels: int) -> HostImages:
 def to_pixels(images: Float[np.ndarray, "*any"]) -> UInt8[np.ndarray, "*any"]:
     """Maps images in [-1, 1] to 0 .. 255 by the rounding that `ROUNDING` states."""
     return np.clip(np.rint(127.5 * np.asarray(images, np.float64) + 127.5), 0, 255).astype(np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """How a model's images and 8-bit pixels become each other.
+
+    Attributes:
+        levels: grey levels of the data.
+        dequantize: whether the model is trained on dequantized data.
+    """
+
+    levels: int
+    dequantize: bool = False
+
+    @property
+    def rounding(self) -> str:
+        """What a report says."""
+        if not self.dequantize:
+            return ROUNDING
+        return f"level floor({self.levels} (x + 1) / 2), clipped, then round(255 level / {self.levels - 1})"
+
+    def to_images(self, pixels: Pixels) -> HostImages:
+        """Maps the data's pixels 0 .. levels - 1 to [-1, 1]: for a dequantized model to the middle of their cells."""
+        if not self.dequantize:
+            return to_unit_range_host(pixels, self.levels)
+        return (pixels.astype(np.float32) + np.float32(0.5)) * np.float32(2.0 / self.levels) - np.float32(1.0)
+
+    def to_pixels(self, images: Float[np.ndarray, "*any"]) -> UInt8[np.ndarray, "*any"]:
+        """Maps images in [-1, 1] to 0 .. 255."""
+        if not self.dequantize:
+            return to_pixels(images)
+        level = np.clip(np.floor(self.levels * (np.asarray(images, np.float64) + 1.0) / 2.0), 0, self.levels - 1)
+        return np.rint(255.0 * level / (self.levels - 1)).astype(np.uint8)

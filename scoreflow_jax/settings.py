@@ -16,6 +16,7 @@ class DataSettings:
     num_classes: int
     levels: int
     flip: bool
+    dequantize: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class SampleSettings:
     seed: int
     columns: int
     guidance: float = 1.0
+    likelihood: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,8 +74,41 @@ class InterpolateSettings:
 class EvalSettings:
     """`config.eval`."""
 
-    num_images: int
+    seeds: tuple[int, ...]
     batch_size: int
-    num_reconstructions: int
+    split: str
+    extractor: str
+    resize: str
+    inception_weights: str | None
+    reference: str | None
+    cache: str | None
     classifier: bool
-    seed: int
+
+    generation: bool
+    num_images: int
+    keep_images: bool
+
+    reversibility: bool
+    num_reconstructions: int
+    reconstruction_tolerances: tuple[float, ...]
+
+    translation: bool
+    translation_pairs: tuple[tuple[int, int], ...]
+    translation_images: int
+
+    likelihood: bool
+    likelihood_images: int
+    likelihood_probe: str
+
+    sweep: bool
+    sweep_images: int
+    sweep_methods: tuple[str, ...]
+    sweep_steps: tuple[int, ...]
+    sweep_tolerances: tuple[float, ...]
+
+    truncation: bool
+    truncation_images: int
+    truncation_times: int
+
+    audit: bool
+    audit_images: int

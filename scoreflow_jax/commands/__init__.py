@@ -11,7 +11,15 @@ MODES = {
         "scoreflow_jax.commands.interpolate",
         "walk between two latents or two images: interpolate/{strip.png, interpolations.npz, report.json}",
     ),
-    "eval": ("scoreflow_jax.commands.evaluate", "measure the model: eval/<step>/{report.json, report.md, grid.png}"),
+    "eval": ("scoreflow_jax.commands.evaluate", "measure the model: eval/<step>/{report.json, report.md, pictures}"),
+    "compare": (
+        "scoreflow_jax.commands.compare",
+        "several evaluations in one table, and what differs in how they were measured: --reports=DIR,DIR",
+    ),
+    "statistics": (
+        "scoreflow_jax.commands.statistics",
+        "mean and covariance of the data's features: statistics/{train.npz, test.npz, report.json}",
+    ),
     "import": (
         "scoreflow_jax.commands.import_checkpoint",
         "make a run of a PyTorch checkpoint of score_sde or RectifiedFlow, given by --source=FILE",
@@ -19,5 +27,5 @@ MODES = {
 }
 """Module and one-line description of every mode. The modules are imported when they run: --help loads none."""
 
-FLAGS = {"import": ("source",)}
-"""Flags besides the common ones, for the modes that have some; they are required."""
+FLAGS = {"import": {"source": "FILE"}, "compare": {"reports": "DIR,DIR"}}
+"""Flags besides the common ones and what they take, for the modes that have some; they are required."""

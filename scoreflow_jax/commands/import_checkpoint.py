@@ -4,7 +4,7 @@ import hashlib
 import pathlib
 from typing import Any
 
-from scoreflow_jax import writers
+from scoreflow_jax import files, writers
 from scoreflow_jax.checkpoints import Checkpoints, checkpoint_steps
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.commands.train import save_state
@@ -47,10 +47,10 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, source: str) -> N
             save_state(checkpoints, content["step"], state, experiment, 0)
         finally:
             checkpoints.close()
-        workdirs.write_json(workdir / "config.json", experiment.config)
-        with workdirs.whole_file(workdir / "parameters.txt") as path:
+        files.write_json(workdir / "config.json", experiment.config)
+        with files.whole_file(workdir / "parameters.txt") as path:
             path.write_text(writers.parameter_overview(params) + "\n")
-        workdirs.write_json(workdir / "import.json", _origin(source, content))
+        files.write_json(workdir / "import.json", _origin(source, content))
     print(
         f"imported {num_parameters(params):,} parameters and their averages at step {content['step']} into {workdir}; the "
         "optimizer starts anew if you train on"

@@ -5,14 +5,13 @@ import pathlib
 import jax
 import numpy as np
 
-from scoreflow_jax import figures
+from scoreflow_jax import figures, files
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.commands.sample import balanced_labels
 from scoreflow_jax.data import read_all
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model
-from scoreflow_jax.pixels import to_pixels, to_unit_range_host
 from scoreflow_jax.typing import HostImages
 
 
@@ -30,15 +29,16 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     )
     out = workdir / "interpolate"
     stored = labels if labels is not None else np.zeros(settings.num_pairs, np.int32)
-    workdirs.save_arrays(out / "interpolations.npz", images=to_pixels(solved.y), labels=stored)
+    pixels = experiment.scaling.to_pixels(solved.y)
+    files.save_arrays(out / "interpolations.npz", {"images": pixels, "labels": stored})
     captions = None if labels is None else [f"class {label}" for label in labels]
     heads = [f"{alpha:.2f}" for alpha in np.linspace(0, 1, settings.num_steps)]
-    with workdirs.whole_file(out / "strip.png") as path:
+    with files.whole_file(out / "strip.png") as path:
         figures.save_rows(path, list(solved.y), captions=captions, heads=heads)
     head = workdirs.report_head(model, "interpolate", seed=settings.seed)
     cost = {"cost": solved.stats.summary()} | ({"encode_cost": encoding.summary()} if encoding else {})
     facts = {"between": settings.between, "rule": settings.rule, "num_steps": settings.num_steps}
-    workdirs.write_json(out / "report.json", {**head, **facts, **cost})
+    files.write_json(out / "report.json", {**head, **facts, **cost})
     print(f"interpolated {settings.num_pairs} pairs: {workdirs.cost_line(solved.stats)}; see {out / 'strip.png'}")
 
 
@@ -62,5 +62,5 @@ def _real_pairs(experiment: Experiment, labels: np.ndarray | None, count: int) -
         if len(members) < 2:
             raise UserError(f"too few test images of class {label}: lower config.interpolate.num_pairs")
         chosen += [members.pop(0), members.pop(0)]
-    images = to_unit_range_host(test["image"][chosen], experiment.spec.levels)
+    images = experiment.scaling.to_images(test["image"][chosen])
     return images[0::2], images[1::2]

@@ -5,12 +5,13 @@ import pathlib
 import jax
 import numpy as np
 
-from scoreflow_jax import figures
+from scoreflow_jax import figures, files
 from scoreflow_jax.commands import workdir as workdirs
+from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
-from scoreflow_jax.pixels import to_pixels
 from scoreflow_jax.sampling.guidance import network_calls
 
+_PROBE = 2**31 - 1  # folded into the seed for Hutchinson's probes, beyond any sample's number
 _GRID_ROWS = 20  # of grid.png at the most; samples.npz holds all
 
 
@@ -20,17 +21,25 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)
     labels = balanced_labels(settings.num_images, settings.labels or tuple(range(experiment.num_classes)))
     noise = model.noise(jax.random.key(settings.seed), settings.num_images)
-    solved = model.solve_generate(noise, labels, guidance=settings.guidance)
+    if settings.likelihood and settings.guidance != 1.0:
+        raise UserError(
+            "a guided drift has no likelihood: set config.sample.likelihood or config.sample.guidance, not both"
+        )
     calls = network_calls(settings.guidance)
+    extra: dict[str, np.ndarray] = {}
+    if settings.likelihood:
+        key = jax.random.fold_in(jax.random.key(settings.seed), _PROBE)
+        solved, extra["log_likelihood"] = model.solve_generate_with_likelihood(noise, labels, key=key)
+    else:
+        solved = model.solve_generate(noise, labels, guidance=settings.guidance)
     out = workdir / "sample"
     stored = labels if labels is not None else np.zeros(len(solved.y), np.int32)
-    workdirs.save_arrays(out / "samples.npz", images=to_pixels(solved.y), labels=stored)
-    with workdirs.whole_file(out / "grid.png") as path:
+    pixels = experiment.scaling.to_pixels(solved.y)
+    files.save_arrays(out / "samples.npz", {"images": pixels, "labels": stored, **extra})
+    with files.whole_file(out / "grid.png") as path:
         figures.save_grid(path, solved.y[: _GRID_ROWS * settings.columns], columns=settings.columns)
     head = workdirs.report_head(model, "sample", seed=settings.seed)
-    workdirs.write_json(
-        out / "report.json", {**head, "guidance": settings.guidance, "cost": solved.stats.summary(calls)}
-    )
+    files.write_json(out / "report.json", {**head, "guidance": settings.guidance, "cost": solved.stats.summary(calls)})
     print(f"generated {len(solved.y)} images: {workdirs.cost_line(solved.stats, calls)}; see {out / 'grid.png'}")
 
 

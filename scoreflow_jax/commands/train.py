@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from scoreflow_jax import figures, writers
+from scoreflow_jax import figures, files, writers
 from scoreflow_jax.checkpoints import Checkpoints
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.data import ImageSource
@@ -48,9 +48,9 @@ def _train(
     if first >= experiment.schedule.num_steps:
         print(f"already trained to step {first}: raise --config.train.num_steps to go on, or give another --workdir")
         return
-    workdirs.write_json(workdir / "config.json", experiment.config)
+    files.write_json(workdir / "config.json", experiment.config)
     overview = writers.parameter_overview(state.params)
-    with workdirs.whole_file(workdir / "parameters.txt") as path:
+    with files.whole_file(workdir / "parameters.txt") as path:
         path.write_text(overview + "\n")
     print(overview.splitlines()[-1] + f"; all by name in {workdir / 'parameters.txt'}", flush=True)
     step = _compiled(experiment, layout, state)
@@ -141,7 +141,7 @@ def _sampler(experiment: Experiment, workdir: pathlib.Path) -> Any:
             print(f"no samples at step {step}: {error}", file=sys.stderr)
             return
         path = workdir / "train" / f"samples_{step:07d}.png"
-        with workdirs.whole_file(path) as temporary:
+        with files.whole_file(path) as temporary:
             figures.save_grid(temporary, images, columns=columns)
 
     return sample

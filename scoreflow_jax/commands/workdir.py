@@ -1,19 +1,15 @@
-"""The folder of a run: whose config it holds, and files that are whole or not there."""
+"""The folder of a run: whose config it holds, and what every report of it begins with."""
 
 import contextlib
 import importlib.util
-import json
-import os
 import pathlib
 import platform
-import tempfile
 import time
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
 import jax
-import numpy as np
 
 from scoreflow_jax.checkpoints import checkpoint_steps
 from scoreflow_jax.errors import UserError, first_line
@@ -27,7 +23,6 @@ from scoreflow_jax.experiment import (
     to_plain,
 )
 from scoreflow_jax.model import Model, load_model, read_config
-from scoreflow_jax.pixels import ROUNDING
 from scoreflow_jax.sampling import SolveStats
 
 _PACKAGES = ("scoreflow_jax", "jax", "jaxlib", "flax", "diffrax", "optax", "numpy", "scikit-learn")
@@ -95,33 +90,6 @@ def _check_same(
         )
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON beside its place and renames it."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
-
-
-@contextlib.contextmanager
-def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary path of the same suffix, renamed to `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = pathlib.Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def save_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
-    """Writes an npz beside its place and renames it."""
-    with whole_file(path) as temporary:
-        np.savez_compressed(temporary, allow_pickle=False, **arrays)
-
-
 def report_head(model: Model, mode: str, *, seed: int | None) -> dict[str, Any]:
     """What every report begins with: enough to make the same again."""
     e = model.experiment
@@ -143,7 +111,14 @@ def report_head(model: Model, mode: str, *, seed: int | None) -> dict[str, Any]:
             "dtype": "float32",
             "matmul_precision": e.solver.precision,
         },
-        "rounding": ROUNDING,
+        "rounding": e.scaling.rounding,
+        **environment(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Software, hardware and date."""
+    return {
         "versions": {"python": platform.python_version(), **_versions()},
         "device": f"1 of {jax.device_count()} x {jax.devices()[0].device_kind}",
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -8,6 +8,7 @@ from scoreflow_jax.models.base import (
     num_parameters,
     parameter_shapes,
 )
+from scoreflow_jax.models.inception import RESIZES
 from scoreflow_jax.models.ncsnpp import NCSNpp
 from scoreflow_jax.models.published import PublishedEntry, import_published, published_entries
 
@@ -16,6 +17,7 @@ MODELS: dict[str, type[Network]] = {"ncsnpp": NCSNpp}
 
 __all__ = [
     "MODELS",
+    "RESIZES",
     "NCSNpp",
     "Network",
     "PublishedEntry",

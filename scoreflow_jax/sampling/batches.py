@@ -52,12 +52,12 @@ class Solved:
     """The ends of many solves, on the host.
 
     Attributes:
-        y: states, the examples first.
+        y: states, the examples first; for a field over several arrays a tuple of them.
         path: states on the way, times first and examples second; None if none were asked for.
         stats: what it cost.
     """
 
-    y: Float[np.ndarray, "examples ..."]
+    y: Any
     path: Float[np.ndarray, "times examples ..."] | None
     stats: SolveStats
 
@@ -97,8 +97,8 @@ def solve_in_batches(
         stats.images += kept
         stats.evaluations.append(int(np.max(solution.num_evaluations)))
         stats.rejected.append(int(np.max(solution.num_rejected)))
-        ends.append(solution.y[:kept])
+        ends.append(jax.tree.map(lambda y, kept=kept: y[:kept], solution.y))
         paths.append(None if solution.path is None else solution.path[:, :kept])
     stats.seconds = time.perf_counter() - start - stats.compile_seconds
     path = None if paths[0] is None else np.concatenate(paths, axis=1)
-    return Solved(y=np.concatenate(ends), path=path, stats=stats)
+    return Solved(y=jax.tree.map(lambda *parts: np.concatenate(parts), *ends), path=path, stats=stats)

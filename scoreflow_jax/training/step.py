@@ -10,12 +10,14 @@ from jaxtyping import Array, Float
 from scoreflow_jax.objectives import Objective
 from scoreflow_jax.parallel import Layout, one_at_a_time
 from scoreflow_jax.paths import Path
-from scoreflow_jax.pixels import to_unit_range
+from scoreflow_jax.pixels import dequantized, to_unit_range
 from scoreflow_jax.training.state import TrainState
 from scoreflow_jax.typing import DriftFn, Images, PRNGKey, PyTree
 
 DriftOf = Callable[[PyTree, PRNGKey], DriftFn]
 """From parameters and a dropout key to the drift being trained."""
+
+_DEQUANTIZE = 1  # folded into a step's key
 
 Metrics = dict[str, Float[Array, ""]]
 TrainStep = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
@@ -31,6 +33,7 @@ def make_train_step(
     levels: int,
     conditional: bool,
     flip: bool,
+    dequantize: bool = False,
 ) -> TrainStep:
     """Builds the step.
 
@@ -43,6 +46,7 @@ def make_train_step(
         levels: grey levels of the batch's pixels.
         conditional: whether the drift is told the labels.
         flip: mirror each image left to right with probability 1/2.
+        dequantize: add uniform noise within each level, as likelihoods need it.
 
     Returns:
         step(state, {"image": uint8 (batch, height, width, channel), "label": int32 (batch,)}), whose metrics are the
@@ -53,7 +57,11 @@ def make_train_step(
         """One step; every random number comes from fold_in(state.key, state.step)."""
         key = jax.random.fold_in(state.key, state.step)
         source_key, time_key, flip_key, dropout_key = jax.random.split(key, 4)
-        x1 = to_unit_range(batch["image"], levels)
+        if dequantize:
+            # A key of its own address, so that switching it on leaves every other draw as it was.
+            x1 = dequantized(jax.random.fold_in(key, _DEQUANTIZE), batch["image"], levels)
+        else:
+            x1 = to_unit_range(batch["image"], levels)
         if flip:
             x1 = random_flip(flip_key, x1)
         x0 = path.sample_source(source_key, x1.shape)

@@ -1,0 +1,41 @@
+"""--mode=statistics: features, mean and covariance of the data, without a model."""
+
+import pathlib
+
+from scoreflow_jax import files
+from scoreflow_jax.commands import workdir as workdirs
+from scoreflow_jax.evaluation.data import Data
+from scoreflow_jax.evaluation.generation import distances
+from scoreflow_jax.evaluation.report import distance_name
+from scoreflow_jax.evaluation.statistics import save_npz
+from scoreflow_jax.experiment import Experiment
+
+
+def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
+    """Writes statistics/{train.npz, test.npz, report.json}: the usual mu and sigma, and how far the two splits are apart.
+
+    That distance is what a perfect model would reach with as many images as the test split has, and a check of the whole
+    measurement: CIFAR-10's is published.
+    """
+    data = Data(experiment)
+    splits = {split: data.statistics(split) for split in ("train", "test")}
+    out = workdir / "statistics"
+    for split, statistics in splits.items():
+        if statistics.gaussian is not None:
+            with files.whole_file(out / f"{split}.npz") as path:
+                save_npz(path, statistics)
+        else:
+            print(f"{split}: {len(statistics.features or ())} images are too few for a covariance, so no {split}.npz")
+    test = splits["test"].features
+    assert test is not None
+    apart = distances(test, splits["train"], data.extractor)
+    head = workdirs.environment()
+    files.write_json(
+        out / "report.json",
+        {"mode": "statistics", **head, **{s: x.facts for s, x in splits.items()}, "test_to_train": apart},
+    )
+    name = distance_name(splits["train"].facts)
+    for field, words in (("frechet_distance", name), ("kid", "KID"), ("precision", "precision"), ("recall", "recall")):
+        value = apart[field]
+        print(f"{words}, test split to train split: {value if isinstance(value, str) else format(value, '.4f')}")
+    print(f"see {out / 'report.json'}")

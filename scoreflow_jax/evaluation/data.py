@@ -1,0 +1,105 @@
+"""What every part of an evaluation needs, opened or computed when first asked for."""
+
+import functools
+import pathlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from scoreflow_jax.data import ImageSource, read_all
+from scoreflow_jax.evaluation.extractors import Extractor, inception_extractor, pixel_extractor
+from scoreflow_jax.evaluation.features import data_features
+from scoreflow_jax.evaluation.statistics import Statistics, load_npz, statistics_of
+from scoreflow_jax.evaluation.weights import cache_dir
+from scoreflow_jax.experiment import Experiment
+from scoreflow_jax.typing import HostImages
+
+LabelledImages = tuple[Float[np.ndarray, "_ height width channel"], Int[np.ndarray, " _"]]
+
+SMALL = 4096
+"""Numbers of an image up to which classifiers, spread and neighbours on pixels make sense."""
+
+
+class Data:
+    """The data of an experiment as an evaluation sees them: images, features and statistics of its splits.
+
+    Attributes:
+        experiment: whose data they are.
+        settings: `config.eval`.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        """Reads nothing yet."""
+        self.experiment = experiment
+        self.settings = experiment.eval
+        self._sources: dict[str, ImageSource] = {}
+        self._images: dict[str, LabelledImages] = {}
+        self._statistics: dict[str, Statistics] = {}
+
+    def source(self, split: str) -> ImageSource:
+        """The split's images, "train" or "test"."""
+        if split not in self._sources:
+            self._sources[split] = self.experiment.source(split)
+        return self._sources[split]
+
+    def images(self, split: str) -> LabelledImages:
+        """All images of a split in [-1, 1], and their labels."""
+        if split not in self._images:
+            examples = read_all(self.source(split))
+            self._images[split] = self.experiment.scaling.to_images(examples["image"]), examples["label"]
+        return self._images[split]
+
+    def some(self, split: str, count: int) -> LabelledImages:
+        """The first `count` images of a split, or all."""
+        if split in self._images:
+            images, labels = self._images[split]
+            return images[:count], labels[:count]
+        examples = read_all(self.source(split), count)
+        return self.experiment.scaling.to_images(examples["image"]), examples["label"]
+
+    def class_name(self, label: int) -> str:
+        """What the data set calls a class."""
+        return self.source("test").class_names[label]
+
+    @functools.cached_property
+    def extractor(self) -> Extractor:
+        """Of `config.eval.extractor`."""
+        if self.settings.extractor == "pixels":
+            return pixel_extractor(self.experiment.spec.shape)
+        return inception_extractor(self.settings.inception_weights, self.settings.resize)
+
+    def statistics(self, split: str) -> Statistics:
+        """Features of a split, from the cache where they are there."""
+        if split not in self._statistics:
+            e = self.experiment
+            name = {"train": e.data.train_split, "test": e.data.test_split}[split]
+            folder = pathlib.Path(self.settings.cache) if self.settings.cache else cache_dir() / "features"
+            found = data_features(self.source(split), self.extractor, folder, f"{e.data.name} {name}")
+            self._statistics[split] = statistics_of(found, e.data.name, name, self.extractor)
+        return self._statistics[split]
+
+    @functools.cached_property
+    def reference(self) -> Statistics:
+        """What generated images are compared with."""
+        if self.settings.reference is not None:
+            return load_npz(self.settings.reference, self.extractor)
+        return self.statistics(self.settings.split)
+
+    @functools.cached_property
+    def judge(self) -> Any:
+        """A classifier trained on the real training images, where the config wants one; else None."""
+        if not self.settings.classifier or not self.experiment.conditional:
+            return None
+        from scoreflow_jax.metrics.recognition import Recognizer
+
+        return Recognizer(*self.images("train"))
+
+    @property
+    def small(self) -> bool:
+        """Whether images are small enough for figures on their pixels."""
+        return int(np.prod(self.experiment.spec.shape)) <= SMALL
+
+    def shown(self, images: HostImages) -> HostImages:
+        """Images as a user gets them: rounded once to 8 bits. What is judged is that."""
+        return self.experiment.scaling.to_pixels(images).astype(np.float32) / np.float32(127.5) - np.float32(1.0)

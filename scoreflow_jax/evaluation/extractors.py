@@ -1,0 +1,103 @@
+"""From 8-bit images to the feature vectors that distances between sets of images are measured on."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.evaluation.weights import find_inception
+from scoreflow_jax.models.inception import FEATURES, RESIZES, pool3
+from scoreflow_jax.models.inception_weights import RELEASED, import_inception
+from scoreflow_jax.torch_files import read_torch_file
+from scoreflow_jax.typing import Pixels
+
+LARGEST_PIXELS = 4096
+"""Numbers of an image beyond which the pixel extractor is refused: a covariance of more is large and means little."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Extractor:
+    """Turns images into features.
+
+    Attributes:
+        name: as `config.eval.extractor` calls it.
+        facts: what a report says of it; everything that its features depend on.
+        size: numbers of a feature vector.
+        batch_size: images computed at a time, in one compiled program.
+        output: (size, classes), from features to the class logits of the Inception Score; None where there are none.
+    """
+
+    name: str
+    facts: dict[str, Any]
+    size: int
+    batch_size: int
+    compute: Callable[[Any], Any]
+    output: Float[np.ndarray, "size classes"] | None = None
+
+    @property
+    def identity(self) -> str:
+        """A hash of its facts: equal for extractors whose features agree."""
+        return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def __call__(self, pixels: Pixels) -> Float[np.ndarray, "batch features"]:
+        """Features of 8-bit images, computed in batches of one size, the last one padded."""
+        found = []
+        for first in range(0, len(pixels), self.batch_size):
+            batch = pixels[first : first + self.batch_size]
+            padded = np.concatenate([batch, np.repeat(batch[-1:], self.batch_size - len(batch), axis=0)])
+            found.append(np.asarray(self.compute(padded), np.float32)[: len(batch)])
+        return np.concatenate(found)
+
+
+def pixel_extractor(shape: tuple[int, int, int]) -> Extractor:
+    """The pixels themselves, in [-1, 1], for images on which Inception means nothing.
+
+    Raises:
+        UserError: images of more than `LARGEST_PIXELS` numbers.
+    """
+    size = int(np.prod(shape))
+    if size > LARGEST_PIXELS:
+        raise UserError(
+            f"config.eval.extractor is pixels, but images have {size} numbers, more than {LARGEST_PIXELS}: use inception"
+        )
+    facts = {"extractor": "pixels in [-1, 1]", "shape": list(shape)}
+    return Extractor("pixels", facts, size, 1024, lambda x: x.reshape(len(x), -1) / np.float32(127.5) - np.float32(1))
+
+
+def inception_extractor(weights: str | None = None, resize: str = "tensorflow") -> Extractor:
+    """Inception-v3's pool3.
+
+    Args:
+        weights: a file (see `weights.find_inception` for what happens without one).
+        resize: a name in `models.inception.RESIZES`.
+
+    Raises:
+        UserError: no weights, or a file that holds others.
+    """
+    file = find_inception(weights)
+    try:
+        found = import_inception(read_torch_file(file))
+    except ValueError as error:
+        raise UserError(f"{file} does not hold Inception's weights: {error}") from error
+    released = found.fingerprint.startswith(RELEASED)
+    facts = {
+        "extractor": "Inception-v3 of 2015-12-05, pool3" if released else "Inception-v3 with other weights, pool3",
+        "weights_sha256": found.fingerprint,
+        "resize": RESIZES[resize],
+    }
+    compiled = jax.jit(pool3, static_argnums=2)
+
+    def compute(pixels: Pixels) -> Any:
+        """pool3; grey images are repeated to three channels."""
+        return compiled(found.params, jnp.broadcast_to(pixels, (*pixels.shape[:3], 3)), resize)
+
+    # On a CPU small batches stay in its caches.
+    batch_size = 8 if jax.default_backend() == "cpu" else 128
+    return Extractor("inception", facts, FEATURES, batch_size, compute, found.output)

@@ -1,0 +1,81 @@
+"""Features of a whole data set, computed in chunks that are kept: a run that was stopped goes on, another one reads them.
+
+A chunk's file is named by the extractor and by the sha256 of the chunk's pixels. So nothing has to be trusted: other data,
+another order or another extractor is another file.
+"""
+
+import hashlib
+import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int32
+from tqdm import tqdm
+
+from scoreflow_jax import files
+from scoreflow_jax.data import ImageSource
+from scoreflow_jax.evaluation.extractors import Extractor
+from scoreflow_jax.pixels import to_pixels, to_unit_range_host
+from scoreflow_jax.typing import Pixels
+
+CHUNK = 500
+"""Images in a file: what a stop costs at most."""
+
+
+class DataFeatures(NamedTuple):
+    """Features of a data set, in its order.
+
+    Attributes:
+        features: float32.
+        labels: classes.
+        sha256: of all pixels and labels.
+    """
+
+    features: Float[np.ndarray, "batch features"]
+    labels: Int32[np.ndarray, " batch"]
+    sha256: str
+
+
+def data_features(source: ImageSource, extractor: Extractor, folder: pathlib.Path, name: str) -> DataFeatures:
+    """Features of every image of a source, read from `folder` where they are there already.
+
+    Args:
+        source: the data.
+        extractor: of features.
+        folder: the cache.
+        name: for the progress bar.
+    """
+    found, labels, digest = [], [], hashlib.sha256()
+    with tqdm(total=len(source), desc=f"features of {name}", unit="images", mininterval=1.0, disable=None) as bar:
+        for pixels, chunk_labels in _chunks(source):
+            own = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+            found.append(_cached(pixels, extractor, folder / extractor.identity / own[:2] / f"{own}.npy"))
+            labels.append(chunk_labels)
+            digest.update(own.encode() + chunk_labels.tobytes())
+            bar.update(len(pixels))
+    return DataFeatures(np.concatenate(found), np.concatenate(labels), digest.hexdigest())
+
+
+def _chunks(source: ImageSource) -> Iterator[tuple[Pixels, Int32[np.ndarray, " batch"]]]:
+    """The source's images, 8-bit, and labels, `CHUNK` at a time."""
+    for first in range(0, len(source), CHUNK):
+        examples = [source[i] for i in range(first, min(first + CHUNK, len(source)))]
+        pixels = np.stack([e["image"] for e in examples])
+        if source.spec.levels != 256:
+            pixels = to_pixels(to_unit_range_host(pixels, source.spec.levels))
+        yield pixels, np.asarray([e["label"] for e in examples], np.int32)
+
+
+def _cached(pixels: Pixels, extractor: Extractor, path: pathlib.Path) -> Float[np.ndarray, "batch features"]:
+    if path.is_file():
+        try:
+            features = np.load(path)
+            if features.shape == (len(pixels), extractor.size):
+                return features
+        except (OSError, ValueError, EOFError):
+            pass  # cut short by a full disk, say: computed anew
+    features = extractor(pixels)
+    with files.whole_file(path) as temporary:
+        np.save(temporary, features)
+    return features

@@ -1,0 +1,264 @@
+"""How good and how varied generated images are, and what they cost."""
+
+import hashlib
+import json
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+from tqdm import tqdm
+
+from scoreflow_jax import figures, files
+from scoreflow_jax.evaluation.data import Data
+from scoreflow_jax.evaluation.extractors import Extractor
+from scoreflow_jax.evaluation.features import CHUNK
+from scoreflow_jax.evaluation.statistics import Statistics, covariance_of, too_few
+from scoreflow_jax.experiment import config_hash
+from scoreflow_jax.metrics.diversity import nearest_distance, within_class_std
+from scoreflow_jax.metrics.frechet import Gaussian, frechet_distance
+from scoreflow_jax.metrics.inception_score import inception_score
+from scoreflow_jax.metrics.kernel import kernel_distance
+from scoreflow_jax.metrics.precision_recall import NEIGHBOURS, precision_recall
+from scoreflow_jax.model import Model
+from scoreflow_jax.sampling import SolveStats
+from scoreflow_jax.sampling.guidance import network_calls
+from scoreflow_jax.typing import HostImages, Pixels
+
+_FIELDS = ("evaluations", "rejected", "seconds", "compile_seconds")
+_SHOWN = 100  # images in grid.png
+_COLUMNS = 10
+_ON_PIXELS = 1000  # images of which spread and neighbours are measured
+
+Features = Float[np.ndarray, "batch features"]
+
+
+class Generated(NamedTuple):
+    """Generated images as they are kept: features, and 8-bit images where they were kept.
+
+    Attributes:
+        features: in the order of the samples' numbers.
+        labels: classes; None for an unconditional model.
+        pixels: None where they were not kept.
+        first: the first ones, for a picture.
+        stats: what they cost, those of earlier runs of the same evaluation included.
+    """
+
+    features: Features
+    labels: Int[np.ndarray, " batch"] | None
+    pixels: Pixels | None
+    first: Pixels
+    stats: SolveStats
+
+
+def measure_generation(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]:
+    """Figures of generated images, one set for each seed.
+
+    Args:
+        model: to generate with.
+        data: to compare with.
+        out: eval/<step>, for the samples.
+
+    Returns:
+        Figures by seed, their mean and standard deviation, and those of held-out real images beside them.
+    """
+    settings = data.settings
+    by_seed = {}
+    for seed in settings.seeds:
+        generated = generate(model, data, out, seed)
+        by_seed[str(seed)] = _figures(generated, data)
+        if seed == settings.seeds[0]:
+            with files.whole_file(out / "grid.png") as path:
+                figures.save_grid(path, _unit(generated.first), columns=_COLUMNS)
+    report: dict[str, Any] = {
+        "images": settings.num_images,
+        "guidance": model.experiment.sample.guidance,
+        "reference": data.reference.facts,
+        "kid": "mean over random subsets (100 of 1,000 images, or all images once), unbiased, cubic kernel",
+        "precision_recall": f"k = {NEIGHBOURS}, on the extractor's features",
+        "by_seed": by_seed,
+        "real": _real(data),
+    }
+    if len(by_seed) > 1:
+        report["over_seeds"] = over_seeds(list(by_seed.values()))
+    return report
+
+
+def over_seeds(figures: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Mean and sample standard deviation of every figure that is a number in all of them; never the minimum."""
+    names = [n for n, v in figures[0].items() if all(isinstance(f.get(n), float) for f in figures)]
+    columns = {n: np.asarray([f[n] for f in figures]) for n in names}
+    return {n: {"mean": float(c.mean()), "std": float(c.std(ddof=1))} for n, c in columns.items()}
+
+
+def generate(model: Model, data: Data, out: pathlib.Path, seed: int) -> Generated:
+    """Generates num_images in chunks that are kept, so that a stopped evaluation goes on.
+
+    Never more than a chunk is held as float. Sample i is the same whatever the chunk; chunks are whole batches.
+    """
+    settings, extractor = data.settings, data.extractor
+    count, size = settings.num_images, settings.batch_size * max(1, CHUNK // settings.batch_size)
+    labels = _labels(model, count)
+    folder = out / "samples" / f"seed{seed}-{_identity(model, data, seed, size)}"
+    stats, features, pixels = SolveStats(), [], []
+    with tqdm(total=count, desc=f"generating, seed {seed}", unit="images", mininterval=1.0, disable=None) as bar:
+        for first in range(0, count, size):
+            kept = min(size, count - first)
+            path = folder / f"{first:08d}-{kept}.npz"
+            chunk = _read(path, kept, extractor, settings.keep_images)
+            if chunk is None:
+                chosen = None if labels is None else labels[first : first + kept]
+                chunk = _make(model, extractor, seed, first, kept, chosen)
+                if not settings.keep_images:
+                    chunk["images"] = chunk["images"][: _SHOWN if first == 0 else 0]
+                files.save_arrays(path, chunk, compressed=False)
+            features.append(chunk["features"])
+            pixels.append(chunk["images"])
+            _add(stats, chunk, kept)
+            bar.update(kept)
+    kept_pixels = np.concatenate(pixels) if settings.keep_images else None
+    return Generated(np.concatenate(features), labels, kept_pixels, pixels[0][:_SHOWN], stats)
+
+
+def _make(
+    model: Model, extractor: Extractor, seed: int, first: int, count: int, labels: Int[np.ndarray, " batch"] | None
+) -> dict[str, np.ndarray]:
+    noise = model.noise(jax.random.key(seed), count, first=first)
+    solved = model.solve_generate(noise, labels, guidance=model.experiment.sample.guidance)
+    pixels = model.experiment.scaling.to_pixels(solved.y)
+    cost = {name: np.asarray(getattr(solved.stats, name)) for name in _FIELDS}
+    return {"images": pixels, "features": extractor(pixels), **cost}
+
+
+def _read(path: pathlib.Path, count: int, extractor: Extractor, with_images: bool) -> dict[str, np.ndarray] | None:
+    """A chunk of an earlier run; None where it is not there or not whole."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path) as file:
+            chunk = dict(file)
+    except Exception:  # a damaged zip raises almost anything; the chunk is then made anew
+        return None
+    whole = {"features", "images", *_FIELDS} <= chunk.keys() and chunk["features"].shape == (count, extractor.size)
+    return chunk if whole and (len(chunk["images"]) == count or not with_images) else None
+
+
+def _add(stats: SolveStats, chunk: dict[str, np.ndarray], count: int) -> None:
+    stats.images += count
+    stats.evaluations += [int(n) for n in chunk["evaluations"]]
+    stats.rejected += [int(n) for n in chunk["rejected"]]
+    stats.seconds += float(chunk["seconds"])
+    stats.compile_seconds += float(chunk["compile_seconds"])
+
+
+def _identity(model: Model, data: Data, seed: int, chunk: int) -> str:
+    """A hash of all that the samples and their features depend on."""
+    e = model.experiment
+    facts = {
+        "trained_config": config_hash(model.trained_config),
+        "step": model.step,
+        "solver": {k: getattr(e.solver, k) for k in e.solver.__dataclass_fields__},
+        "guidance": e.sample.guidance,
+        "rounding": e.scaling.rounding,
+        "batch_size": model.batch_size,
+        "extractor": data.extractor.facts,
+        "seed": seed,
+        "chunk": chunk,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _labels(model: Model, count: int) -> Int[np.ndarray, " batch"] | None:
+    """Balanced over the classes."""
+    return np.resize(np.arange(model.num_classes, dtype=np.int32), count) if model.num_classes else None
+
+
+def _figures(generated: Generated, data: Data) -> dict[str, Any]:
+    """All that is measured of one set of images."""
+    reference, extractor = data.reference, data.extractor
+    calls = network_calls(data.experiment.sample.guidance)
+    cost = generated.stats.summary(calls)
+    figures = distances(generated.features, reference, extractor)
+    figures |= _inception_score(generated.features, extractor)
+    figures |= {
+        "nfe": cost["nfe_mean"],
+        "seconds_per_image": cost["seconds"] / cost["images"],
+        "cost": cost,
+    }
+    if generated.pixels is not None and data.small:
+        images = _unit(generated.pixels[:_ON_PIXELS])
+        labels = None if generated.labels is None else generated.labels[:_ON_PIXELS]
+        figures |= on_pixels(images, labels, data)
+    return figures
+
+
+def _unit(pixels: Pixels) -> HostImages:
+    """8-bit pixels in [-1, 1]."""
+    return pixels.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
+
+
+def distances(features: Features, reference: Statistics, extractor: Extractor) -> dict[str, Any]:
+    """Frechet distance, KID, precision and recall of features against a reference; where one cannot be had, why."""
+    own = covariance_of(features)
+    figures: dict[str, Any] = {"frechet_distance": _frechet(own, reference, len(features), extractor)}
+    if reference.features is None:
+        why = "not measured: the reference is only a mean and a covariance"
+        return figures | {"kid": why, "precision": why, "recall": why}
+    fewest = min(len(features), len(reference.features))
+    if fewest <= NEIGHBOURS:
+        why = f"not measured: {fewest} images, expected more than {NEIGHBOURS} in each set"
+        return figures | {"kid": why, "precision": why, "recall": why}
+    kid = kernel_distance(features, reference.features)
+    figures |= {"kid": kid.mean, "kid_std": None if math.isnan(kid.std) else kid.std, "kid_subsets": kid.subsets}
+    return figures | precision_recall(features, reference.features)._asdict()
+
+
+def _frechet(own: Gaussian | None, reference: Statistics, count: int, extractor: Extractor) -> float | str:
+    if own is None or reference.gaussian is None:
+        fewest = count if own is None else int(reference.facts["images"])
+        return too_few(fewest, extractor.size)
+    return frechet_distance(own, reference.gaussian)
+
+
+def _inception_score(features: Features, extractor: Extractor) -> dict[str, Any]:
+    if extractor.name != "inception":
+        return {}
+    if extractor.output is None:
+        return {
+            "inception_score": "not measured: these weights end at pool3; give a full file as config.eval.inception_weights"
+        }
+    if len(features) < 10:
+        return {"inception_score": f"not measured: {len(features)} images are fewer than its 10 splits"}
+    score = inception_score(features @ extractor.output)
+    return {"inception_score": score.mean, "inception_score_std": score.std}
+
+
+def on_pixels(
+    images: Float[np.ndarray, "_ height width channel"], labels: Int[np.ndarray, " _"] | None, data: Data
+) -> dict[str, float]:
+    """Spread within a class, distance to the nearest training image, and the share that a classifier recognizes."""
+    train, _ = data.images("train")
+    classes = labels if labels is not None else np.zeros(len(images), np.int32)
+    figures = {"nearest_training_distance": nearest_distance(images, train)}
+    if np.bincount(classes).max() > 1:
+        figures["within_class_std"] = within_class_std(images, classes)
+    if data.judge is not None and labels is not None:
+        figures["recognized"] = data.judge.share(images, labels)
+    return figures
+
+
+def _real(data: Data) -> dict[str, Any]:
+    """The same of the test split: what a perfect model would reach with as many images."""
+    held_out = data.statistics("test")
+    assert held_out.features is not None
+    figures: dict[str, Any] = {"images": len(held_out.features), "split": held_out.facts["split"]}
+    if data.settings.split == "test" and data.settings.reference is None:
+        figures["note"] = "distances are of the test split to itself"
+    figures |= distances(held_out.features, data.reference, data.extractor)
+    figures |= _inception_score(held_out.features, data.extractor)
+    if data.small:
+        images, labels = data.some("test", _ON_PIXELS)
+        figures |= on_pixels(images, labels if data.experiment.conditional else None, data)
+    return figures

@@ -1,0 +1,286 @@
+"""An evaluation as a Markdown page, and several evaluations in one table."""
+
+import json
+import pathlib
+from typing import Any
+
+from scoreflow_jax.errors import UserError, first_line
+
+MATTERS = (
+    "parameters",
+    "ema_decay",
+    "trained_config_hash",
+    "step",
+    "solver.method",
+    "solver.steps",
+    "solver.rtol",
+    "solver.atol",
+    "solver.step_control",
+    "solver.dtype",
+    "solver.matmul_precision",
+    "rounding",
+    "seeds",
+    "generation.images",
+    "generation.guidance",
+    "generation.reference.data",
+    "generation.reference.split",
+    "generation.reference.images",
+    "generation.reference.data_sha256",
+    "generation.reference.extractor",
+    "generation.reference.weights_sha256",
+    "generation.reference.resize",
+    "generation.kid",
+    "generation.precision_recall",
+    "device",
+    "versions.jax",
+    "versions.scoreflow_jax",
+)
+"""Fields that two evaluations should share for their figures to compare, but for what is being compared."""
+
+_COMPARED = (
+    ("frechet_distance", ".3f"),
+    ("kid", ".5f"),
+    ("precision", ".3f"),
+    ("recall", ".3f"),
+    ("inception_score", ".2f"),
+    ("recognized", ".1%"),
+    ("nfe", ".0f"),
+    ("seconds_per_image", ".3g"),
+)
+
+
+def page(report: dict[str, Any]) -> str:
+    """report.md: one section for each part that was run."""
+    title = f"# {report['name']}, step {report['step']}"
+    parts = [_SECTIONS[name](report[name]) for name in _SECTIONS if name in report]
+    manifest = [f"| {name} | {_shown(value)} |" for name, value in _matters(report).items()]
+    return "\n\n".join(
+        [
+            title,
+            *parts,
+            "## How it was measured\n\n| | |\n|---|---|\n" + "\n".join(manifest),
+            "All figures: report.json.",
+        ]
+    )
+
+
+def summary(report: dict[str, Any]) -> str:
+    """The sections without the manifest, for the terminal."""
+    return "\n\n".join(_SECTIONS[name](report[name]) for name in _SECTIONS if name in report)
+
+
+def distance_name(reference: dict[str, Any]) -> str:
+    """FID is only what is measured on Inception's features."""
+    return (
+        "FID" if str(reference.get("extractor", "Inception")).startswith("Inception") else "Frechet distance on pixels"
+    )
+
+
+def _generation(g: dict[str, Any]) -> str:
+    seeds, real = list(g["by_seed"].values()), g["real"]
+    rows = []
+    for field, words, style in (
+        ("frechet_distance", f"{distance_name(g['reference'])} to {_reference(g['reference'])}", ".3f"),
+        ("kid", "KID", ".5f"),
+        ("precision", "precision", ".3f"),
+        ("recall", "recall", ".3f"),
+        ("inception_score", "Inception Score", ".2f"),
+        ("recognized", "recognized by a classifier", ".1%"),
+        ("within_class_std", "standard deviation within a class", ".3f"),
+        ("nearest_training_distance", "distance to the nearest training image", ".3f"),
+        ("nfe", "NFE", ".0f"),
+        ("seconds_per_image", "seconds per image", ".3g"),
+    ):
+        if field in seeds[0] or field in real:
+            rows.append([words, _cell(g, field, style), _shown(real.get(field, ""), style)])
+    many = f", mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else ""
+    head = [f"{g['images']} images{many}", "generated", f"real, held out ({real['images']})"]
+    return "## Generation\n\n" + _table(head, rows) + "\n\n![first samples](grid.png)"
+
+
+def _reference(facts: dict[str, Any]) -> str:
+    return f"{facts['data']} {facts['split']}" + (f" ({facts['images']} images)" if "images" in facts else "")
+
+
+def _reversibility(r: dict[str, Any]) -> str:
+    columns = (
+        ("mean_absolute_error", ".1e"), ("max_absolute_error", ".1e"), ("nfe_encode", ".0f"), ("nfe_decode", ".0f"),
+    )  # fmt: skip
+    rows = [
+        [tolerance, *(f"{e[name]:{style}}" for name, style in columns)] for tolerance, e in r["by_tolerance"].items()
+    ]
+    head = [f"{r['images']} held-out images, tolerance", "mean absolute error", "largest", "NFE there", "and back"]
+    return "## Encoding and decoding\n\n" + _table(head, rows)
+
+
+def _translation(t: dict[str, Any]) -> str:
+    methods = t["methods"]
+    rows = []
+    for field, words, style in (
+        ("recognized_as_target", "recognized as the target class", ".1%"),
+        ("distance_to_own_source", "distance to its own source", ".3f"),
+        ("distance_to_other_sources", "distance to other sources of that class", ".3f"),
+        ("cycle_error_swapped", "there and back with labels swapped, mean absolute error", ".2e"),
+        ("cycle_error_reversed", "there and back in reversed time, mean absolute error", ".2e"),
+        ("nfe", "NFE", ".0f"),
+    ):
+        if any(field in m for m in methods.values()):
+            rows.append([words, *(_shown(m.get(field, ""), style) for m in methods.values()), ""])
+    targets = next(iter(methods.values()))["by_target"].values()
+    for field, words in (("frechet_distance", "Frechet distance"), ("kid", "KID")):
+        real = _mean([v["kid_real"] for v in targets]) if field == "kid" else ""
+        cells = [_mean([v[field] for v in m["by_target"].values()]) for m in methods.values()]
+        rows.append([f"{words} to the target class, mean over classes", *cells, real])
+    head = [f"{t['images']} translations, {t['pairs']} pairs of classes", *methods, "real, held out"]
+    pictures = "\n".join(f"![{m}](translation_{m}.png)" for m in methods)
+    return "## Translation\n\n" + _table(head, rows) + "\n\n" + pictures
+
+
+def _likelihood(v: dict[str, Any]) -> str:
+    error = f" ± {v['standard_error']:.4f}" if v["standard_error"] is not None else ""
+    text = (
+        f"{v['bits_per_dim']:.4f}{error} bits/dim over {v['images']} held-out images (± standard error; a uniform model "
+        f"has {v['uniform']:.3f}; probe: {v['probe']}; {v['evaluations']:.0f} evaluations)."
+    )
+    return "## Likelihood\n\n" + text + (f"\n\n**Warning**: {v['warning']}." if "warning" in v else "")
+
+
+def _sweep(s: dict[str, Any]) -> str:
+    rows = [
+        [
+            r["method"],
+            f"{r['steps']} steps" if "steps" in r else f"{r['tolerance']:g}",
+            f"{r['nfe']:.0f}",
+            _shown(r["distance"], ".4g"),
+            f"{r['rms_difference']:.2e}",
+            f"{r['seconds_per_image']:.2g}",
+        ]
+        for r in s["rows"]
+    ]
+    finest = s["finest"]
+    head = ["method", "steps or tolerance", "NFE", s["measured"], "RMS difference from the finest", "s per image"]
+    end = f"\n\nThe finest is dopri5 at {finest['tolerance']:g}: {_shown(finest['distance'], '.4g')}.\n\n![sweep](sweep.png)"
+    return "## Distance against network calls\n\n" + _table(head, rows) + end
+
+
+def _truncation(t: dict[str, Any]) -> str:
+    rows = [[n, f"{max(v):.4f}", f"{sum(v) / len(v):.4f}"] for n, v in t["root_mean_square"].items()]
+    head = [f"distance to the straight path, {t['images']} held-out images", "largest over t", "mean over t"]
+    return "## Truncation error along t\n\n" + _table(head, rows) + "\n\n![truncation](truncation.png)"
+
+
+def _audit(a: dict[str, Any]) -> str:
+    fields = (("nfe", "NFE", ".1f"), ("frechet_distance", "Frechet distance", ".4f"), ("kid", "KID", ".5f"))
+    rows = [[words, *(_shown(a[who][field], style) for who in ("ours", "scipy"))] for field, words, style in fields]
+    head = [f"{a['images']} images of the same noise", f"ours, {a['ours']['solver']}", f"scipy, {a['scipy']['solver']}"]
+    end = (
+        f"\n\nImages differ by {a['mean_absolute_difference']:.1e} in the mean and {a['max_absolute_difference']:.1e} at most; "
+        f"{a['pixels_that_differ']:.2%} of their 8-bit pixels differ."
+    )
+    return "## Against scipy\n\n" + _table(head, rows) + end
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    """Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+_SECTIONS = {
+    "generation": _generation,
+    "reversibility": _reversibility,
+    "translation": _translation,
+    "likelihood": _likelihood,
+    "sweep": _sweep,
+    "truncation": _truncation,
+    "audit": _audit,
+}
+
+
+def _shown(value: Any, style: str = "") -> str:
+    if isinstance(value, float) and style:
+        return f"{value:{style}}"
+    return "" if value is None else str(value)
+
+
+def _mean(values: list[Any]) -> str:
+    """The mean of numbers; empty where one is missing."""
+    if not values or not all(isinstance(v, float) for v in values):
+        return "too few images" if values else ""
+    return f"{sum(values) / len(values):.4g}"
+
+
+def read_report(path: str) -> dict[str, Any]:
+    """A report.json of --mode=eval.
+
+    Raises:
+        UserError: no such file, or another kind of report.
+    """
+    file = pathlib.Path(path)
+    file = file / "report.json" if file.is_dir() else file
+    try:
+        report = json.loads(file.read_text())
+    except OSError:
+        raise UserError(
+            f"no report {file}; expected the report.json of an evaluation, such as runs/digits/eval/2500"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({first_line(error)}): evaluate again") from error
+    if not isinstance(report, dict) or report.get("mode") != "eval" or "generation" not in report:
+        raise UserError(
+            f"{file} is not the report of an evaluation with generation; expected one that --mode=eval wrote"
+        )
+    return report
+
+
+def compare(reports: dict[str, dict[str, Any]]) -> str:
+    """Reports side by side, and before the figures what differs in how they were measured.
+
+    Args:
+        reports: by a name for each column.
+    """
+    names = list(reports)
+    manifests = {n: _matters(r) for n, r in reports.items()}
+    fields = [f for f in MATTERS if any(f in m for m in manifests.values())]
+    different = [f for f in fields if len({json.dumps(m.get(f)) for m in manifests.values()}) > 1]
+    if different:
+        rows = [[f, *(_short(manifests[n].get(f)) for n in names)] for f in different]
+        text = "These were not measured alike. What differs:\n\n" + _table(["", *names], rows) + "\n\n"
+    else:
+        text = "Measured alike in every field that matters.\n\n"
+    kinds = {distance_name(r["generation"]["reference"]) for r in reports.values()}
+    distance = kinds.pop() if len(kinds) == 1 else "Frechet distance (of different features: not comparable)"
+    rows = []
+    for field, style in _COMPARED:
+        cells = [_cell(reports[n]["generation"], field, style) for n in names]
+        if any(cells):
+            rows.append([distance if field == "frechet_distance" else field.replace("_", " "), *cells])
+    return text + _table(["", *names], rows)
+
+
+def _cell(generation: dict[str, Any], field: str, style: str) -> str:
+    """Over several seeds mean and spread; else the figure, with the spread that it has itself, where it has one."""
+    if field in generation.get("over_seeds", {}):
+        spread = generation["over_seeds"][field]
+        return f"{spread['mean']:{style}} ± {spread['std']:{style}}"
+    figures = next(iter(generation["by_seed"].values()))
+    own = figures.get(f"{field}_std")
+    return _shown(figures.get(field, ""), style) + (f" ± {own:{style}}" if isinstance(own, float) else "")
+
+
+def _short(value: Any) -> str:
+    """Hashes are cut: their beginning tells them apart."""
+    text = "not stated" if value is None else str(value)
+    return text[:12] if len(text) == 64 else text
+
+
+def _matters(report: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `MATTERS` that a report has."""
+    found = {}
+    for name in MATTERS:
+        value: Any = report
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None:
+            found[name] = value
+    return found

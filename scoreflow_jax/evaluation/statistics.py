@@ -1,0 +1,121 @@
+"""What generated images are compared with: features of a data set, or mean and covariance from a file."""
+
+import dataclasses
+import pathlib
+import zipfile
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int32
+
+from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax.evaluation.extractors import Extractor
+from scoreflow_jax.evaluation.features import DataFeatures
+from scoreflow_jax.metrics.frechet import Gaussian, gaussian_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """A set of images as an extractor sees it.
+
+    Attributes:
+        gaussian: mean and covariance; None where there are too few images.
+        facts: what a report says of it.
+        features, labels: of every image; None where only mean and covariance are known.
+    """
+
+    gaussian: Gaussian | None
+    facts: dict[str, Any]
+    features: Float[np.ndarray, "batch features"] | None = None
+    labels: Int32[np.ndarray, " batch"] | None = None
+
+    def of_class(self, label: int) -> Float[np.ndarray, "batch features"]:
+        """Features of one class.
+
+        Raises:
+            UserError: it has no images, or only mean and covariance of the whole are known.
+        """
+        if self.features is None or self.labels is None:
+            raise UserError(
+                f"{self.facts['data']} has only mean and covariance of all classes: unset config.eval.reference"
+            )
+        chosen = self.features[self.labels == label]
+        if not len(chosen):
+            raise UserError(f"{self.facts['data']} has no images of class {label}: nothing to compare with")
+        return chosen
+
+
+def statistics_of(found: DataFeatures, data: str, split: str, extractor: Extractor) -> Statistics:
+    """Statistics of a data set's features.
+
+    Args:
+        found: the features.
+        data, split: their names, for reports.
+        extractor: that made them.
+    """
+    facts = {
+        "data": data,
+        "split": split,
+        "images": len(found.features),
+        "data_sha256": found.sha256,
+        **extractor.facts,
+    }
+    return Statistics(covariance_of(found.features), facts, found.features, found.labels)
+
+
+def covariance_of(features: Float[np.ndarray, "batch features"]) -> Gaussian | None:
+    """Mean and covariance; None where there are no more images than features, and the covariance has no full rank."""
+    return gaussian_of(features) if len(features) > features.shape[1] else None
+
+
+def too_few(count: int, size: int) -> str:
+    """Why there is no Frechet distance."""
+    return f"not measured: {count} images are too few for a covariance of {size} features (give at least {size + 1}); see KID"
+
+
+def save_npz(path: pathlib.Path, statistics: Statistics) -> None:
+    """Writes the usual npz: mu, sigma, and besides them the facts as text.
+
+    Raises:
+        UserError: there is no covariance.
+    """
+    if statistics.gaussian is None:
+        raise UserError(f"{statistics.facts['data']} has too few images for a covariance: nothing to write")
+    facts = np.asarray([f"{name}: {value}" for name, value in statistics.facts.items()])
+    mean, covariance = statistics.gaussian
+    np.savez(path, allow_pickle=False, mu=mean, sigma=covariance, facts=facts)
+
+
+def load_npz(path: str, extractor: Extractor) -> Statistics:
+    """Reads an npz of mu and sigma, such as pytorch-fid's and the TensorFlow code's.
+
+    Files that we wrote say what extractor made them; of others only the number of features can be checked, and a report says so.
+
+    Raises:
+        UserError: no such file, a damaged one, or statistics of another extractor.
+    """
+    try:
+        with np.load(path) as file:
+            mean, covariance = (np.asarray(file[name], np.float64) for name in ("mu", "sigma"))
+            said = [str(line) for line in file["facts"]] if "facts" in file.files else None
+    except FileNotFoundError:
+        raise UserError(
+            f"config.eval.reference is {path}, which is not a file; expected an npz of mu and sigma"
+        ) from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not an npz of mu and sigma, or damaged ({first_line(error)})") from error
+    size = extractor.size
+    if mean.shape != (size,) or covariance.shape != (size, size):
+        raise UserError(
+            f"{path} has mu {mean.shape} and sigma {covariance.shape}: it is of another extractor, {extractor.name} has {size}"
+        )
+    if not (np.all(np.isfinite(mean)) and np.all(np.isfinite(covariance))):
+        raise UserError(f"{path} has numbers that are not finite: it is damaged")
+    gaussian = Gaussian(mean, covariance)
+    if said is None:
+        return Statistics(gaussian, {"data": path, "split": "file", "extractor_of_file": "not stated by the file"})
+    for name, value in extractor.facts.items():
+        if f"{name}: {value}" not in said:
+            theirs = next((line for line in said if line.startswith(f"{name}: ")), f"{name}: unknown")
+            raise UserError(f"{path} is of another extractor: its {theirs}, expected {value}")
+    return Statistics(gaussian, {"data": path, "split": "file", "said_by_file": said})

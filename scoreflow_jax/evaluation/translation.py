@@ -1,0 +1,146 @@
+"""Translation between classes, both methods side by side: is the result of the target class, is it still the source's, and is
+the way back open?"""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from scoreflow_jax import figures, files
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.evaluation.data import Data
+from scoreflow_jax.evaluation.statistics import covariance_of, too_few
+from scoreflow_jax.metrics.diversity import distances_to_sources
+from scoreflow_jax.metrics.frechet import frechet_distance
+from scoreflow_jax.metrics.kernel import squared_mmd
+from scoreflow_jax.model import Model
+from scoreflow_jax.sampling import TRANSLATIONS, Solved
+from scoreflow_jax.typing import HostImages
+
+
+class Job(NamedTuple):
+    """Images with the classes that they are of and shall become."""
+
+    images: Float[np.ndarray, "batch height width channel"]
+    source: Int[np.ndarray, " batch"]
+    target: Int[np.ndarray, " batch"]
+
+
+def measure_translation(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]:
+    """Figures of both methods, over all pairs, by target class and by pair; draws translation_<method>.png.
+
+    Raises:
+        UserError: an unconditional model, a pair of classes that does not exist, or a class without test images.
+    """
+    if not model.num_classes:
+        raise UserError("an unconditional model cannot translate: set config.eval.translation=False")
+    pairs = data.settings.translation_pairs or [
+        (a, b) for a in range(model.num_classes) for b in range(model.num_classes) if a != b
+    ]
+    job = _job(data, pairs)
+    methods = {}
+    for method in TRANSLATIONS:
+        solved = model.solve_translate(job.images, job.source, job.target, method=method)
+        methods[method] = _figures(model, data, job, method, solved)
+        _draw(out / f"translation_{method}.png", data, job, solved.y)
+    return {"pairs": len(pairs), "images": len(job.images), "methods": methods}
+
+
+def _job(data: Data, pairs: Any) -> Job:
+    """The first images of each pair's source class in the test split."""
+    images, labels = data.images("test")
+    chosen, targets = [], []
+    for source, target in pairs:
+        members = np.flatnonzero(labels == source)[: data.settings.translation_images]
+        if not len(members):
+            raise UserError(f"the test split has no images of class {source} ({data.class_name(source)})")
+        chosen.append(members)
+        targets.append(np.full(len(members), target, np.int32))
+    index = np.concatenate(chosen)
+    return Job(images[index], labels[index], np.concatenate(targets))
+
+
+def _figures(model: Model, data: Data, job: Job, method: str, solved: Solved) -> dict[str, Any]:
+    # The way back: labels swapped, the paper's; and for `difference` also the same ODE from t = 1 to 0, its exact inverse.
+    returns = {"swapped": model.solve_translate(solved.y, job.target, job.source, method=method)}
+    if method == "difference":
+        returns["reversed"] = model.solve_translate(solved.y, job.source, job.target, method=method, inverse=True)
+    cycle = {f"cycle_error_{name}": float(np.abs(back.y - job.images).mean()) for name, back in returns.items()}
+    # What is judged are the pixels that a user gets.
+    shown = data.shown(solved.y)
+    features = data.extractor(data.experiment.scaling.to_pixels(solved.y))
+    recognized = None if data.judge is None else data.judge.predict(shown)
+    return {
+        **translation_quality(shown, job, recognized),
+        **cycle,
+        "nfe": solved.stats.summary(TRANSLATIONS[method].network_calls)["nfe_mean"],
+        "cost": solved.stats.summary(TRANSLATIONS[method].network_calls),
+        "by_target": {str(t): _to_class(features[job.target == t], data, int(t)) for t in np.unique(job.target)},
+        "by_pair": {
+            f"{s} to {t}": _of_pair(features, shown, recognized, data, job, int(s), int(t))
+            for s, t in sorted({*zip(job.source.tolist(), job.target.tolist(), strict=True)})
+        },
+    }
+
+
+def translation_quality(
+    translated: HostImages, job: Job, recognized: Int[np.ndarray, " batch"] | None
+) -> dict[str, Any]:
+    """The share recognized as the target, and Euclidean distances to an image's own source and to others of its class."""
+    own, others = distances_to_sources(translated, job.images, job.source)
+    share = {} if recognized is None else {"recognized_as_target": float(np.mean(recognized == job.target))}
+    return {**share, "distance_to_own_source": own, "distance_to_other_sources": others}
+
+
+def _to_class(features: Float[np.ndarray, "batch features"], data: Data, target: int) -> dict[str, Any]:
+    """Distances of all translations to a class from its real images, and of real held-out ones."""
+    real = data.statistics(data.settings.split).of_class(target)
+    held_out = data.statistics("test").of_class(target)
+    own, theirs = covariance_of(features), covariance_of(real)
+    if own is None or theirs is None:
+        distance: float | str = too_few(min(len(features), len(real)), data.extractor.size)
+    else:
+        distance = frechet_distance(own, theirs)
+    enough = min(len(features), len(real), len(held_out)) > 1
+    return {
+        "images": len(features),
+        "frechet_distance": distance,
+        "kid": squared_mmd(features, real) if enough else "not measured: fewer than 2 images",
+        "kid_real": squared_mmd(held_out, real) if enough else "not measured: fewer than 2 images",
+    }
+
+
+def _of_pair(
+    features: Float[np.ndarray, "batch features"],
+    shown: HostImages,
+    recognized: Int[np.ndarray, " batch"] | None,
+    data: Data,
+    job: Job,
+    source: int,
+    target: int,
+) -> dict[str, Any]:
+    chosen = (job.source == source) & (job.target == target)
+    real = data.statistics(data.settings.split).of_class(target)
+    distance = np.linalg.norm((shown[chosen] - job.images[chosen]).reshape(chosen.sum(), -1), axis=1).mean()
+    share = {} if recognized is None else {"recognized_as_target": float(np.mean(recognized[chosen] == target))}
+    enough = chosen.sum() > 1 and len(real) > 1
+    kid = squared_mmd(features[chosen], real) if enough else "not measured: fewer than 2 images"
+    return {"images": int(chosen.sum()), **share, "kid": kid, "distance_to_own_source": float(distance)}
+
+
+def _draw(path: pathlib.Path, data: Data, job: Job, translated: HostImages) -> None:
+    """One row a source class: its first image, then that image as every other class."""
+    targets = np.unique(job.target).tolist()
+    rows, captions = [], []
+    for s in np.unique(job.source).tolist():
+        first = job.images[job.source == s][0]
+        row = [first]
+        for t in targets:
+            found = np.flatnonzero((job.source == s) & (job.target == t))
+            row.append(translated[found[0]] if len(found) else first if s == t else np.full_like(first, 1.0))
+        rows.append(np.stack(row))
+        captions.append(data.class_name(s))
+    heads = ["source", *(data.class_name(t) for t in targets)]
+    with files.whole_file(path) as temporary:
+        figures.save_rows(temporary, rows, captions=captions, heads=heads)

@@ -1,0 +1,60 @@
+"""Truncation error along t, figure 2 of ScoreFlow: how far solution and one-step estimate are from the straight path.
+
+For an image x and the latent z that encodes it, xbar(t) = (1 - t) z + t x is the path that algorithm 1 trains on, x(t) the
+solution of the ODE between the same two points, and z + t f(xbar(t), t, c) the estimate of x(t) by one step that the loss takes
+for it.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from scoreflow_jax import files, plots
+from scoreflow_jax.evaluation.data import Data
+from scoreflow_jax.model import Model
+
+SOLVED = "solution, |x(t) - xbar(t)|"
+ONE_STEP = "one step along the image's own path, |z + t f(xbar) - xbar|"
+UNPAIRED = "one step with noise of its own, as in training"
+
+
+def measure_truncation(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]:
+    """Root mean square errors by time, over test images; draws truncation.png."""
+    settings, path = data.settings, model.experiment.path
+    images, labels = data.some("test", settings.truncation_images)
+    chosen = labels if model.num_classes else None
+    times = np.linspace(path.t_min, path.t_max, settings.truncation_times)
+    encoded = model.solve_encode(images, chosen, times[::-1])
+    assert encoded.path is not None
+    solution, latents = encoded.path[::-1], encoded.y
+    noise = np.asarray(model.noise(jax.random.key(settings.seeds[0]), len(images)))
+    errors: dict[str, list[float]] = {SOLVED: [], ONE_STEP: [], UNPAIRED: []}
+    for t, state in zip(times, solution, strict=True):
+        straight = (1 - t) * latents + t * images
+        errors[SOLVED].append(_rms(state - straight))
+        for name, z in ((ONE_STEP, latents), (UNPAIRED, noise)):
+            at = (1 - t) * z + t * images
+            estimate = z + t * _drift(model, at, float(t), chosen)
+            errors[name].append(_rms(estimate - at))
+    curves = [plots.Curve(name, times.tolist(), values, marked=False) for name, values in errors.items()]
+    axes = plots.Axes(f"{model.experiment.name}: distance to the straight path", "t", "root mean square over pixels")
+    with files.whole_file(out / "truncation.png") as temporary:
+        plots.save_curves(temporary, curves, axes)
+    return {"images": len(images), "times": times.tolist(), "root_mean_square": errors}
+
+
+def _drift(model: Model, x: Any, t: float, labels: Any) -> Float[np.ndarray, "batch height width channel"]:
+    """f(x, t, c) in the model's batches."""
+    size = model.batch_size
+    parts = [
+        np.asarray(model.drift(x[i : i + size], t, None if labels is None else labels[i : i + size]))
+        for i in range(0, len(x), size)
+    ]
+    return np.concatenate(parts)
+
+
+def _rms(x: Any) -> float:
+    return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))

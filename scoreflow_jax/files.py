@@ -1,0 +1,38 @@
+"""Files that are whole or not there."""
+
+import contextlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+
+@contextlib.contextmanager
+def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary path of the same suffix, renamed to `path` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = pathlib.Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes JSON beside its place and renames it."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def save_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray], *, compressed: bool = True) -> None:
+    """Writes an npz of named arrays beside its place and renames it."""
+    with whole_file(path) as temporary:
+        (np.savez_compressed if compressed else np.savez)(temporary, allow_pickle=False, **arrays)

@@ -1,0 +1,36 @@
+"""The Inception Score (Salimans et al. 2016, arXiv:1606.03498): are images recognizable, and of many classes?"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import log_softmax, logsumexp
+
+from scoreflow_jax.errors import UserError
+
+
+class InceptionScore(NamedTuple):
+    """Mean and standard deviation over the splits."""
+
+    mean: float
+    std: float
+
+
+def inception_score(logits: Float[np.ndarray, "batch classes"], splits: int = 10) -> InceptionScore:
+    """exp of the mean KL divergence between an image's class probabilities and those of its split.
+
+    Args:
+        logits: of the classes, images in the order in which they were generated.
+        splits: consecutive parts, each scored by itself, as published.
+
+    Raises:
+        UserError: fewer images than splits.
+    """
+    if len(logits) < splits:
+        raise UserError(f"an Inception Score of {len(logits)} images in {splits} splits: expected at least {splits}")
+    log_p = log_softmax(np.asarray(logits, np.float64), axis=1)
+    scores = []
+    for part in np.array_split(log_p, splits):
+        log_mean = logsumexp(part, axis=0) - np.log(len(part))
+        scores.append(np.exp(np.mean(np.sum(np.exp(part) * (part - log_mean), axis=1))))
+    return InceptionScore(float(np.mean(scores)), float(np.std(scores)))
