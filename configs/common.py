@@ -256,7 +256,9 @@ def variant(config: ConfigDict, name: str) -> ConfigDict:
     config.sample.update(num_images=10, batch_size=10)
     config.translate.update(num_images=10, batch_size=10, shown=4)
     config.interpolate.update(num_pairs=2, num_steps=5)
+    config.eval.update(extractor="pixels", num_images=40, batch_size=20, num_reconstructions=10, translation_images=1)
     config.eval.update(
-        extractor="pixels", num_images=40, batch_size=20, num_reconstructions=10, reconstruction_tolerances=(1e-3,)
+        reconstruction_tolerances=(1e-3,), likelihood_images=20, truncation_images=10, truncation_times=3
     )
+    config.eval.update(sweep_images=20, sweep_steps=(2, 4), sweep_tolerances=(1e-2,), audit_images=20)
     return config

@@ -25,6 +25,8 @@ def get_config(variant: str = "") -> ConfigDict:
         batch_size=64, num_steps=2500, ema_decay=0.995, sample_every=500, checkpoint_every=500, log_every=50
     )
     # Inception means nothing on 8x8 digits: distances are between pixels, recognition is a classifier's.
-    config.eval.update(extractor="pixels", classifier=True, num_images=1000, translation=True, translation_images=4, likelihood=True)
+    config.eval.update(
+        extractor="pixels", classifier=True, num_images=1000, translation=True, translation_images=4, likelihood=True
+    )
     config.eval.update(likelihood_images=355, truncation=True, audit=True)
     return common.variant(config, variant)

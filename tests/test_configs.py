@@ -97,7 +97,7 @@ def test_configs_of_before_are_read_with_the_defaults_of_new_fields():
     old, new = to_plain(config_of("digits.py")), to_plain(config_of("digits.py"))
     for name in ("block", "fir_kernel", "label_dropout", "embedding", "time_scale", "remat_resolutions", "num_scales"):
         del old["model"][name]
-    del old["path"]["t_min"], old["sample"]["guidance"]
+    del old["path"]["t_min"], old["sample"]["guidance"], old["data"]["dequantize"]
     assert build(old).network == build(new).network
     assert differences(new, old, ("model", "path")) == []
     new["model"]["embedding"] = "fourier"
@@ -143,6 +143,16 @@ def test_differences_names_what_changed_below_the_fields_asked_for():
         ("solver.num_steps", 5000, "max_steps is 4096, expected at least 5000"),
         ("sample.labels", (True,), "has True"),
         ("eval.num_images", 1, "at least 2"),
+        ("eval.extractor", "vgg", "config.eval.extractor has 'vgg', expected inception or pixels"),
+        ("eval.resize", "bicubic", "expected tensorflow or half_pixel"),
+        ("eval.split", "validation", "expected train or test"),
+        ("eval.likelihood_probe", "sobol", "expected rademacher or gaussian or exact"),
+        ("eval.sweep_methods", ("rk45",), "config.eval.sweep_methods has 'rk45', expected euler"),
+        ("eval.seeds", (), "expected different whole numbers"),
+        ("eval.seeds", (1, 1), "expected different whole numbers"),
+        ("eval.translation_pairs", ((3, 3),), "expected two different classes from 0 to 9"),
+        ("eval.translation_pairs", ((3, 10),), "expected two different classes from 0 to 9"),
+        ("eval.sweep_tolerances", (0.0,), "expected positive numbers"),
     ],
 )
 def test_values_out_of_range_are_named(field, value, match):
@@ -161,7 +171,11 @@ def test_unknown_and_missing_fields_are_named(section):
     with pytest.raises(UserError, match="colour"):
         build(config)
     del config[section]["colour"]
-    gone = "seed" if "seed" in config[section] else next(k for k in config[section] if k not in ("name", "source"))
+    gone = (
+        "seed"
+        if "seed" in config[section]
+        else next(k for k in config[section] if k not in ("name", "source", "dequantize"))
+    )
     del config[section][gone]
     if section not in ("model", "solver"):  # whose constructors have defaults
         with pytest.raises(UserError, match=gone):

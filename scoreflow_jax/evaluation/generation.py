@@ -181,6 +181,11 @@ def _figures(generated: Generated, data: Data) -> dict[str, Any]:
     calls = network_calls(data.experiment.sample.guidance)
     cost = generated.stats.summary(calls)
     figures = distances(generated.features, reference, extractor)
+    fewer = len(data.source("test"))
+    if fewer < len(generated.features):
+        # A Frechet distance falls with the number of images, so that of held-out ones compares with this one only.
+        some = covariance_of(generated.features[:fewer])
+        figures["frechet_distance_of_as_many"] = _frechet(some, reference, fewer, extractor)
     figures |= _inception_score(generated.features, extractor)
     figures |= {
         "nfe": cost["nfe_mean"],

@@ -93,6 +93,10 @@ def _generation(g: dict[str, Any]) -> str:
     ):
         if field in seeds[0] or field in real:
             rows.append([words, _cell(g, field, style), _shown(real.get(field, ""), style)])
+    if "frechet_distance_of_as_many" in seeds[0]:
+        rows[0][-1] = ""  # held-out images are fewer, and a Frechet distance falls with their number
+        words = f"the same of {real['images']} images"
+        rows.insert(1, [words, _cell(g, "frechet_distance_of_as_many", ".3f"), _shown(real["frechet_distance"], ".3f")])
     many = f", mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else ""
     head = [f"{g['images']} images{many}", "generated", f"real, held out ({real['images']})"]
     return "## Generation\n\n" + _table(head, rows) + "\n\n![first samples](grid.png)"

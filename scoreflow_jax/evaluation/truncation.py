@@ -16,9 +16,9 @@ from scoreflow_jax import files, plots
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.model import Model
 
-SOLVED = "solution, |x(t) - xbar(t)|"
-ONE_STEP = "one step along the image's own path, |z + t f(xbar) - xbar|"
-UNPAIRED = "one step with noise of its own, as in training"
+SOLVED = "solution: x(t) to xbar(t)"
+ONE_STEP = "one step: z + t f(xbar, t) to xbar(t)"
+UNPAIRED = "one step from noise that is not the image's own, as in training"
 
 
 def measure_truncation(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from scoreflow_jax.errors import UserError
 
-Features = Float[np.ndarray, "batch features"]
+Features = Float[np.ndarray, "_ features"]
 
 
 class KernelDistance(NamedTuple):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from scoreflow_jax.errors import UserError
 
-Features = Float[np.ndarray, "batch features"]
+Features = Float[np.ndarray, "_ features"]
 NEIGHBOURS = 3  # k, as published
 _BLOCK = 1024  # vectors whose distances to a whole set are held at a time
 

@@ -53,7 +53,7 @@ class ConvReLU(nn.Module):
         shape = (*spec.kernel, x.shape[-1], spec.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (spec.features,))
-        return nn.relu(_convolve(x, kernel, spec.stride, spec.same) + bias)
+        return nn.relu(_convolve(x, kernel, spec.stride, spec.same) + bias.reshape(1, 1, 1, -1))
 
 
 def _convolve(x: Any, kernel: Any, stride: int, same: bool) -> Any:

