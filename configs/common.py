@@ -213,6 +213,10 @@ def evaluation() -> ConfigDict:
             "translation": False,
             "translation_pairs": (),  # ((source, target), ...); empty: all
             "translation_images": 50,  # test images of each source class, at the most
+            "lpips_backbone": placeholder(
+                str
+            ),  # torchvision's alexnet-owt-7be5be79.pth; with the next also LPIPS to the source
+            "lpips_heads": placeholder(str),  # alex.pth of the lpips package, version 0.1
             # bits/dim of the test split
             "likelihood": False,
             "likelihood_images": 1000,

@@ -95,6 +95,8 @@ class EvalSettings:
     translation: bool
     translation_pairs: tuple[tuple[int, int], ...]
     translation_images: int
+    lpips_backbone: str | None
+    lpips_heads: str | None
 
     likelihood: bool
     likelihood_images: int

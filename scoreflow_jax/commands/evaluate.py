@@ -45,7 +45,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     for split in ("train", "test"):
         data.source(split)
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.eval.batch_size)
-    _ = data.extractor  # what it lacks is said before hours of generating
+    _ = data.extractor, data.perceptual_distance  # what they lack is said before hours of generating
     out = workdir / "eval" / str(model.step)
     report = {**workdirs.report_head(model, "eval", seed=None), "seeds": list(experiment.eval.seeds)}
     for name in chosen:

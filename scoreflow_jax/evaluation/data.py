@@ -2,17 +2,22 @@
 
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
 from scoreflow_jax.data import ImageSource, read_all
+from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.extractors import Extractor, inception_extractor, pixel_extractor
 from scoreflow_jax.evaluation.features import data_features
 from scoreflow_jax.evaluation.statistics import Statistics, load_npz, statistics_of
 from scoreflow_jax.evaluation.weights import cache_dir
 from scoreflow_jax.experiment import Experiment
+from scoreflow_jax.models.lpips import SMALLEST, import_lpips, lpips
+from scoreflow_jax.torch_files import read_torch_file
 from scoreflow_jax.typing import HostImages
 
 LabelledImages = tuple[Float[np.ndarray, "_ height width channel"], Int[np.ndarray, " _"]]
@@ -94,6 +99,26 @@ class Data:
         from scoreflow_jax.metrics.recognition import Recognizer
 
         return Recognizer(*self.images("train"))
+
+    @functools.cached_property
+    def perceptual_distance(self) -> Callable[[Any, Any], Any] | None:
+        """LPIPS of two sets of images, where its weights are at hand; else None.
+
+        Raises:
+            UserError: only one of the two files is given, one does not hold these weights, or images are too small.
+        """
+        backbone, heads = self.settings.lpips_backbone, self.settings.lpips_heads
+        if backbone is None and heads is None:
+            return None
+        if backbone is None or heads is None:
+            raise UserError("LPIPS needs both config.eval.lpips_backbone and config.eval.lpips_heads")
+        if min(self.experiment.spec.shape[:2]) < SMALLEST:
+            raise UserError(f"LPIPS of images {self.experiment.spec.shape}: expected at least {SMALLEST}x{SMALLEST}")
+        try:
+            weights = import_lpips(read_torch_file(backbone), read_torch_file(heads))
+        except ValueError as error:
+            raise UserError(f"{backbone} or {heads} does not hold LPIPS's weights: {error}") from error
+        return functools.partial(jax.jit(lpips), weights)
 
     @property
     def small(self) -> bool:

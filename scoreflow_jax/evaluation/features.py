@@ -46,15 +46,18 @@ def data_features(source: ImageSource, extractor: Extractor, folder: pathlib.Pat
         folder: the cache.
         name: for the progress bar.
     """
-    found, labels, digest = [], [], hashlib.sha256()
+    digest, first = hashlib.sha256(), 0
+    features, labels = np.empty((len(source), extractor.size), np.float32), np.empty(len(source), np.int32)
     with tqdm(total=len(source), desc=f"features of {name}", unit="images", mininterval=1.0, disable=None) as bar:
         for pixels, chunk_labels in _chunks(source):
             own = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-            found.append(_cached(pixels, extractor, folder / extractor.identity / own[:2] / f"{own}.npy"))
-            labels.append(chunk_labels)
+            last = first + len(pixels)
+            features[first:last] = _cached(pixels, extractor, folder / extractor.identity / own[:2] / f"{own}.npy")
+            labels[first:last] = chunk_labels
+            first = last
             digest.update(own.encode() + chunk_labels.tobytes())
             bar.update(len(pixels))
-    return DataFeatures(np.concatenate(found), np.concatenate(labels), digest.hexdigest())
+    return DataFeatures(features, labels, digest.hexdigest())
 
 
 def _chunks(source: ImageSource) -> Iterator[tuple[Pixels, Int32[np.ndarray, " batch"]]]:

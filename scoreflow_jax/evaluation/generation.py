@@ -36,19 +36,17 @@ Features = Float[np.ndarray, "batch features"]
 
 
 class Generated(NamedTuple):
-    """Generated images as they are kept: features, and 8-bit images where they were kept.
+    """Generated images as they are held: features of all, and the first of them.
 
     Attributes:
         features: in the order of the samples' numbers.
         labels: classes; None for an unconditional model.
-        pixels: None where they were not kept.
-        first: the first ones, for a picture.
+        first: the first images, as many as were kept, up to `_ON_PIXELS`.
         stats: what they cost, those of earlier runs of the same evaluation included.
     """
 
     features: Features
     labels: Int[np.ndarray, " batch"] | None
-    pixels: Pixels | None
     first: Pixels
     stats: SolveStats
 
@@ -71,7 +69,7 @@ def measure_generation(model: Model, data: Data, out: pathlib.Path) -> dict[str,
         by_seed[str(seed)] = _figures(generated, data)
         if seed == settings.seeds[0]:
             with files.whole_file(out / "grid.png") as path:
-                figures.save_grid(path, _unit(generated.first), columns=_COLUMNS)
+                figures.save_grid(path, _unit(generated.first[:_SHOWN]), columns=_COLUMNS)
     report: dict[str, Any] = {
         "images": settings.num_images,
         "guidance": model.experiment.sample.guidance,
@@ -102,7 +100,8 @@ def generate(model: Model, data: Data, out: pathlib.Path, seed: int) -> Generate
     count, size = settings.num_images, settings.batch_size * max(1, CHUNK // settings.batch_size)
     labels = _labels(model, count)
     folder = out / "samples" / f"seed{seed}-{_identity(model, data, seed, size)}"
-    stats, features, pixels = SolveStats(), [], []
+    stats, first_images = SolveStats(), []
+    features = np.empty((count, extractor.size), np.float32)
     with tqdm(total=count, desc=f"generating, seed {seed}", unit="images", mininterval=1.0, disable=None) as bar:
         for first in range(0, count, size):
             kept = min(size, count - first)
@@ -114,12 +113,12 @@ def generate(model: Model, data: Data, out: pathlib.Path, seed: int) -> Generate
                 if not settings.keep_images:
                     chunk["images"] = chunk["images"][: _SHOWN if first == 0 else 0]
                 files.save_arrays(path, chunk, compressed=False)
-            features.append(chunk["features"])
-            pixels.append(chunk["images"])
+            features[first : first + kept] = chunk["features"]
+            if first < _ON_PIXELS:
+                first_images.append(chunk["images"])
             _add(stats, chunk, kept)
             bar.update(kept)
-    kept_pixels = np.concatenate(pixels) if settings.keep_images else None
-    return Generated(np.concatenate(features), labels, kept_pixels, pixels[0][:_SHOWN], stats)
+    return Generated(features, labels, np.concatenate(first_images)[:_ON_PIXELS], stats)
 
 
 def _make(
@@ -192,9 +191,9 @@ def _figures(generated: Generated, data: Data) -> dict[str, Any]:
         "seconds_per_image": cost["seconds"] / cost["images"],
         "cost": cost,
     }
-    if generated.pixels is not None and data.small:
-        images = _unit(generated.pixels[:_ON_PIXELS])
-        labels = None if generated.labels is None else generated.labels[:_ON_PIXELS]
+    if data.small:
+        images = _unit(generated.first)
+        labels = None if generated.labels is None else generated.labels[: len(images)]
         figures |= on_pixels(images, labels, data)
     return figures
 

@@ -1,6 +1,7 @@
 """What generated images are compared with: features of a data set, or mean and covariance from a file."""
 
 import dataclasses
+import hashlib
 import pathlib
 import zipfile
 from typing import Any
@@ -111,11 +112,12 @@ def load_npz(path: str, extractor: Extractor) -> Statistics:
         )
     if not (np.all(np.isfinite(mean)) and np.all(np.isfinite(covariance))):
         raise UserError(f"{path} has numbers that are not finite: it is damaged")
-    gaussian = Gaussian(mean, covariance)
+    gaussian, digest = Gaussian(mean, covariance), hashlib.sha256(mean.tobytes() + covariance.tobytes()).hexdigest()
+    facts = {"data": path, "split": "file", "statistics_sha256": digest}
     if said is None:
-        return Statistics(gaussian, {"data": path, "split": "file", "extractor_of_file": "not stated by the file"})
+        return Statistics(gaussian, {**facts, "extractor_of_file": "not stated by the file"})
     for name, value in extractor.facts.items():
         if f"{name}: {value}" not in said:
             theirs = next((line for line in said if line.startswith(f"{name}: ")), f"{name}: unknown")
             raise UserError(f"{path} is of another extractor: its {theirs}, expected {value}")
-    return Statistics(gaussian, {"data": path, "split": "file", "said_by_file": said})
+    return Statistics(gaussian, {**facts, **extractor.facts, "said_by_file": said})

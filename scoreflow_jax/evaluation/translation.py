@@ -4,6 +4,7 @@ the way back open?"""
 import pathlib
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -73,6 +74,7 @@ def _figures(model: Model, data: Data, job: Job, method: str, solved: Solved) ->
     recognized = None if data.judge is None else data.judge.predict(shown)
     return {
         **translation_quality(shown, job, recognized),
+        **_perceptual(shown, job, data, model.batch_size),
         **cycle,
         "nfe": solved.stats.summary(TRANSLATIONS[method].network_calls)["nfe_mean"],
         "cost": solved.stats.summary(TRANSLATIONS[method].network_calls),
@@ -91,6 +93,17 @@ def translation_quality(
     own, others = distances_to_sources(translated, job.images, job.source)
     share = {} if recognized is None else {"recognized_as_target": float(np.mean(recognized == job.target))}
     return {**share, "distance_to_own_source": own, "distance_to_other_sources": others}
+
+
+def _perceptual(shown: HostImages, job: Job, data: Data, size: int) -> dict[str, float]:
+    """Mean LPIPS of an image to its own source, where the weights are at hand."""
+    if data.perceptual_distance is None:
+        return {}
+    parts = [
+        np.asarray(data.perceptual_distance(jnp.asarray(shown[i : i + size]), jnp.asarray(job.images[i : i + size])))
+        for i in range(0, len(shown), size)
+    ]
+    return {"lpips_to_own_source": float(np.concatenate(parts).mean())}
 
 
 def _to_class(features: Float[np.ndarray, "batch features"], data: Data, target: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv:1904.06991): fidelity and coverage apart."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from scoreflow_jax.errors import UserError
 
 Features = Float[np.ndarray, "_ features"]
 NEIGHBOURS = 3  # k, as published
-_BLOCK = 1024  # vectors whose distances to a whole set are held at a time
+_BLOCK = 512  # vectors whose distances to a whole set are held at a time
 
 
 class PrecisionRecall(NamedTuple):
@@ -38,21 +39,24 @@ def precision_recall(generated: Features, real: Features, k: int = NEIGHBOURS) -
         )
     # The distances' rounding error grows with the vectors' length, so both are centered on one point.
     center = np.asarray(np.mean(real, axis=0, dtype=np.float64), np.float32)
-    ours, theirs = (jnp.asarray(x, jnp.float32) - center[None] for x in (generated, real))
-    return PrecisionRecall(_covered(ours, theirs, k), _covered(theirs, ours, k))
+    return PrecisionRecall(_covered(generated, real, center, k), _covered(real, generated, center, k))
 
 
-def _covered(points: Array, reference: Array, k: int) -> float:
-    """The share of points within the balls of the reference."""
-    radii = jnp.concatenate([_kth_distance(block, reference, k) for block in _blocks(reference)])[: len(reference)]
-    inside = np.concatenate([np.asarray(_is_inside(block, reference, radii)) for block in _blocks(points)])
+def _covered(points: Features, reference: Features, center: Float[np.ndarray, " features"], k: int) -> float:
+    """The share of points within the balls of the reference, which alone is on the device, and once."""
+    held = jnp.asarray(np.asarray(reference, np.float32) - center)
+    # The nearest vector of the set itself is the vector.
+    radii = np.concatenate([np.asarray(_nearest(block, held, k + 1)) for block in _blocks(reference, center)])
+    kept = jnp.asarray(radii[: len(reference)])
+    inside = np.concatenate([np.asarray(_is_inside(block, held, kept)) for block in _blocks(points, center)])
     return float(np.mean(inside[: len(points)]))
 
 
-def _blocks(x: Array) -> list[Array]:
-    """Slices of one size, the last one padded by repetition, so that one program serves all."""
+def _blocks(x: Features, center: Float[np.ndarray, " features"]) -> Iterator[Features]:
+    """Slices of one size, centered, the last one padded by repetition, so that one program serves all."""
     size = min(_BLOCK, len(x))
-    return [x[jnp.minimum(jnp.arange(i, i + size), len(x) - 1)] for i in range(0, len(x), size)]
+    for first in range(0, len(x), size):
+        yield np.asarray(x[np.minimum(np.arange(first, first + size), len(x) - 1)], np.float32) - center
 
 
 def _squared_distances(a: Array, b: Array) -> Float[Array, "a b"]:
@@ -65,12 +69,8 @@ def _is_inside(points: Array, reference: Array, radii: Array) -> Array:
     return jnp.any(_squared_distances(points, reference) <= radii[None, :], axis=1)
 
 
-def _kth_distance(block: Array, reference: Array, k: int) -> Array:
-    """Squared distances to the k-th nearest other vector; the nearest one is the vector itself."""
-    return _nearest(block, reference, k + 1)
-
-
 def _nearest_of(block: Array, reference: Array, count: int) -> Array:
+    """Squared distances to the nearest vector number `count`."""
     return -jax.lax.top_k(-_squared_distances(block, reference), count)[0][:, -1]
 
 
