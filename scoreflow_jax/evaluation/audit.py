@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import scipy.integrate
 from jaxtyping import Float
-from tqdm import tqdm
 
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.generation import distances
+from scoreflow_jax.evaluation.progress import progress
 from scoreflow_jax.model import Model
 
 
@@ -23,7 +23,8 @@ def measure_audit(model: Model, data: Data) -> dict[str, Any]:
     noise = np.asarray(model.noise(jax.random.key(settings.seeds[0]), count))
     labels = np.resize(np.arange(model.num_classes), count) if model.num_classes else None
     ours, theirs, nfe, nfe_scipy = [], [], [], []
-    for first in tqdm(range(0, count, size), desc="audit", unit="batches", disable=None):
+    bar = progress("audit", count, " images")
+    for first in range(0, count, size):
         z = noise[first : first + size]
         c = None if labels is None else labels[first : first + size]
         solved = model.solve_generate(z, c)
@@ -32,6 +33,8 @@ def measure_audit(model: Model, data: Data) -> dict[str, Any]:
         theirs.append(images)
         nfe.append(solved.stats.evaluations[0])
         nfe_scipy.append(evaluations)
+        bar.update(len(z))
+    bar.close()
     a, b = np.concatenate(ours), np.concatenate(theirs)
     to_pixels = data.experiment.scaling.to_pixels
     compared = {

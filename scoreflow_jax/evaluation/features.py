@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int32
-from tqdm import tqdm
 
 from scoreflow_jax import files
 from scoreflow_jax.data import ImageSource
 from scoreflow_jax.evaluation.extractors import Extractor
+from scoreflow_jax.evaluation.progress import progress
 from scoreflow_jax.pixels import to_pixels, to_unit_range_host
 from scoreflow_jax.typing import Pixels
 
@@ -48,7 +48,7 @@ def data_features(source: ImageSource, extractor: Extractor, folder: pathlib.Pat
     """
     digest, first = hashlib.sha256(), 0
     features, labels = np.empty((len(source), extractor.size), np.float32), np.empty(len(source), np.int32)
-    with tqdm(total=len(source), desc=f"features of {name}", unit="images", mininterval=1.0, disable=None) as bar:
+    with progress(f"features of {name}", len(source), " images") as bar:
         for pixels, chunk_labels in _chunks(source):
             own = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
             last = first + len(pixels)

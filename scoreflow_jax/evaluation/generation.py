@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Float, Int
-from tqdm import tqdm
 
 from scoreflow_jax import figures, files
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.extractors import Extractor
 from scoreflow_jax.evaluation.features import CHUNK
+from scoreflow_jax.evaluation.progress import progress
 from scoreflow_jax.evaluation.statistics import Statistics, covariance_of, too_few
 from scoreflow_jax.experiment import config_hash
 from scoreflow_jax.metrics.diversity import nearest_distance, within_class_std
@@ -102,7 +102,7 @@ def generate(model: Model, data: Data, out: pathlib.Path, seed: int) -> Generate
     folder = out / "samples" / f"seed{seed}-{_identity(model, data, seed, size)}"
     stats, first_images = SolveStats(), []
     features = np.empty((count, extractor.size), np.float32)
-    with tqdm(total=count, desc=f"generating, seed {seed}", unit="images", mininterval=1.0, disable=None) as bar:
+    with progress(f"generating, seed {seed}", count, " images") as bar:
         for first in range(0, count, size):
             kept = min(size, count - first)
             path = folder / f"{first:08d}-{kept}.npz"

@@ -156,10 +156,16 @@ def _sweep(s: dict[str, Any]) -> str:
         [
             r["method"],
             f"{r['steps']} steps" if "steps" in r else f"{r['tolerance']:g}",
-            f"{r['nfe']:.0f}",
-            _shown(r["distance"], ".4g"),
-            f"{r['rms_difference']:.2e}",
-            f"{r['seconds_per_image']:.2g}",
+            *(
+                ["", "failed", "", ""]
+                if "failed" in r
+                else [
+                    f"{r['nfe']:.0f}",
+                    _shown(r["distance"], ".4g"),
+                    f"{r['rms_difference']:.2e}",
+                    f"{r['seconds_per_image']:.2g}",
+                ]
+            ),
         ]
         for r in s["rows"]
     ]

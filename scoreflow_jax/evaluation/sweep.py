@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
 from scoreflow_jax import files, plots
+from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
+from scoreflow_jax.evaluation.progress import progress
 from scoreflow_jax.evaluation.statistics import covariance_of
 from scoreflow_jax.metrics.frechet import frechet_distance
 from scoreflow_jax.metrics.kernel import kernel_distance
@@ -32,8 +33,15 @@ def measure_sweep(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]
     exact = model.with_solver(finest).solve_generate(noise, labels, guidance=guidance).y
     measured, distance_of = _distance(data, count)
     rows = []
-    for name, value, solver in tqdm(_solvers(settings, base), desc="sweep", unit="solvers", disable=None):
-        solved = model.with_solver(solver).solve_generate(noise, labels, guidance=guidance)
+    solvers = _solvers(settings, base)
+    bar = progress("sweep", len(solvers), " solvers")
+    for name, value, solver in solvers:
+        bar.update()
+        try:
+            solved = model.with_solver(solver).solve_generate(noise, labels, guidance=guidance)
+        except UserError as error:  # a method of low order may run out of steps; the others are still of use
+            rows.append({"method": name, **value, "failed": str(error)})
+            continue
         cost = solved.stats.summary(network_calls(guidance))
         features = data.extractor(data.experiment.scaling.to_pixels(solved.y))
         rows.append(
@@ -46,6 +54,7 @@ def measure_sweep(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]
                 "seconds_per_image": cost["seconds"] / cost["images"],
             }
         )
+    bar.close()
     limit = distance_of(data.extractor(data.experiment.scaling.to_pixels(exact)))
     _draw(out / "sweep.png", rows, measured, limit, model.experiment.name)
     return {"images": count, "measured": measured, "finest": {"tolerance": _FINEST, "distance": limit}, "rows": rows}
@@ -90,10 +99,11 @@ def _distance(data: Data, count: int) -> tuple[str, Any]:
 def _draw(path: pathlib.Path, rows: list[dict[str, Any]], measured: str, limit: float | None, name: str) -> None:
     if limit is None:
         return
+    done = [r for r in rows if "failed" not in r]
     curves = []
     for kind in ("steps", "tolerance"):
-        for method in dict.fromkeys(r["method"] for r in rows if kind in r):
-            points = sorted((r["nfe"], r["distance"]) for r in rows if r["method"] == method and kind in r)
+        for method in dict.fromkeys(r["method"] for r in done if kind in r):
+            points = sorted((r["nfe"], r["distance"]) for r in done if r["method"] == method and kind in r)
             label = f"{method}, {'equal steps' if kind == 'steps' else 'adaptive'}"
             curves.append(plots.Curve(label, [p[0] for p in points], [p[1] for p in points]))
     axes = plots.Axes(
@@ -101,7 +111,7 @@ def _draw(path: pathlib.Path, rows: list[dict[str, Any]], measured: str, limit: 
         "network calls (NFE)",
         measured,
         log_x=True,
-        log_y=min(r["distance"] for r in rows) > 0,
+        log_y=min(r["distance"] for r in done) > 0,
         level=(f"dopri5 at {_FINEST:g}", limit),
     )
     with files.whole_file(path) as temporary:

@@ -139,6 +139,32 @@ def test_flip_mirrors_half_of_the_images_and_nothing_else():
     assert stats.binomtest(int(mirrored.sum()), 2000).pvalue > 1e-4
 
 
+def test_dequantized_training_sees_other_noise_each_step_and_changes_no_other_draw():
+    seen = []
+
+    class Spy(PathConstrained):
+        def __call__(self, drift, x0, x1, t, label):
+            seen.append((x0, x1, t))
+            return super().__call__(drift, x0, x1, t, label)
+
+    layout = make_layout(jax.devices()[:1])
+    for dequantize in (False, True):
+        state, step = build(layout, objective=Spy(PATH), flip=False, dequantize=dequantize)
+        with jax.disable_jit():
+            for number in (0, 1):
+                step(state.replace(step=jnp.asarray(number)), jax.tree.map(jnp.asarray, BATCH))
+    arrays = [[np.asarray(jax.lax.stop_gradient(a)) for a in s] for s in seen]
+    plain, plain_next, noisy, noisy_next = arrays
+    np.testing.assert_array_equal(plain[1], BATCH["image"] / np.float32(8) - 1)
+    for number in (0, 2):  # source and times
+        np.testing.assert_array_equal(plain[number], noisy[number])
+    u = [(a[1] + 1) * 17 / 2 - BATCH["image"] for a in (noisy, noisy_next)]
+    assert min(v.min() for v in u) > -1e-4
+    assert max(v.max() for v in u) < 1 + 1e-4
+    assert np.abs(u[0] - u[1]).max() > 0.5
+    np.testing.assert_array_equal(plain[1], plain_next[1])
+
+
 def test_learns_the_drift_between_gaussians():
     """Pixels of N(m, s^2) have the drift m + a(t) (x - t m): the family m' + g a(t) (x - t m') has its optimum at (m, 1)."""
     mean, std = 0.3, 0.25
