@@ -351,16 +351,30 @@ def _check_eval(experiment: Experiment) -> None:
     ):
         if value not in names:
             raise UserError(f"config.eval.{name} has {value!r}, expected {' or '.join(names)}")
-    if not e.seeds or any(type(s) is not int or s < 0 for s in e.seeds) or len(set(e.seeds)) < len(e.seeds):
+    if (
+        not e.seeds
+        or any(type(s) is not int or not 0 <= s < 2**32 for s in e.seeds)
+        or len(set(e.seeds)) < len(e.seeds)
+    ):
         raise UserError(f"config.eval.seeds is {e.seeds}, expected different whole numbers, such as (1, 2, 3)")
     for pair in e.translation_pairs:
-        if len(pair) != 2 or any(type(c) is not int or not 0 <= c < classes for c in pair) or pair[0] == pair[1]:
+        if (
+            not isinstance(pair, tuple)
+            or len(pair) != 2
+            or any(type(c) is not int or not 0 <= c < classes for c in pair)
+            or pair[0] == pair[1]
+        ):
             raise UserError(
-                f"config.eval.translation_pairs has {pair}, expected two different classes from 0 to {classes - 1}"
+                f"config.eval.translation_pairs has {pair}, expected pairs of different classes from 0 to {classes - 1}, "
+                "such as ((0, 1), (1, 0))"
             )
-    if any(n < 1 for n in e.sweep_steps):
-        raise UserError(f"config.eval.sweep_steps is {e.sweep_steps}, expected numbers of at least 1")
-    if not all(t > 0 for t in (*e.sweep_tolerances, *e.reconstruction_tolerances)):
+    if e.sweep and not (e.sweep_methods and (e.sweep_steps or e.sweep_tolerances)):
+        raise UserError(
+            "config.eval.sweep_methods or both sweep_steps and sweep_tolerances are empty: nothing to sweep"
+        )
+    if any(type(n) is not int or n < 1 for n in e.sweep_steps):
+        raise UserError(f"config.eval.sweep_steps is {e.sweep_steps}, expected whole numbers of at least 1")
+    if not all(isinstance(t, float) and t > 0 for t in (*e.sweep_tolerances, *e.reconstruction_tolerances)):
         raise UserError(
             "config.eval.sweep_tolerances and reconstruction_tolerances: expected positive numbers, such as 1e-3"
         )

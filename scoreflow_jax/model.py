@@ -9,6 +9,7 @@ sevens = model.translate(images, source=3, target=7)
 
 import dataclasses
 import functools
+import hashlib
 import json
 import pathlib
 from collections.abc import Callable
@@ -65,6 +66,14 @@ class Model:
         self._compiled: dict[Any, Callable[..., Any]] = {}  # solves, by name, times and batch size
         self._drift = jax.jit(lambda params, x, t, label: experiment.drift(params)(x, t, label))
         self._noise = jax.jit(lambda key, indices: sampling.noise_for(key, indices, experiment.spec.shape))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of the parameters."""
+        digest = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_flatten_with_path(self.params)[0]:
+            digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+        return digest.hexdigest()
 
     @property
     def num_classes(self) -> int:

@@ -60,11 +60,21 @@ class Scaling:
             return ROUNDING
         return f"level floor({self.levels} (x + 1) / 2), clipped, then round(255 level / {self.levels - 1})"
 
-    def to_images(self, pixels: Pixels) -> HostImages:
+    def to_images(self, pixels: UInt8[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
         """Maps the data's pixels 0 .. levels - 1 to [-1, 1]: for a dequantized model to the middle of their cells."""
         if not self.dequantize:
-            return to_unit_range_host(pixels, self.levels)
+            return pixels.astype(np.float32) * np.float32(2.0 / (self.levels - 1)) - np.float32(1.0)
         return (pixels.astype(np.float32) + np.float32(0.5)) * np.float32(2.0 / self.levels) - np.float32(1.0)
+
+    def shown(self, images: Float[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
+        """Images as a user gets them, rounded to 8-bit pixels, in [-1, 1] again: real ones come back as they are."""
+        return self.from_eight_bits(self.to_pixels(images))
+
+    def from_eight_bits(self, pixels: UInt8[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
+        """The inverse of `to_pixels`; a dequantized model's levels go to the middle of their cells."""
+        if not self.dequantize:
+            return pixels.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
+        return self.to_images(np.rint(pixels * ((self.levels - 1) / 255.0)).astype(np.uint8))
 
     def to_pixels(self, images: Float[np.ndarray, "*any"]) -> UInt8[np.ndarray, "*any"]:
         """Maps images in [-1, 1] to 0 .. 255."""

@@ -150,9 +150,13 @@ def test_differences_names_what_changed_below_the_fields_asked_for():
         ("eval.sweep_methods", ("rk45",), "config.eval.sweep_methods has 'rk45', expected euler"),
         ("eval.seeds", (), "expected different whole numbers"),
         ("eval.seeds", (1, 1), "expected different whole numbers"),
-        ("eval.translation_pairs", ((3, 3),), "expected two different classes from 0 to 9"),
-        ("eval.translation_pairs", ((3, 10),), "expected two different classes from 0 to 9"),
+        ("eval.translation_pairs", ((3, 3),), "expected pairs of different classes from 0 to 9"),
+        ("eval.translation_pairs", ((3, 10),), "expected pairs of different classes from 0 to 9"),
         ("eval.sweep_tolerances", (0.0,), "expected positive numbers"),
+        ("eval.sweep_tolerances", ("x",), "expected positive numbers"),
+        ("eval.sweep_steps", (2.5,), "expected whole numbers of at least 1"),
+        ("eval.translation_pairs", (3, 8), "expected pairs of different classes"),
+        ("eval.seeds", (2**70,), "expected different whole numbers"),
     ],
 )
 def test_values_out_of_range_are_named(field, value, match):

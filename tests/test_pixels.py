@@ -40,6 +40,7 @@ def test_dequantized_levels_fill_their_cells_and_come_back(levels):
     np.testing.assert_allclose(middle, 2 * (k + 0.5) / levels - 1, atol=1e-6)
     eight_bit = np.rint(255.0 * k / (levels - 1)).astype(np.uint8)
     np.testing.assert_array_equal(scaling.to_pixels(middle), eight_bit)
+    np.testing.assert_allclose(scaling.shown(middle), middle, atol=1e-6)  # a real image is shown as it is
     # Float32 may round the last u of a cell over its edge; all others come back to their level.
     assert np.mean(scaling.to_pixels(x) != eight_bit) < 1e-4
     assert scaling.rounding != Scaling(levels).rounding
@@ -49,3 +50,5 @@ def test_scaling_without_dequantization_is_that_of_the_levels():
     k = np.arange(17, dtype=np.uint8).reshape(1, -1, 1, 1)
     np.testing.assert_array_equal(Scaling(17).to_images(k), to_unit_range_host(k, 17))
     np.testing.assert_array_equal(Scaling(17).to_pixels(Scaling(17).to_images(k)), np.rint(255.0 * k / 16))
+    every = np.arange(256, dtype=np.uint8).reshape(1, -1, 1, 1)
+    np.testing.assert_array_equal(Scaling(17).to_pixels(Scaling(17).from_eight_bits(every)), every)

@@ -15,7 +15,8 @@ def reports(tmp_path_factory):
     config = to_plain(load_config(str(ROOT / "configs/digits.py")))
     config["train"].update(num_steps=300, sample_every=0, checkpoint_every=300, ema_decay=0.98, tensorboard=False)
     config["eval"].update(num_images=100, batch_size=100, num_reconstructions=100, reconstruction_tolerances=(1e-5,))
-    config["eval"].update(translation=False, truncation=False, audit=True, likelihood_images=50)
+    config["eval"].update(translation_pairs=((3, 8), (0, 1)), translation_images=10)
+    config["eval"].update(truncation=False, audit=True, likelihood_images=50)
     config["translate"].update(num_images=40, num_times=2)
     workdir = tmp_path_factory.mktemp("quality")
     for command in (train, evaluate, translate):
@@ -48,6 +49,14 @@ def test_translations_are_recognized_and_nearest_to_their_own_source(reports, me
     measured = reports[1]["methods"][method]
     assert measured["recognized_as_target"] > 0.85
     assert measured["distance_to_own_source"] < measured["distance_to_other_sources"]
+
+
+def test_only_the_exact_ways_back_lead_back(reports):
+    """The paper's return, labels swapped, is not the inverse of eq. 20; reversed time is."""
+    methods = reports[0]["translation"]["methods"]
+    assert methods["latent"]["cycle_error_swapped"] < 5e-3
+    assert methods["difference"]["cycle_error_reversed"] < 5e-3
+    assert methods["difference"]["cycle_error_swapped"] > 0.05
 
 
 def test_nfe_is_of_the_published_order(reports):

@@ -17,7 +17,7 @@ from scoreflow_jax.evaluation.likelihoods import measure_likelihood
 from scoreflow_jax.evaluation.report import page, summary
 from scoreflow_jax.evaluation.reversibility import measure_reversibility
 from scoreflow_jax.evaluation.sweep import measure_sweep
-from scoreflow_jax.evaluation.translation import measure_translation
+from scoreflow_jax.evaluation.translation import check_translation, measure_translation
 from scoreflow_jax.evaluation.truncation import measure_truncation
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model
@@ -36,8 +36,12 @@ PARTS: dict[str, Part] = {
 """What can be measured, by the field of `config.eval` that switches it on."""
 
 
+FEATURES = {"generation", "translation", "sweep", "audit"}
+"""Parts that compare features, and so need the extractor and its weights."""
+
+
 def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
-    """Writes eval/<step>/{report.json, report.md, pictures}."""
+    """Writes eval/<step>/{report.json, report.md, pictures}, after each part what there is."""
     chosen = [name for name in PARTS if getattr(experiment.eval, name)]
     if not chosen:
         raise UserError(f"every part of the evaluation is off: set one of config.eval.{', '.join(PARTS)} to True")
@@ -45,18 +49,34 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     for split in ("train", "test"):
         data.source(split)
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.eval.batch_size)
-    _ = data.extractor, data.perceptual_distance  # what they lack is said before hours of generating
     out = workdir / "eval" / str(model.step)
-    report = {**workdirs.report_head(model, "eval", seed=None), "seeds": list(experiment.eval.seeds)}
+    report = {
+        **workdirs.report_head(model, "eval", seed=None),
+        "seeds": list(experiment.eval.seeds),
+        "batch_size": experiment.eval.batch_size,
+        **_opened(data, chosen),
+    }
     for name in chosen:
         start = time.perf_counter()
         report[name] = PARTS[name](model, data, out)
+        files.write_json(out / "report.json", _plain(report))
+        with files.whole_file(out / "report.md") as path:
+            path.write_text(page(report) + "\n")
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-    files.write_json(out / "report.json", _plain(report))
-    with files.whole_file(out / "report.md") as path:
-        path.write_text(page(report) + "\n")
     print(summary(report))
     print(f"see {out / 'report.md'}")
+
+
+def _opened(data: Data, chosen: list[str]) -> dict[str, Any]:
+    """Opens what the parts will need, since what is missing should be said before hours of work; facts for the report."""
+    facts: dict[str, Any] = {"data": data.facts}
+    if FEATURES & {*chosen}:
+        facts["extractor"] = data.extractor.facts
+        _ = data.reference
+    if "translation" in chosen:
+        check_translation(data)
+        _ = data.perceptual_distance
+    return facts
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """--mode=sample: generates images."""
 
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from scoreflow_jax import figures, files
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.errors import UserError
+from scoreflow_jax.evaluation.likelihoods import WARNING, trained_on_dequantized
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.sampling.guidance import network_calls
 
@@ -39,7 +41,11 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     with files.whole_file(out / "grid.png") as path:
         figures.save_grid(path, solved.y[: _GRID_ROWS * settings.columns], columns=settings.columns)
     head = workdirs.report_head(model, "sample", seed=settings.seed)
-    files.write_json(out / "report.json", {**head, "guidance": settings.guidance, "cost": solved.stats.summary(calls)})
+    told: dict[str, Any] = {"guidance": settings.guidance, "cost": solved.stats.summary(calls)}
+    if settings.likelihood:
+        warning = {} if trained_on_dequantized(model) else {"warning": WARNING}
+        told["likelihood"] = {"unit": "nats, a density on [-1, 1]", "probe": "rademacher", **warning}
+    files.write_json(out / "report.json", {**head, **told})
     print(f"generated {len(solved.y)} images: {workdirs.cost_line(solved.stats, calls)}; see {out / 'grid.png'}")
 
 

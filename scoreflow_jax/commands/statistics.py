@@ -25,16 +25,22 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
             with files.whole_file(out / f"{split}.npz") as path:
                 save_npz(path, statistics)
         else:
-            print(f"{split}: {len(statistics.features or ())} images are too few for a covariance, so no {split}.npz")
+            print(f"{split}: {statistics.facts['images']} images are too few for a covariance, so no {split}.npz")
     test = splits["test"].features
     assert test is not None
     apart = distances(test, splits["train"], data.extractor)
     head = workdirs.environment()
     files.write_json(
         out / "report.json",
-        {"mode": "statistics", **head, **{s: x.facts for s, x in splits.items()}, "test_to_train": apart},
+        {
+            "mode": "statistics",
+            **head,
+            "extractor": data.extractor.facts,
+            **{s: x.facts for s, x in splits.items()},
+            "test_to_train": apart,
+        },
     )
-    name = distance_name(splits["train"].facts)
+    name = distance_name(data.extractor.facts)
     for field, words in (("frechet_distance", name), ("kid", "KID"), ("precision", "precision"), ("recall", "recall")):
         value = apart[field]
         print(f"{words}, test split to train split: {value if isinstance(value, str) else format(value, '.4f')}")

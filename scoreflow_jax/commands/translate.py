@@ -83,11 +83,11 @@ def _job(experiment: Experiment) -> tuple[Job, tuple[str, ...]]:
     else:  # every other class in turn
         target = ((source + 1 + np.arange(len(source)) % (classes - 1)) % classes).astype(np.int32)
     scaling = dataclasses.replace(experiment.scaling, levels=levels)
-    return Job(scaling.to_images(pixels), source, target), names
+    return Job(scaling.to_images(pixels), source, target, np.arange(len(source))), names
 
 
 def _measure(method: str, solved: Solved, job: Job, data: Data) -> dict[str, Any]:
-    shown = data.shown(solved.y)  # what is judged are the pixels that a user gets
+    shown = data.experiment.scaling.shown(solved.y)  # what is judged are the pixels that a user gets
     recognized = None if data.judge is None else data.judge.predict(shown)
     cost = solved.stats.summary(TRANSLATIONS[method].network_calls)
     return {**translation_quality(shown, job, recognized), "cost": cost}

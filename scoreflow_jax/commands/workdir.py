@@ -98,6 +98,7 @@ def report_head(model: Model, mode: str, *, seed: int | None) -> dict[str, Any]:
         "name": e.name,
         "step": model.step,
         "parameters": "ema",
+        "parameters_sha256": model.fingerprint,
         "ema_decay": model.trained_config["train"]["ema_decay"],
         "trained_config_hash": config_hash(model.trained_config),
         "config_hash": e.config_hash,

@@ -7,6 +7,7 @@ import numpy as np
 import scipy.integrate
 from jaxtyping import Float
 
+from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.generation import distances
 from scoreflow_jax.evaluation.progress import progress
@@ -16,7 +17,7 @@ from scoreflow_jax.model import Model
 def measure_audit(model: Model, data: Data) -> dict[str, Any]:
     """Differences of images, NFE and distances to the reference between our solver and scipy's RK45 at its tolerances.
 
-    Both see the same batches, of which each has one step control.
+    Both see the same batches, of which each has one step control, and the drift without guidance.
     """
     settings, solver = data.settings, model.experiment.solver
     count, size = settings.audit_images, min(model.batch_size, settings.audit_images)
@@ -43,7 +44,12 @@ def measure_audit(model: Model, data: Data) -> dict[str, Any]:
     }
     return {
         "images": count,
-        "ours": {"solver": solver.method, "nfe": float(np.mean(nfe)), **compared["ours"]},
+        "guidance": 1.0,
+        "ours": {
+            "solver": solver.method if solver.num_steps is None else f"{solver.method}, {solver.num_steps} steps",
+            "nfe": float(np.mean(nfe)),
+            **compared["ours"],
+        },
         "scipy": {
             "solver": f"RK45, rtol {solver.rtol:g}, atol {solver.atol:g}",
             "nfe": float(np.mean(nfe_scipy)),
@@ -66,4 +72,8 @@ def _scipy(
 
     span = (path.t_min, path.t_max)
     solution = scipy.integrate.solve_ivp(flow, span, noise.ravel(), method="RK45", rtol=solver.rtol, atol=solver.atol)
+    if not solution.success:
+        raise UserError(
+            f"scipy could not solve the drift: {solution.message} Train longer, or set config.eval.audit=False"
+        )
     return solution.y[:, -1].reshape(noise.shape).astype(np.float32), int(solution.nfev)

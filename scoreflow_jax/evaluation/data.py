@@ -1,6 +1,7 @@
 """What every part of an evaluation needs, opened or computed when first asked for."""
 
 import functools
+import hashlib
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from scoreflow_jax.data import ImageSource, read_all
+from scoreflow_jax.data import Examples, ImageSource, read_all
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.extractors import Extractor, inception_extractor, pixel_extractor
 from scoreflow_jax.evaluation.features import data_features
@@ -18,11 +19,12 @@ from scoreflow_jax.evaluation.weights import cache_dir
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.models.lpips import SMALLEST, import_lpips, lpips
 from scoreflow_jax.torch_files import read_torch_file
-from scoreflow_jax.typing import HostImages
+
+_DRAW_SEED = 0
 
 LabelledImages = tuple[Float[np.ndarray, "_ height width channel"], Int[np.ndarray, " _"]]
 
-SMALL = 4096
+SMALL = 1024
 """Numbers of an image up to which classifiers, spread and neighbours on pixels make sense."""
 
 
@@ -39,7 +41,7 @@ class Data:
         self.experiment = experiment
         self.settings = experiment.eval
         self._sources: dict[str, ImageSource] = {}
-        self._images: dict[str, LabelledImages] = {}
+        self._examples: dict[str, Examples] = {}
         self._statistics: dict[str, Statistics] = {}
 
     def source(self, split: str) -> ImageSource:
@@ -48,20 +50,35 @@ class Data:
             self._sources[split] = self.experiment.source(split)
         return self._sources[split]
 
-    def images(self, split: str) -> LabelledImages:
-        """All images of a split in [-1, 1], and their labels."""
-        if split not in self._images:
-            examples = read_all(self.source(split))
-            self._images[split] = self.experiment.scaling.to_images(examples["image"]), examples["label"]
-        return self._images[split]
+    def examples(self, split: str) -> Examples:
+        """All images of a split as pixels, and their labels."""
+        if split not in self._examples:
+            self._examples[split] = read_all(self.source(split))
+        return self._examples[split]
 
-    def some(self, split: str, count: int) -> LabelledImages:
-        """The first `count` images of a split, or all."""
-        if split in self._images:
-            images, labels = self._images[split]
-            return images[:count], labels[:count]
-        examples = read_all(self.source(split), count)
-        return self.experiment.scaling.to_images(examples["image"]), examples["label"]
+    def images(self, split: str, chosen: Int[np.ndarray, " _"] | None = None) -> LabelledImages:
+        """Images of a split in [-1, 1], and their labels: those with these numbers, or all."""
+        examples = self.examples(split)
+        which = slice(None) if chosen is None else chosen
+        return self.experiment.scaling.to_images(examples["image"][which]), examples["label"][which]
+
+    def some(self, count: int) -> Int[np.ndarray, " _"]:
+        """Numbers of `count` test images, or of all: drawn at random, since a source may list one class after the other."""
+        total = len(self.source("test"))
+        return np.sort(np.random.default_rng(_DRAW_SEED).permutation(total)[:count])
+
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """What a report says of the data."""
+        e, test = self.experiment, self.examples("test")
+        return {
+            "name": e.data.name,
+            "train_split": e.data.train_split,
+            "test_split": e.data.test_split,
+            "test_images": len(test["label"]),
+            "test_sha256": hashlib.sha256(test["image"].tobytes() + test["label"].tobytes()).hexdigest(),
+            "subsets": f"of the test split, drawn at random with seed {_DRAW_SEED}",
+        }
 
     def class_name(self, label: int) -> str:
         """What the data set calls a class."""
@@ -124,7 +141,3 @@ class Data:
     def small(self) -> bool:
         """Whether images are small enough for figures on their pixels."""
         return int(np.prod(self.experiment.spec.shape)) <= SMALL
-
-    def shown(self, images: HostImages) -> HostImages:
-        """Images as a user gets them: rounded once to 8 bits. What is judged is that."""
-        return self.experiment.scaling.to_pixels(images).astype(np.float32) / np.float32(127.5) - np.float32(1.0)

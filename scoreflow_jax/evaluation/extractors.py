@@ -18,6 +18,9 @@ from scoreflow_jax.models.inception_weights import RELEASED, import_inception
 from scoreflow_jax.torch_files import read_torch_file
 from scoreflow_jax.typing import Pixels
 
+RELEASED_NAME = "Inception-v3 of 2015-12-05, pool3"
+"""What FID is measured on."""
+
 LARGEST_PIXELS = 4096
 """Numbers of an image beyond which the pixel extractor is refused: a covariance of more is large and means little."""
 
@@ -67,7 +70,7 @@ def pixel_extractor(shape: tuple[int, int, int]) -> Extractor:
         raise UserError(
             f"config.eval.extractor is pixels, but images have {size} numbers, more than {LARGEST_PIXELS}: use inception"
         )
-    facts = {"extractor": "pixels in [-1, 1]", "shape": list(shape)}
+    facts = {"extractor": "pixels", "shape": list(shape)}
     return Extractor("pixels", facts, size, 1024, lambda x: x.reshape(len(x), -1) / np.float32(127.5) - np.float32(1))
 
 
@@ -88,9 +91,10 @@ def inception_extractor(weights: str | None = None, resize: str = "tensorflow") 
         raise UserError(f"{file} does not hold Inception's weights: {error}") from error
     released = found.fingerprint.startswith(RELEASED)
     facts = {
-        "extractor": "Inception-v3 of 2015-12-05, pool3" if released else "Inception-v3 with other weights, pool3",
+        "extractor": RELEASED_NAME if released else "Inception-v3 with other weights, pool3",
         "weights_sha256": found.fingerprint,
         "resize": RESIZES[resize],
+        "computation": "float32, BatchNorms folded, version 1",  # raised when a change would change features
     }
     compiled = jax.jit(pool3, static_argnums=2)
 

@@ -76,8 +76,8 @@ def _cached(pixels: Pixels, extractor: Extractor, path: pathlib.Path) -> Float[n
             features = np.load(path)
             if features.shape == (len(pixels), extractor.size):
                 return features
-        except (OSError, ValueError, EOFError):
-            pass  # cut short by a full disk, say: computed anew
+        except Exception:  # a damaged file raises almost anything; it is computed anew
+            features = None
     features = extractor(pixels)
     with files.whole_file(path) as temporary:
         np.save(temporary, features)

@@ -16,7 +16,7 @@ from scoreflow_jax.evaluation.extractors import Extractor
 from scoreflow_jax.evaluation.features import CHUNK
 from scoreflow_jax.evaluation.progress import progress
 from scoreflow_jax.evaluation.statistics import Statistics, covariance_of, too_few
-from scoreflow_jax.experiment import config_hash
+from scoreflow_jax.metrics import recognition
 from scoreflow_jax.metrics.diversity import nearest_distance, within_class_std
 from scoreflow_jax.metrics.frechet import Gaussian, frechet_distance
 from scoreflow_jax.metrics.inception_score import inception_score
@@ -25,7 +25,7 @@ from scoreflow_jax.metrics.precision_recall import NEIGHBOURS, precision_recall
 from scoreflow_jax.model import Model
 from scoreflow_jax.sampling import SolveStats
 from scoreflow_jax.sampling.guidance import network_calls
-from scoreflow_jax.typing import HostImages, Pixels
+from scoreflow_jax.typing import Pixels
 
 _FIELDS = ("evaluations", "rejected", "seconds", "compile_seconds")
 _SHOWN = 100  # images in grid.png
@@ -52,7 +52,7 @@ class Generated(NamedTuple):
 
 
 def measure_generation(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]:
-    """Figures of generated images, one set for each seed.
+    """Figures of generated images, one set for each seed; draws grid.png.
 
     Args:
         model: to generate with.
@@ -60,25 +60,35 @@ def measure_generation(model: Model, data: Data, out: pathlib.Path) -> dict[str,
         out: eval/<step>, for the samples.
 
     Returns:
-        Figures by seed, their mean and standard deviation, and those of held-out real images beside them.
+        Figures by seed, their mean and standard deviation; those of held-out real images, of at most as many; and where
+        held-out images are fewer those of as many generated ones, since most figures depend on the number.
     """
     settings = data.settings
-    by_seed = {}
+    count, held_out = settings.num_images, len(data.source("test"))
+    by_seed, of_as_many = {}, {}
     for seed in settings.seeds:
         generated = generate(model, data, out, seed)
         by_seed[str(seed)] = _figures(generated, data)
         if seed == settings.seeds[0]:
             with files.whole_file(out / "grid.png") as path:
-                figures.save_grid(path, _unit(generated.first[:_SHOWN]), columns=_COLUMNS)
+                first = data.experiment.scaling.from_eight_bits(generated.first[:_SHOWN])
+                figures.save_grid(path, first, columns=_COLUMNS)
+            if held_out < count:
+                of_as_many = _of_features(generated.features[:held_out], data)
+        del generated  # 400 MB for 50,000 images
     report: dict[str, Any] = {
-        "images": settings.num_images,
+        "images": count,
         "guidance": model.experiment.sample.guidance,
         "reference": data.reference.facts,
-        "kid": "mean over random subsets (100 of 1,000 images, or all images once), unbiased, cubic kernel",
+        "kid": "unbiased, cubic kernel; mean over 100 random subsets of 1,000 images, or of small sets all images once",
         "precision_recall": f"k = {NEIGHBOURS}, on the extractor's features",
+        "inception_score": "10 splits, without the output layer's bias",
+        "classifier": None if data.judge is None else recognition.DESCRIPTION,
         "by_seed": by_seed,
-        "real": _real(data),
+        "real": _real(data, min(count, held_out)),
     }
+    if of_as_many:
+        report["of_as_many"] = of_as_many
     if len(by_seed) > 1:
         report["over_seeds"] = over_seeds(list(by_seed.values()))
     return report
@@ -111,7 +121,8 @@ def generate(model: Model, data: Data, out: pathlib.Path, seed: int) -> Generate
                 chosen = None if labels is None else labels[first : first + kept]
                 chunk = _make(model, extractor, seed, first, kept, chosen)
                 if not settings.keep_images:
-                    chunk["images"] = chunk["images"][: _SHOWN if first == 0 else 0]
+                    few = _ON_PIXELS if data.small else _SHOWN
+                    chunk["images"] = chunk["images"][: max(0, few - first)]
                 files.save_arrays(path, chunk, compressed=False)
             features[first : first + kept] = chunk["features"]
             if first < _ON_PIXELS:
@@ -156,8 +167,9 @@ def _identity(model: Model, data: Data, seed: int, chunk: int) -> str:
     """A hash of all that the samples and their features depend on."""
     e = model.experiment
     facts = {
-        "trained_config": config_hash(model.trained_config),
-        "step": model.step,
+        "parameters": model.fingerprint,
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,  # so that figures of speed are of one machine
         "solver": {k: getattr(e.solver, k) for k in e.solver.__dataclass_fields__},
         "guidance": e.sample.guidance,
         "rounding": e.scaling.rounding,
@@ -176,31 +188,18 @@ def _labels(model: Model, count: int) -> Int[np.ndarray, " batch"] | None:
 
 def _figures(generated: Generated, data: Data) -> dict[str, Any]:
     """All that is measured of one set of images."""
-    reference, extractor = data.reference, data.extractor
-    calls = network_calls(data.experiment.sample.guidance)
-    cost = generated.stats.summary(calls)
-    figures = distances(generated.features, reference, extractor)
-    fewer = len(data.source("test"))
-    if fewer < len(generated.features):
-        # A Frechet distance falls with the number of images, so that of held-out ones compares with this one only.
-        some = covariance_of(generated.features[:fewer])
-        figures["frechet_distance_of_as_many"] = _frechet(some, reference, fewer, extractor)
-    figures |= _inception_score(generated.features, extractor)
-    figures |= {
-        "nfe": cost["nfe_mean"],
-        "seconds_per_image": cost["seconds"] / cost["images"],
-        "cost": cost,
-    }
+    cost = generated.stats.summary(network_calls(data.experiment.sample.guidance))
+    figures = _of_features(generated.features, data)
+    figures |= {"nfe": cost["nfe_mean"], "seconds_per_image": cost["seconds"] / cost["images"], "cost": cost}
     if data.small:
-        images = _unit(generated.first)
+        images = data.experiment.scaling.from_eight_bits(generated.first)
         labels = None if generated.labels is None else generated.labels[: len(images)]
         figures |= on_pixels(images, labels, data)
     return figures
 
 
-def _unit(pixels: Pixels) -> HostImages:
-    """8-bit pixels in [-1, 1]."""
-    return pixels.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
+def _of_features(features: Features, data: Data) -> dict[str, Any]:
+    return distances(features, data.reference, data.extractor) | _inception_score(features, data.extractor)
 
 
 def distances(features: Features, reference: Statistics, extractor: Extractor) -> dict[str, Any]:
@@ -215,7 +214,8 @@ def distances(features: Features, reference: Statistics, extractor: Extractor) -
         why = f"not measured: {fewest} images, expected more than {NEIGHBOURS} in each set"
         return figures | {"kid": why, "precision": why, "recall": why}
     kid = kernel_distance(features, reference.features)
-    figures |= {"kid": kid.mean, "kid_std": None if math.isnan(kid.std) else kid.std, "kid_subsets": kid.subsets}
+    figures |= {"kid": kid.mean, "kid_std": None if math.isnan(kid.std) else kid.std}
+    figures |= {"kid_subsets": kid.subsets, "kid_subset_size": kid.subset_size}
     return figures | precision_recall(features, reference.features)._asdict()
 
 
@@ -235,17 +235,17 @@ def _inception_score(features: Features, extractor: Extractor) -> dict[str, Any]
         }
     if len(features) < 10:
         return {"inception_score": f"not measured: {len(features)} images are fewer than its 10 splits"}
-    score = inception_score(features @ extractor.output)
+    score = inception_score(features, extractor.output)
     return {"inception_score": score.mean, "inception_score_std": score.std}
 
 
 def on_pixels(
     images: Float[np.ndarray, "_ height width channel"], labels: Int[np.ndarray, " _"] | None, data: Data
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Spread within a class, distance to the nearest training image, and the share that a classifier recognizes."""
     train, _ = data.images("train")
     classes = labels if labels is not None else np.zeros(len(images), np.int32)
-    figures = {"nearest_training_distance": nearest_distance(images, train)}
+    figures = {"images_on_pixels": len(images), "nearest_training_distance": nearest_distance(images, train)}
     if np.bincount(classes).max() > 1:
         figures["within_class_std"] = within_class_std(images, classes)
     if data.judge is not None and labels is not None:
@@ -253,16 +253,15 @@ def on_pixels(
     return figures
 
 
-def _real(data: Data) -> dict[str, Any]:
-    """The same of the test split: what a perfect model would reach with as many images."""
-    held_out = data.statistics("test")
+def _real(data: Data, count: int) -> dict[str, Any]:
+    """The same of `count` test images: about what a perfect model would reach with as many."""
+    held_out, chosen = data.statistics("test"), data.some(count)
     assert held_out.features is not None
-    figures: dict[str, Any] = {"images": len(held_out.features), "split": held_out.facts["split"]}
+    figures: dict[str, Any] = {"images": count, "split": held_out.facts["split"]}
     if data.settings.split == "test" and data.settings.reference is None:
-        figures["note"] = "distances are of the test split to itself"
-    figures |= distances(held_out.features, data.reference, data.extractor)
-    figures |= _inception_score(held_out.features, data.extractor)
+        return figures | {"note": "not measured: the reference is these very images"}
+    figures |= _of_features(held_out.features[chosen], data)
     if data.small:
-        images, labels = data.some("test", _ON_PIXELS)
+        images, labels = data.images("test", chosen[:_ON_PIXELS])
         figures |= on_pixels(images, labels if data.experiment.conditional else None, data)
     return figures

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scoreflow_jax.data import read_all
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.likelihood import bits_per_dim
 from scoreflow_jax.model import Model
@@ -20,19 +19,22 @@ _DEQUANTIZE, _PROBE = 0, 1  # folded into the seed
 
 
 def measure_likelihood(model: Model, data: Data) -> dict[str, Any]:
-    """Bits/dim of the first test images, uniformly dequantized once, with the standard error over images."""
+    """Bits/dim of test images, uniformly dequantized once, with the standard error over images."""
     settings, spec = data.settings, data.experiment.spec
-    examples = read_all(data.source("test"), settings.likelihood_images)
+    chosen = data.some(settings.likelihood_images)
+    pixels, labels = (data.examples("test")[field][chosen] for field in ("image", "label"))
     key = jax.random.key(settings.seeds[0])
     draw = jax.vmap(
         lambda i, pixels: dequantized(
             jax.random.fold_in(jax.random.fold_in(key, _DEQUANTIZE), i), pixels[None], spec.levels
         )[0]
     )
-    images = jax.jit(draw)(jnp.arange(len(examples["image"])), jnp.asarray(examples["image"]))
-    labels = examples["label"] if model.num_classes else None
+    images = jax.jit(draw)(jnp.arange(len(pixels)), jnp.asarray(pixels))
     solved = model.solve_log_likelihood(
-        images, labels, key=jax.random.fold_in(key, _PROBE), probe=settings.likelihood_probe
+        images,
+        labels if model.num_classes else None,
+        key=jax.random.fold_in(key, _PROBE),
+        probe=settings.likelihood_probe,
     )
     bits = np.asarray(bits_per_dim(jnp.asarray(solved.y[0]), int(np.prod(spec.shape)), spec.levels), np.float64)
     summary = solved.stats.summary()
@@ -46,5 +48,9 @@ def measure_likelihood(model: Model, data: Data) -> dict[str, Any]:
         "evaluations": summary["nfe_mean"],
         "cost": summary,
     }
-    trained_so = model.trained_config["data"].get("dequantize", False)
-    return figures if trained_so else {**figures, "warning": WARNING}
+    return figures if trained_on_dequantized(model) else {**figures, "warning": WARNING}
+
+
+def trained_on_dequantized(model: Model) -> bool:
+    """Without which its likelihoods carry `WARNING`."""
+    return bool(model.trained_config["data"].get("dequantize", False))

@@ -5,11 +5,13 @@ import pathlib
 from typing import Any
 
 from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax.evaluation.extractors import RELEASED_NAME
 
 MATTERS = (
+    "trained_config_hash",
+    "parameters_sha256",
     "parameters",
     "ema_decay",
-    "trained_config_hash",
     "step",
     "solver.method",
     "solver.steps",
@@ -18,8 +20,17 @@ MATTERS = (
     "solver.step_control",
     "solver.dtype",
     "solver.matmul_precision",
+    "batch_size",
     "rounding",
     "seeds",
+    "data.name",
+    "data.test_split",
+    "data.test_images",
+    "data.test_sha256",
+    "extractor.extractor",
+    "extractor.weights_sha256",
+    "extractor.resize",
+    "extractor.computation",
     "generation.images",
     "generation.guidance",
     "generation.reference.data",
@@ -27,11 +38,11 @@ MATTERS = (
     "generation.reference.images",
     "generation.reference.data_sha256",
     "generation.reference.statistics_sha256",
-    "generation.reference.extractor",
-    "generation.reference.weights_sha256",
-    "generation.reference.resize",
+    "generation.reference.extractor_of_file",
     "generation.kid",
     "generation.precision_recall",
+    "generation.inception_score",
+    "generation.classifier",
     "device",
     "versions.jax",
     "versions.scoreflow_jax",
@@ -53,7 +64,7 @@ _COMPARED = (
 def page(report: dict[str, Any]) -> str:
     """report.md: one section for each part that was run."""
     title = f"# {report['name']}, step {report['step']}"
-    parts = [_SECTIONS[name](report[name]) for name in _SECTIONS if name in report]
+    parts = _parts(report)
     manifest = [f"| {name} | {_shown(value)} |" for name, value in _matters(report).items()]
     return "\n\n".join(
         [
@@ -67,21 +78,26 @@ def page(report: dict[str, Any]) -> str:
 
 def summary(report: dict[str, Any]) -> str:
     """The sections without the manifest, for the terminal."""
-    return "\n\n".join(_SECTIONS[name](report[name]) for name in _SECTIONS if name in report)
+    return "\n\n".join(_parts(report))
 
 
-def distance_name(reference: dict[str, Any]) -> str:
-    """FID is only what is measured on Inception's features."""
-    return (
-        "FID" if str(reference.get("extractor", "Inception")).startswith("Inception") else "Frechet distance on pixels"
-    )
+def _parts(report: dict[str, Any]) -> list[str]:
+    generation = [_generation(report)] if "generation" in report else []
+    return generation + [section(report[name]) for name, section in _SECTIONS.items() if name in report]
 
 
-def _generation(g: dict[str, Any]) -> str:
-    seeds, real = list(g["by_seed"].values()), g["real"]
+def distance_name(extractor: dict[str, Any]) -> str:
+    """FID is only what is measured on the released network's features."""
+    name = extractor["extractor"]
+    return "FID" if name == RELEASED_NAME else f"Frechet distance on {name}"
+
+
+def _generation(report: dict[str, Any]) -> str:
+    g = report["generation"]
+    first, real, fewer = next(iter(g["by_seed"].values())), g["real"], g.get("of_as_many")
     rows = []
     for field, words, style in (
-        ("frechet_distance", f"{distance_name(g['reference'])} to {_reference(g['reference'])}", ".3f"),
+        ("frechet_distance", f"{distance_name(report['extractor'])} to {_reference(g['reference'])}", ".3f"),
         ("kid", "KID", ".5f"),
         ("precision", "precision", ".3f"),
         ("recall", "recall", ".3f"),
@@ -92,15 +108,43 @@ def _generation(g: dict[str, Any]) -> str:
         ("nfe", "NFE", ".0f"),
         ("seconds_per_image", "seconds per image", ".3g"),
     ):
-        if field in seeds[0] or field in real:
-            rows.append([words, _cell(g, field, style), _shown(real.get(field, ""), style)])
-    if "frechet_distance_of_as_many" in seeds[0]:
-        rows[0][-1] = ""  # held-out images are fewer, and a Frechet distance falls with their number
-        words = f"the same of {real['images']} images"
-        rows.insert(1, [words, _cell(g, "frechet_distance_of_as_many", ".3f"), _shown(real["frechet_distance"], ".3f")])
-    many = f", mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else ""
-    head = [f"{g['images']} images{many}", "generated", f"real, held out ({real['images']})"]
-    return "## Generation\n\n" + _table(head, rows) + "\n\n![first samples](grid.png)"
+        if field not in first and field not in real:
+            continue
+        middle = [_figure(fewer, field, style)] if fewer else []
+        rows.append([words, _cell(g, field, style), *middle, _figure(real, field, style)])
+    head = [f"{g['images']} images", "generated", f"real, held out ({real['images']})"]
+    if fewer:
+        head.insert(2, f"generated, the first {real['images']}")
+    return f"## Generation\n\n{_table(head, rows)}\n\n{_notes(g, first, real)}\n\n![first samples](grid.png)"
+
+
+def _notes(g: dict[str, Any], first: dict[str, Any], real: dict[str, Any]) -> str:
+    """What has to be known to read the table."""
+    notes = []
+    if len(g["by_seed"]) > 1:
+        notes.append(f"± is the standard deviation over {len(g['by_seed'])} seeds")
+    elif any(isinstance(first.get(f"{field}_std"), float) for field in ("kid", "inception_score")):
+        notes.append(
+            "± is the standard deviation over KID's subsets and over the Inception Score's splits, not over seeds"
+        )
+    if "of_as_many" in g:
+        notes.append(
+            "distances, recall and Inception Score depend on the number of images: compare the last two columns"
+        )
+    if "images_on_pixels" in first:
+        notes.append(
+            f"recognition, deviation and nearest distance are of the first {first['images_on_pixels']} generated images and "
+            f"{real.get('images_on_pixels', 0)} real ones"
+        )
+    if "note" in real:
+        notes.append(real["note"])
+    text = "; ".join(notes)
+    return text[:1].upper() + text[1:] + "." if text else ""
+
+
+def _figure(figures: dict[str, Any], field: str, style: str) -> str:
+    own = figures.get(f"{field}_std")
+    return _shown(figures.get(field, ""), style) + (f" ± {own:{style}}" if isinstance(own, float) else "")
 
 
 def _reference(facts: dict[str, Any]) -> str:
@@ -134,12 +178,33 @@ def _translation(t: dict[str, Any]) -> str:
             rows.append([words, *(_shown(m.get(field, ""), style) for m in methods.values()), ""])
     targets = next(iter(methods.values()))["by_target"].values()
     for field, words in (("frechet_distance", "Frechet distance"), ("kid", "KID")):
-        real = _mean([v["kid_real"] for v in targets]) if field == "kid" else ""
+        real = _mean([v["real"]["kid"] for v in targets]) if field == "kid" else ""
         cells = [_mean([v[field] for v in m["by_target"].values()]) for m in methods.values()]
         rows.append([f"{words} to the target class, mean over classes", *cells, real])
     head = [f"{t['images']} translations, {t['pairs']} pairs of classes", *methods, "real, held out"]
     pictures = "\n".join(f"![{m}](translation_{m}.png)" for m in methods)
-    return "## Translation\n\n" + _table(head, rows) + "\n\n" + pictures
+    return f"## Translation\n\n{_table(head, rows)}\n\n{_by_pair(methods)}\n\n{pictures}"
+
+
+def _by_pair(methods: dict[str, Any]) -> str:
+    """A row a pair of classes, the methods side by side."""
+    fields = (
+        ("recognized_as_target", ".0%"),
+        ("kid", ".3g"),
+        ("distance_to_own_source", ".2f"),
+        ("cycle_error_swapped", ".1e"),
+    )
+    pairs = list(next(iter(methods.values()))["by_pair"])
+    used = [(f, s) for f, s in fields if any(f in m["by_pair"][pairs[0]] for m in methods.values())]
+    words = {
+        "recognized_as_target": "recognized",
+        "kid": "KID",
+        "distance_to_own_source": "to source",
+        "cycle_error_swapped": "cycle",
+    }
+    head = ["pair", *(f"{words[f]}, {name}" for f, _ in used for name in methods)]
+    rows = [[p, *(_shown(m["by_pair"][p].get(f, ""), s) for f, s in used for m in methods.values())] for p in pairs]
+    return _table(head, rows)
 
 
 def _likelihood(v: dict[str, Any]) -> str:
@@ -171,7 +236,9 @@ def _sweep(s: dict[str, Any]) -> str:
     ]
     finest = s["finest"]
     head = ["method", "steps or tolerance", "NFE", s["measured"], "RMS difference from the finest", "s per image"]
-    end = f"\n\nThe finest is dopri5 at {finest['tolerance']:g}: {_shown(finest['distance'], '.4g')}.\n\n![sweep](sweep.png)"
+    end = f"\n\nThe finest is dopri5 at {finest['tolerance']:g}: {_shown(finest['distance'], '.4g')}."
+    if finest["distance"] is not None and any("failed" not in r for r in s["rows"]):
+        end += "\n\n![sweep](sweep.png)"
     return "## Distance against network calls\n\n" + _table(head, rows) + end
 
 
@@ -199,7 +266,6 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 _SECTIONS = {
-    "generation": _generation,
     "reversibility": _reversibility,
     "translation": _translation,
     "likelihood": _likelihood,
@@ -238,7 +304,8 @@ def read_report(path: str) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise UserError(f"{file} is damaged ({first_line(error)}): evaluate again") from error
-    if not isinstance(report, dict) or report.get("mode") != "eval" or "generation" not in report:
+    generation = report.get("generation") if isinstance(report, dict) else None
+    if not isinstance(generation, dict) or not generation.get("by_seed") or "extractor" not in report:
         raise UserError(
             f"{file} is not the report of an evaluation with generation; expected one that --mode=eval wrote"
         )
@@ -260,7 +327,7 @@ def compare(reports: dict[str, dict[str, Any]]) -> str:
         text = "These were not measured alike. What differs:\n\n" + _table(["", *names], rows) + "\n\n"
     else:
         text = "Measured alike in every field that matters.\n\n"
-    kinds = {distance_name(r["generation"]["reference"]) for r in reports.values()}
+    kinds = {distance_name(r["extractor"]) for r in reports.values()}
     distance = kinds.pop() if len(kinds) == 1 else "Frechet distance (of different features: not comparable)"
     rows = []
     for field, style in _COMPARED:
@@ -275,9 +342,7 @@ def _cell(generation: dict[str, Any], field: str, style: str) -> str:
     if field in generation.get("over_seeds", {}):
         spread = generation["over_seeds"][field]
         return f"{spread['mean']:{style}} ± {spread['std']:{style}}"
-    figures = next(iter(generation["by_seed"].values()))
-    own = figures.get(f"{field}_std")
-    return _shown(figures.get(field, ""), style) + (f" ± {own:{style}}" if isinstance(own, float) else "")
+    return _figure(next(iter(generation["by_seed"].values())), field, style)
 
 
 def _short(value: Any) -> str:

@@ -12,7 +12,7 @@ from scoreflow_jax.model import Model
 def measure_reversibility(model: Model, data: Data) -> dict[str, Any]:
     """Encodes and decodes test images, once for each tolerance; with fixed steps once."""
     settings, solver = data.settings, model.experiment.solver
-    images, labels = data.some("test", settings.num_reconstructions)
+    images, labels = data.images("test", data.some(settings.num_reconstructions))
     chosen = labels if model.num_classes else None
     if solver.num_steps is not None:
         return {"images": len(images), "by_tolerance": {f"{solver.num_steps} steps": _errors(model, images, chosen)}}

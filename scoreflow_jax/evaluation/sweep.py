@@ -97,9 +97,9 @@ def _distance(data: Data, count: int) -> tuple[str, Any]:
 
 
 def _draw(path: pathlib.Path, rows: list[dict[str, Any]], measured: str, limit: float | None, name: str) -> None:
-    if limit is None:
-        return
     done = [r for r in rows if "failed" not in r]
+    if limit is None or not done:
+        return
     curves = []
     for kind in ("steps", "tolerance"):
         for method in dict.fromkeys(r["method"] for r in done if kind in r):

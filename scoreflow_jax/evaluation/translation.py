@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from scoreflow_jax import figures, files
 from scoreflow_jax.errors import UserError
@@ -14,7 +14,7 @@ from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.statistics import covariance_of, too_few
 from scoreflow_jax.metrics.diversity import distances_to_sources
 from scoreflow_jax.metrics.frechet import frechet_distance
-from scoreflow_jax.metrics.kernel import squared_mmd
+from scoreflow_jax.metrics.kernel import kernel_distance
 from scoreflow_jax.model import Model
 from scoreflow_jax.sampling import TRANSLATIONS, Solved
 from scoreflow_jax.typing import HostImages
@@ -26,19 +26,12 @@ class Job(NamedTuple):
     images: Float[np.ndarray, "batch height width channel"]
     source: Int[np.ndarray, " batch"]
     target: Int[np.ndarray, " batch"]
+    number: Int[np.ndarray, " batch"]  # of the image: the same one is translated to several classes
 
 
 def measure_translation(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]:
-    """Figures of both methods, over all pairs, by target class and by pair; draws translation_<method>.png.
-
-    Raises:
-        UserError: an unconditional model, a pair of classes that does not exist, or a class without test images.
-    """
-    if not model.num_classes:
-        raise UserError("an unconditional model cannot translate: set config.eval.translation=False")
-    pairs = data.settings.translation_pairs or [
-        (a, b) for a in range(model.num_classes) for b in range(model.num_classes) if a != b
-    ]
+    """Figures of both methods, over all pairs, by target class and by pair; draws translation_<method>.png."""
+    pairs = _pairs(data)
     job = _job(data, pairs)
     methods = {}
     for method in TRANSLATIONS:
@@ -48,18 +41,42 @@ def measure_translation(model: Model, data: Data, out: pathlib.Path) -> dict[str
     return {"pairs": len(pairs), "images": len(job.images), "methods": methods}
 
 
+def check_translation(data: Data) -> None:
+    """Refuses what `measure_translation` cannot do.
+
+    Raises:
+        UserError: an unconditional model, or a class without images.
+    """
+    if not data.experiment.conditional:
+        raise UserError("an unconditional model cannot translate: set config.eval.translation=False")
+    for split, position in (("test", 0), ("test", 1), (data.settings.split, 1)):
+        there = {*data.examples(split)["label"].tolist()}
+        for pair in _pairs(data):
+            if pair[position] not in there:
+                name = data.class_name(pair[position])
+                raise UserError(
+                    f"the {split} split has no images of class {pair[position]} ({name}): name other pairs in "
+                    "config.eval.translation_pairs"
+                )
+
+
+def _pairs(data: Data) -> list[tuple[int, int]]:
+    """The pairs that the config names, or all."""
+    classes = range(data.experiment.num_classes)
+    return [*data.settings.translation_pairs] or [(a, b) for a in classes for b in classes if a != b]
+
+
 def _job(data: Data, pairs: Any) -> Job:
     """The first images of each pair's source class in the test split."""
-    images, labels = data.images("test")
+    labels = data.examples("test")["label"]
     chosen, targets = [], []
     for source, target in pairs:
         members = np.flatnonzero(labels == source)[: data.settings.translation_images]
-        if not len(members):
-            raise UserError(f"the test split has no images of class {source} ({data.class_name(source)})")
         chosen.append(members)
         targets.append(np.full(len(members), target, np.int32))
     index = np.concatenate(chosen)
-    return Job(images[index], labels[index], np.concatenate(targets))
+    images, classes = data.images("test", index)
+    return Job(images, classes, np.concatenate(targets), index)
 
 
 def _figures(model: Model, data: Data, job: Job, method: str, solved: Solved) -> dict[str, Any]:
@@ -67,20 +84,23 @@ def _figures(model: Model, data: Data, job: Job, method: str, solved: Solved) ->
     returns = {"swapped": model.solve_translate(solved.y, job.target, job.source, method=method)}
     if method == "difference":
         returns["reversed"] = model.solve_translate(solved.y, job.source, job.target, method=method, inverse=True)
-    cycle = {f"cycle_error_{name}": float(np.abs(back.y - job.images).mean()) for name, back in returns.items()}
+    cycle = {f"cycle_error_{name}": _per_image(back.y - job.images) for name, back in returns.items()}
     # What is judged are the pixels that a user gets.
-    shown = data.shown(solved.y)
+    shown = data.experiment.scaling.shown(solved.y)
     features = data.extractor(data.experiment.scaling.to_pixels(solved.y))
     recognized = None if data.judge is None else data.judge.predict(shown)
+    own = {**_perceptual(shown, job, data, model.batch_size), **cycle}
+    own["distance_to_own_source"] = np.linalg.norm((shown - job.images).reshape(len(shown), -1), axis=1)
+    if recognized is not None:
+        own["recognized_as_target"] = (recognized == job.target).astype(np.float64)
     return {
         **translation_quality(shown, job, recognized),
-        **_perceptual(shown, job, data, model.batch_size),
-        **cycle,
+        **{name: float(values.mean()) for name, values in own.items()},
         "nfe": solved.stats.summary(TRANSLATIONS[method].network_calls)["nfe_mean"],
         "cost": solved.stats.summary(TRANSLATIONS[method].network_calls),
         "by_target": {str(t): _to_class(features[job.target == t], data, int(t)) for t in np.unique(job.target)},
         "by_pair": {
-            f"{s} to {t}": _of_pair(features, shown, recognized, data, job, int(s), int(t))
+            f"{s} to {t}": _of_pair(features, own, data, (job.source == s) & (job.target == t), t)
             for s, t in sorted({*zip(job.source.tolist(), job.target.tolist(), strict=True)})
         },
     }
@@ -90,20 +110,20 @@ def translation_quality(
     translated: HostImages, job: Job, recognized: Int[np.ndarray, " batch"] | None
 ) -> dict[str, Any]:
     """The share recognized as the target, and Euclidean distances to an image's own source and to others of its class."""
-    own, others = distances_to_sources(translated, job.images, job.source)
+    own, others = distances_to_sources(translated, job.images, job.source, job.number)
     share = {} if recognized is None else {"recognized_as_target": float(np.mean(recognized == job.target))}
     return {**share, "distance_to_own_source": own, "distance_to_other_sources": others}
 
 
-def _perceptual(shown: HostImages, job: Job, data: Data, size: int) -> dict[str, float]:
-    """Mean LPIPS of an image to its own source, where the weights are at hand."""
+def _perceptual(shown: HostImages, job: Job, data: Data, size: int) -> dict[str, Float[np.ndarray, " batch"]]:
+    """LPIPS of each image to its own source, where the weights are at hand."""
     if data.perceptual_distance is None:
         return {}
     parts = [
         np.asarray(data.perceptual_distance(jnp.asarray(shown[i : i + size]), jnp.asarray(job.images[i : i + size])))
         for i in range(0, len(shown), size)
     ]
-    return {"lpips_to_own_source": float(np.concatenate(parts).mean())}
+    return {"lpips_to_own_source": np.concatenate(parts)}
 
 
 def _to_class(features: Float[np.ndarray, "batch features"], data: Data, target: int) -> dict[str, Any]:
@@ -115,31 +135,36 @@ def _to_class(features: Float[np.ndarray, "batch features"], data: Data, target:
         distance: float | str = too_few(min(len(features), len(real)), data.extractor.size)
     else:
         distance = frechet_distance(own, theirs)
-    enough = min(len(features), len(real), len(held_out)) > 1
     return {
         "images": len(features),
         "frechet_distance": distance,
-        "kid": squared_mmd(features, real) if enough else "not measured: fewer than 2 images",
-        "kid_real": squared_mmd(held_out, real) if enough else "not measured: fewer than 2 images",
+        "kid": _kid(features, real),
+        "real": {"images": len(held_out), "kid": _kid(held_out, real)},
     }
+
+
+def _kid(features: Float[np.ndarray, "_ features"], real: Float[np.ndarray, "_ features"]) -> float | str:
+    if min(len(features), len(real)) < 2:
+        return "not measured: fewer than 2 images"
+    return kernel_distance(features, real).mean
 
 
 def _of_pair(
     features: Float[np.ndarray, "batch features"],
-    shown: HostImages,
-    recognized: Int[np.ndarray, " batch"] | None,
+    own: dict[str, Float[np.ndarray, " batch"]],
     data: Data,
-    job: Job,
-    source: int,
+    chosen: Bool[np.ndarray, " batch"],
     target: int,
 ) -> dict[str, Any]:
-    chosen = (job.source == source) & (job.target == target)
-    real = data.statistics(data.settings.split).of_class(target)
-    distance = np.linalg.norm((shown[chosen] - job.images[chosen]).reshape(chosen.sum(), -1), axis=1).mean()
-    share = {} if recognized is None else {"recognized_as_target": float(np.mean(recognized[chosen] == target))}
-    enough = chosen.sum() > 1 and len(real) > 1
-    kid = squared_mmd(features[chosen], real) if enough else "not measured: fewer than 2 images"
-    return {"images": int(chosen.sum()), **share, "kid": kid, "distance_to_own_source": float(distance)}
+    """Figures of one pair; NFE is of batches, in which pairs are mixed."""
+    found = _to_class(features[chosen], data, target)
+    del found["real"]
+    return {**found, **{name: float(values[chosen].mean()) for name, values in own.items()}}
+
+
+def _per_image(x: HostImages) -> Float[np.ndarray, " batch"]:
+    """Mean absolute value."""
+    return np.abs(x).mean(axis=(1, 2, 3), dtype=np.float64)
 
 
 def _draw(path: pathlib.Path, data: Data, job: Job, translated: HostImages) -> None:

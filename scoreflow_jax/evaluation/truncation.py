@@ -24,7 +24,7 @@ UNPAIRED = "one step from noise that is not the image's own, as in training"
 def measure_truncation(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]:
     """Root mean square errors by time, over test images; draws truncation.png."""
     settings, path = data.settings, model.experiment.path
-    images, labels = data.some("test", settings.truncation_images)
+    images, labels = data.images("test", data.some(settings.truncation_images))
     chosen = labels if model.num_classes else None
     times = np.linspace(path.t_min, path.t_max, settings.truncation_times)
     encoded = model.solve_encode(images, chosen, times[::-1])

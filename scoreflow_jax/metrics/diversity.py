@@ -34,7 +34,10 @@ def nearest_distance(images: HostImages, reference: Float[np.ndarray, "reference
 
 
 def distances_to_sources(
-    translated: HostImages, sources: HostImages, labels: Int[np.ndarray, " batch"]
+    translated: HostImages,
+    sources: HostImages,
+    labels: Int[np.ndarray, " batch"],
+    identity: Int[np.ndarray, " batch"] | None = None,
 ) -> tuple[float, float]:
     """Does a translation keep something of its own source?
 
@@ -42,6 +45,7 @@ def distances_to_sources(
         translated: translations, in the order of their sources.
         sources: the images that were translated.
         labels: classes of the sources.
+        identity: a number for each source, where one may stand there several times.
 
     Returns:
         The mean Euclidean distance of a translation to its own source, and to the other sources of the same class (NaN
@@ -49,5 +53,6 @@ def distances_to_sources(
     """
     flat = lambda x: np.asarray(x, np.float64).reshape(len(x), -1)  # noqa: E731
     distances = cdist(flat(translated), flat(sources))
-    others = (labels[:, None] == labels[None, :]) & ~np.eye(len(labels), dtype=bool)
+    same = np.arange(len(labels)) if identity is None else identity
+    others = (labels[:, None] == labels[None, :]) & (same[:, None] != same[None, :])
     return float(np.diag(distances).mean()), float(distances[others].mean()) if others.any() else float("nan")

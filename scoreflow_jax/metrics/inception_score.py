@@ -16,21 +16,24 @@ class InceptionScore(NamedTuple):
     std: float
 
 
-def inception_score(logits: Float[np.ndarray, "batch classes"], splits: int = 10) -> InceptionScore:
+def inception_score(
+    features: Float[np.ndarray, "batch features"], output: Float[np.ndarray, "features classes"], splits: int = 10
+) -> InceptionScore:
     """exp of the mean KL divergence between an image's class probabilities and those of its split.
 
     Args:
-        logits: of the classes, images in the order in which they were generated.
+        features: of the images, in the order in which they were generated.
+        output: from features to the logits of the classes.
         splits: consecutive parts, each scored by itself, as published.
 
     Raises:
         UserError: fewer images than splits.
     """
-    if len(logits) < splits:
-        raise UserError(f"an Inception Score of {len(logits)} images in {splits} splits: expected at least {splits}")
-    log_p = log_softmax(np.asarray(logits, np.float64), axis=1)
+    if len(features) < splits:
+        raise UserError(f"an Inception Score of {len(features)} images in {splits} splits: expected at least {splits}")
     scores = []
-    for part in np.array_split(log_p, splits):
+    for some in np.array_split(features, splits):  # one at a time: the logits of 50,000 images are large
+        part = log_softmax(np.asarray(some @ output, np.float64), axis=1)
         log_mean = logsumexp(part, axis=0) - np.log(len(part))
         scores.append(np.exp(np.mean(np.sum(np.exp(part) * (part - log_mean), axis=1))))
     return InceptionScore(float(np.mean(scores)), float(np.std(scores)))

@@ -47,12 +47,13 @@ def kernel_distance(
 ) -> KernelDistance:
     """KID as it is published: mean and spread of `squared_mmd` over random subsets, drawn without replacement.
 
-    Sets smaller than two subsets' size are taken whole, once.
+    Two sets of at most four subsets' size are taken whole, once. Of a set smaller than a subset all is taken each time, and as
+    many of the other.
     """
-    size = min(len(x), len(y))
-    if size < 2 * subset_size:
-        return KernelDistance(squared_mmd(x, y), float("nan"), 1, size)
+    if max(len(x), len(y)) <= 4 * subset_size:
+        return KernelDistance(squared_mmd(x, y), float("nan"), 1, min(len(x), len(y)))
+    size = min(len(x), len(y), subset_size)
     rng = np.random.default_rng(seed)
-    draw = lambda z: z[rng.choice(len(z), subset_size, replace=False)]  # noqa: E731
+    draw = lambda z: z[rng.choice(len(z), size, replace=False)]  # noqa: E731
     found = [squared_mmd(draw(x), draw(y)) for _ in range(subsets)]
-    return KernelDistance(float(np.mean(found)), float(np.std(found, ddof=1)), subsets, subset_size)
+    return KernelDistance(float(np.mean(found)), float(np.std(found, ddof=1)), subsets, size)

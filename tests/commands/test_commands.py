@@ -116,6 +116,10 @@ def test_eval_measures_generation_over_seeds(evaluated):
     assert kid["mean"] == pytest.approx((first["kid"] + second["kid"]) / 2)
     assert kid["std"] == pytest.approx(abs(first["kid"] - second["kid"]) / np.sqrt(2))
     page = (evaluated / "report.md").read_text()
+    assert (
+        "± is the standard deviation over 2 seeds; recognition, deviation and nearest distance are of the first 40"
+        in page
+    )
     assert f"| KID | {kid['mean']:.5f} ± {kid['std']:.5f} | {real['kid']:.5f} |" in page
 
 
@@ -127,8 +131,8 @@ def test_eval_measures_translation_and_the_way_back(evaluated):
         assert method["by_target"].keys() == {str(c) for c in range(10)}
         for target in method["by_target"].values():
             assert target["images"] == 9  # an image of each other class
-            assert target["kid_real"] < target["kid"]
-    # Both inverses are exact but for the tolerance; swapping the labels of eq. 20 is not one.
+            assert target["real"]["kid"] < target["kid"]
+    # Both inverses are exact but for the tolerance; that swapping is none of eq. 20 shows only on a trained model.
     assert methods["latent"]["cycle_error_swapped"] < 0.05
     assert methods["difference"]["cycle_error_reversed"] < 0.05
     assert (evaluated / "translation_latent.png").exists()
@@ -187,8 +191,9 @@ def test_evaluations_are_compared(evaluated, digits_run, capsys):
         compare.run_command(experiment_of("digits.py"), digits_run, f"{evaluated},{evaluated}/report.json")
 
 
-def test_statistics_of_the_data_need_no_model(tmp_path):
+def test_statistics_of_the_data_need_no_model(tmp_path, capsys):
     statistics.run_command(experiment_of("digits.py"), tmp_path)
+    assert "Frechet distance on pixels, test split to train split" in capsys.readouterr().out
     measured = report(tmp_path / "statistics")
     train = np.stack([Digits("train")[i]["image"] for i in range(len(Digits("train")))]).reshape(-1, 64) / 8.0 - 1
     stored = np.load(tmp_path / "statistics" / "train.npz")
@@ -205,10 +210,31 @@ def test_statistics_of_the_data_need_no_model(tmp_path):
     assert "only a mean and a covariance" in figures["kid"]
 
 
+def test_too_few_images_for_a_covariance_are_said(tfds_dir, tmp_path, capsys):
+    experiment = experiment_of("cifar10.py", tfds_dir)
+    statistics.run_command(experiment, tmp_path)
+    printed = capsys.readouterr().out
+    assert "images are too few for a covariance, so no train.npz" in printed
+    assert "give at least 3073); see KID" in printed
+    assert not (tmp_path / "statistics" / "train.npz").exists()
+
+
+def test_evaluation_refuses_before_it_works(digits_run, tmp_path):
+    for changes, match in (
+        ({"eval__reference": str(tmp_path / "absent.npz")}, "reference is .*absent.npz, which is not a file"),
+        ({"eval__extractor": "inception", "eval__inception_weights": "no.pth"}, "no.pth, which is not a file"),
+    ):
+        with pytest.raises(UserError, match=match):
+            evaluate.run_command(experiment_of("digits.py", **changes), digits_run)
+
+
 def test_samples_come_with_likelihoods(digits_run):
     experiment = experiment_of("digits.py", sample__likelihood=True)
     sample.run_command(experiment, digits_run)
     stored = np.load(digits_run / "sample" / "samples.npz")
+    told = report(digits_run / "sample")["likelihood"]
+    assert told["probe"] == "rademacher"
+    assert "dequantize=True" in told["warning"]
     assert stored["log_likelihood"].shape == (10,)
     # Of an untrained drift: about that of the noise itself, -D/2 (ln 2 pi + 1).
     assert stored["log_likelihood"].mean() == pytest.approx(-32 * (np.log(2 * np.pi) + 1), rel=0.1)

@@ -5,6 +5,7 @@ import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,13 +13,17 @@ from scoreflow_jax.data import Digits
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation import generation, report
 from scoreflow_jax.evaluation.data import Data
-from scoreflow_jax.evaluation.extractors import Extractor, inception_extractor, pixel_extractor
+from scoreflow_jax.evaluation.extractors import RELEASED_NAME, Extractor, inception_extractor, pixel_extractor
 from scoreflow_jax.evaluation.features import CHUNK, data_features
 from scoreflow_jax.evaluation.statistics import Statistics, load_npz, save_npz, statistics_of
+from scoreflow_jax.evaluation.truncation import ONE_STEP, SOLVED, measure_truncation
 from scoreflow_jax.evaluation.weights import DISTRIBUTION, find_inception
 from scoreflow_jax.metrics.frechet import frechet_distance, gaussian_of
 from scoreflow_jax.metrics.kernel import squared_mmd
 from scoreflow_jax.model import Model
+from scoreflow_jax.paths import LinearPath
+from scoreflow_jax.sampling import Solved, SolveStats
+from tests import oracles
 from tests.commands.test_commands import experiment_of
 from tests.conftest import shared
 
@@ -136,7 +141,7 @@ def test_large_images_have_no_pixel_extractor():
 
 
 def test_real_photographs_end_to_end():
-    """500 CIFAR-10 test images: halves are alike, noise and blur are not, and classes differ."""
+    """500 CIFAR-10 test images: halves are alike, noise is not."""
     try:
         extractor = inception_extractor()
     except UserError as error:
@@ -185,6 +190,10 @@ def test_statistics_go_out_and_in(tmp_path):
         ({"mu": np.zeros(2048), "sigma": np.eye(2048)}, "it is of another extractor, pixels has 64"),
         ({"mu": np.full(64, np.nan), "sigma": np.eye(64)}, "not finite: it is damaged"),
         (
+            {"mu": np.zeros(64), "sigma": np.triu(np.ones((64, 64)))},
+            "not symmetric, so not a covariance",
+        ),
+        (
             {"mu": np.zeros(64), "sigma": np.eye(64), "facts": np.array(["extractor: something else"])},
             "of another extractor: its extractor: something else, expected pixels",
         ),
@@ -199,6 +208,15 @@ def test_wrong_statistics_are_refused(tmp_path, arrays, match):
 def test_absent_and_damaged_statistics_are_refused(tmp_path):
     with pytest.raises(UserError, match="which is not a file"):
         load_npz(str(tmp_path / "absent.npz"), PIXELS)
+    np.save(tmp_path / "array.npy", np.zeros(64))
+    with pytest.raises(UserError, match="not an npz of mu and sigma, or damaged"):
+        load_npz(str(tmp_path / "array.npy"), PIXELS)
+    np.savez_compressed(tmp_path / "whole.npz", mu=np.zeros(64), sigma=np.eye(64))
+    content = bytearray((tmp_path / "whole.npz").read_bytes())
+    content[len(content) // 2] ^= 255
+    (tmp_path / "flipped.npz").write_bytes(content)
+    with pytest.raises(UserError, match="not an npz of mu and sigma, or damaged"):
+        load_npz(str(tmp_path / "flipped.npz"), PIXELS)
     (tmp_path / "text.npz").write_text("mu and sigma")
     with pytest.raises(UserError, match="not an npz of mu and sigma, or damaged"):
         load_npz(str(tmp_path / "text.npz"), PIXELS)
@@ -246,7 +264,7 @@ def test_generation_resumes_and_does_not_depend_on_chunks(untrained, tmp_path, m
 
 
 def test_images_need_not_be_kept(untrained, tmp_path, monkeypatch):
-    monkeypatch.setattr(generation, "_SHOWN", 12)
+    monkeypatch.setattr(generation, "_ON_PIXELS", 12)
     experiment = experiment_of(
         "digits.py", eval__num_images=30, eval__batch_size=8, eval__keep_images=False, solver__num_steps=2
     )
@@ -261,6 +279,68 @@ def test_over_seeds_is_mean_and_spread_of_what_all_have():
     assert generation.over_seeds(figures) == {"a": {"mean": 3.0, "std": 2.0}}
 
 
+def test_other_parameters_are_other_samples(untrained, tmp_path):
+    """Of the same config and step."""
+    data = Data(untrained.experiment)
+    other = Model(untrained.experiment, jax.tree.map(lambda p: p + 1, untrained.params), 3, batch_size=8)
+    assert generation._identity(untrained, data, 1, 16) != generation._identity(other, data, 1, 16)
+    assert generation._identity(untrained, data, 1, 16) == generation._identity(untrained, data, 1, 16)
+
+
+def test_the_reference_may_be_the_test_split():
+    data = Data(experiment_of("digits.py", eval__split="test"))
+    real = generation._real(data, 40)
+    assert "kid" not in real
+    assert real["note"] == "not measured: the reference is these very images"
+
+
+# Truncation error
+
+
+class Straight(Model):
+    """A model whose data are N(m, s^2 I), as far as measure_truncation sees one; its drift is exact."""
+
+    num_classes = 0
+
+    def __init__(self, experiment, mean, std):
+        self.experiment, self.mean, self.std, self.batch_size = experiment, mean, std, 7
+        self._drift = oracles.gaussian(LinearPath(), np.full(64, mean), std).velocity
+
+    def drift(self, x, t, label):
+        flat = jnp.asarray(x, jnp.float32).reshape(len(x), 64)
+        return self._drift(flat, jnp.full((len(x),), t)).reshape(x.shape)
+
+    def noise(self, key, count):
+        return jax.random.normal(key, (count, 8, 8, 1))
+
+    def solve_encode(self, images, labels, times):
+        z = (images - self.mean) / self.std
+        scale = [np.sqrt((1 - t) ** 2 + (t * self.std) ** 2) for t in times]
+        return Solved(z, np.stack([t * self.mean + s * z for t, s in zip(times, scale, strict=True)]), SolveStats())
+
+
+def test_truncation_errors_of_a_gaussian(tmp_path):
+    """Solution t m + sqrt((1-t)^2 + t^2 s^2) z against (1-t) z + t x; one step from the same z: by the exact drift."""
+    mean, std = 0.3, 0.5
+    experiment = experiment_of("digits.py", eval__truncation_images=355)
+    data = Data(experiment)
+    figures = measure_truncation(Straight(experiment, mean, std), data, tmp_path)
+    images = data.images("test", data.some(355))[0]
+    z = (images - mean) / std
+    for i, t in enumerate(figures["times"]):
+        scale = np.sqrt((1 - t) ** 2 + (t * std) ** 2)
+        straight = 1 - t + t * std
+        size = np.sqrt(np.mean(np.square(z)))
+        assert figures["root_mean_square"][SOLVED][i] == pytest.approx(abs(scale - straight) * size, abs=1e-4)
+        # f(xbar) = m + a (xbar - t m) with xbar - t m = straight z, so z + t f - xbar = (1 + t a straight - straight) z.
+        a = (t * std**2 - (1 - t)) / scale**2
+        assert figures["root_mean_square"][ONE_STEP][i] == pytest.approx(
+            abs(1 + t * a * straight - straight) * size, abs=1e-4
+        )
+    assert max(figures["root_mean_square"][SOLVED]) > 0.05
+    assert max(figures["root_mean_square"][ONE_STEP]) > 0.1
+
+
 # Comparison
 
 
@@ -272,10 +352,12 @@ def made_report(**changes):
         "step": 100,
         "rounding": "rounded",
         "seeds": [1],
+        "batch_size": 250,
         "solver": {"method": "dopri5", "rtol": 1e-5},
+        "extractor": {"extractor": RELEASED_NAME, "resize": "tensorflow"},
         "generation": {
             "images": 1000,
-            "reference": {"data": "cifar10", "split": "train", "extractor": "Inception-v3", "resize": "tensorflow"},
+            "reference": {"data": "cifar10", "split": "train"},
             "by_seed": {"1": {"frechet_distance": 3.21, "kid": 0.001, "nfe": 127.0}},
             "real": {},
         },
@@ -288,16 +370,18 @@ def test_a_comparison_says_what_differs():
     alike = report.compare({"a": made_report(), "b": made_report(name="other")})
     assert "Measured alike in every field that matters" in alike
     assert "| FID | 3.210 | 3.210 |" in alike
-    other = made_report(rounding="truncated", generation={"images": 5000})
+    other = made_report(rounding="truncated", generation={"images": 5000}, batch_size=100)
     found = report.compare({"a": made_report(), "b": other})
     assert "These were not measured alike" in found
     assert "| rounding | rounded | truncated |" in found
     assert "| generation.images | 1000 | 5000 |" in found
+    assert "| batch_size | 250 | 100 |" in found
     assert "solver.method" not in found
-    pixels = made_report(generation={"reference": {"data": "cifar10", "split": "train", "extractor": "pixels"}})
+    pixels = made_report(extractor={"extractor": "pixels"})
     assert "Frechet distance (of different features: not comparable)" in report.compare(
         {"a": made_report(), "b": pixels}
     )
+    assert "Frechet distance on pixels" in report.compare({"a": pixels, "b": pixels})
 
 
 def test_a_comparison_shows_spread_over_seeds_not_the_minimum():
@@ -313,6 +397,7 @@ def test_reports_of_other_kinds_are_refused(tmp_path):
     (tmp_path / "report.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         report.read_report(str(tmp_path))
-    (tmp_path / "report.json").write_text('{"mode": "sample"}')
-    with pytest.raises(UserError, match="not the report of an evaluation"):
-        report.read_report(str(tmp_path))
+    for content in ('{"mode": "sample"}', '{"mode": "eval", "generation": {}}', "[]"):
+        (tmp_path / "report.json").write_text(content)
+        with pytest.raises(UserError, match="not the report of an evaluation"):
+            report.read_report(str(tmp_path))

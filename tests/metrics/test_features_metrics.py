@@ -1,5 +1,7 @@
 """KID, precision and recall, and the Inception Score against definitions written out, and against known cases."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,18 @@ def test_kid_of_subsets_agrees_with_the_whole_and_states_them():
         kernel_distance(x[:1], y)
 
 
+def test_kid_of_a_few_against_many_stays_small_and_right():
+    """No kernel of all pairs of the larger set: 50,000 of them would take 20 GB."""
+    few, many = RNG.normal(size=(60, 4)) + 0.5, RNG.normal(size=(20_000, 4))
+    tracemalloc.start()
+    found = kernel_distance(few, many)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5e6
+    assert (found.subsets, found.subset_size) == (100, 60)
+    assert found.mean == pytest.approx(squared_mmd(few, many[:3000]), abs=5 * found.std / 10)
+
+
 def neighbourhood(points, reference, k):
     """The share of points in the union of balls, one distance at a time."""
     radius = [np.sort([np.linalg.norm(r - other) for other in reference])[k] for r in reference]
@@ -50,6 +64,7 @@ def test_precision_and_recall_are_their_definitions(offset):
     """Also far from the origin, where differences of float32 squares would drown."""
     real = RNG.normal(size=(60, 4)) + offset
     generated = 0.6 * RNG.normal(size=(50, 4)) + offset + 0.5
+    generated[7] = generated[3]  # a vector twice is its own neighbour once
     found = precision_recall(generated, real)
     assert found.precision == pytest.approx(neighbourhood(generated, real, 3), abs=0.021)
     assert found.recall == pytest.approx(neighbourhood(real, generated, 3), abs=0.021)
@@ -72,20 +87,22 @@ def test_precision_and_recall_tell_missing_modes_from_bad_images():
 def test_inception_score_of_known_probabilities():
     """Certain and evenly over 5 classes: 5. Always the same distribution: 1."""
     certain = np.where(np.eye(5), 50.0, 0.0)[np.tile(np.arange(5), 20)]
-    assert inception_score(certain, splits=2) == pytest.approx((5.0, 0.0))
+    assert inception_score(certain, np.eye(5), splits=2) == pytest.approx((5.0, 0.0))
     same = np.tile(RNG.normal(size=5), (100, 1))
-    assert inception_score(same) == pytest.approx((1.0, 0.0))
+    assert inception_score(same, np.eye(5)) == pytest.approx((1.0, 0.0))
     # p = (0.9, 0.1) and (0.1, 0.9): exp(ln 2 - H(0.1)).
     logits = np.log([[0.9, 0.1], [0.1, 0.9]] * 10)
     entropy = -0.9 * np.log(0.9) - 0.1 * np.log(0.1)
-    assert inception_score(logits, splits=1).mean == pytest.approx(np.exp(np.log(2) - entropy))
+    assert inception_score(logits, np.eye(2), splits=1).mean == pytest.approx(np.exp(np.log(2) - entropy))
     # A shift of all logits changes nothing, and large ones do not overflow.
-    assert inception_score(logits + 1e4, splits=1).mean == pytest.approx(np.exp(np.log(2) - entropy), rel=1e-6)
+    assert inception_score(logits + 1e4, np.eye(2), splits=1).mean == pytest.approx(
+        np.exp(np.log(2) - entropy), rel=1e-6
+    )
     with pytest.raises(UserError, match="4 images in 10 splits"):
-        inception_score(logits[:4])
+        inception_score(logits[:4], np.eye(2))
 
 
 def test_inception_score_splits_follow_the_order():
     logits = np.where(np.eye(2), 50.0, 0.0)[np.repeat([0, 1], 10)]
-    assert inception_score(logits, splits=2).mean == pytest.approx(1.0)  # each half is one class
-    assert inception_score(logits, splits=1).mean == pytest.approx(2.0)
+    assert inception_score(logits, np.eye(2), splits=2).mean == pytest.approx(1.0)  # each half is one class
+    assert inception_score(logits, np.eye(2), splits=1).mean == pytest.approx(2.0)

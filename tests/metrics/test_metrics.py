@@ -76,3 +76,13 @@ def test_recognizer_knows_real_digits():
     assert share > 0.97
     wrong = (test["label"] + 1) % 10
     assert judge.share(to_unit_range_host(test["image"], 17), wrong) < 0.03
+
+
+def test_a_source_that_stands_there_several_times_is_not_another_one():
+    sources = RNG.normal(size=(4, 2, 2, 1))
+    repeated, number = np.repeat(sources, 3, axis=0), np.repeat(np.arange(4), 3)
+    labels = np.zeros(12, int)
+    once = distances_to_sources(sources, sources, labels[:4])
+    several = distances_to_sources(repeated, repeated, labels, number)
+    assert once[0] == several[0] == 0
+    assert several[1] == pytest.approx(once[1])
