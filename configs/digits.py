@@ -26,7 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     # Inception means nothing on 8x8 digits: distances are between pixels, recognition is a classifier's.
     config.eval.update(
-        extractor="pixels", classifier=True, num_images=1000, translation=True, translation_images=4, likelihood=True
+        extractor="pixels", classifier=True, num_images=1000, translation=True, translation_images=2, likelihood=True
     )
     config.eval.update(likelihood_images=355, truncation=True, audit=True)
     return common.variant(config, variant)
