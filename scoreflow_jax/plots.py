@@ -13,6 +13,8 @@ class Curve(NamedTuple):
         x, y: coordinates.
         low, high: edges of a band around y, or None.
         marked: draw the points, not only the line.
+        group: curves of one group have one colour; by default each its own.
+        dashed: the line.
     """
 
     name: str
@@ -21,6 +23,8 @@ class Curve(NamedTuple):
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
     marked: bool = True
+    group: str | None = None
+    dashed: bool = False
 
 
 class Axes(NamedTuple):
@@ -43,8 +47,11 @@ def save_curves(path: pathlib.Path, curves: Sequence[Curve], axes: Axes) -> None
     figure = Figure(figsize=(7.0, 4.6), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     plot = figure.add_subplot()
+    colours: dict[str, str] = {}
     for curve in curves:
-        (line,) = plot.plot(curve.x, curve.y, marker="o" if curve.marked else "", markersize=4, label=curve.name)
+        colour = colours.setdefault(curve.group or curve.name, f"C{len(colours)}")
+        style = {"marker": "o" if curve.marked else "", "linestyle": "--" if curve.dashed else "-", "color": colour}
+        (line,) = plot.plot(curve.x, curve.y, markersize=4, label=curve.name, **style)
         if curve.low is not None and curve.high is not None:
             plot.fill_between(curve.x, curve.low, curve.high, alpha=0.2, color=line.get_color(), linewidth=0)
     if axes.level is not None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import os
 import pathlib
 import platform
 import time
@@ -121,6 +122,7 @@ def environment() -> dict[str, Any]:
     """Software, hardware and date."""
     return {
         "versions": {"python": platform.python_version(), **_versions()},
+        "host": f"{platform.machine()}, {os.cpu_count()} processors",
         "device": f"1 of {jax.device_count()} x {jax.devices()[0].device_kind}",
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -44,6 +44,7 @@ MATTERS = (
     "generation.inception_score",
     "generation.classifier",
     "device",
+    "host",
     "versions.jax",
     "versions.scoreflow_jax",
 )
@@ -65,15 +66,11 @@ def page(report: dict[str, Any]) -> str:
     """report.md: one section for each part that was run."""
     title = f"# {report['name']}, step {report['step']}"
     parts = _parts(report)
-    manifest = [f"| {name} | {_shown(value)} |" for name, value in _matters(report).items()]
-    return "\n\n".join(
-        [
-            title,
-            *parts,
-            "## How it was measured\n\n| | |\n|---|---|\n" + "\n".join(manifest),
-            "All figures: report.json.",
-        ]
-    )
+    manifest = _table(["", ""], [[name, _shown(value)] for name, value in _matters(report).items()])
+    parts.append(f"## How it was measured\n\n{manifest}")
+    if "translation" in report:
+        parts.append(f"## Translation by pair\n\n{_by_pair(report['translation']['methods'])}")
+    return "\n\n".join([title, *parts, "All figures: report.json."])
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -183,7 +180,7 @@ def _translation(t: dict[str, Any]) -> str:
         rows.append([f"{words} to the target class, mean over classes", *cells, real])
     head = [f"{t['images']} translations, {t['pairs']} pairs of classes", *methods, "real, held out"]
     pictures = "\n".join(f"![{m}](translation_{m}.png)" for m in methods)
-    return f"## Translation\n\n{_table(head, rows)}\n\n{_by_pair(methods)}\n\n{pictures}"
+    return f"## Translation\n\n{_table(head, rows)}\n\n{pictures}"
 
 
 def _by_pair(methods: dict[str, Any]) -> str:

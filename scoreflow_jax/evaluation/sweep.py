@@ -105,13 +105,14 @@ def _draw(path: pathlib.Path, rows: list[dict[str, Any]], measured: str, limit: 
         for method in dict.fromkeys(r["method"] for r in done if kind in r):
             points = sorted((r["nfe"], r["distance"]) for r in done if r["method"] == method and kind in r)
             label = f"{method}, {'equal steps' if kind == 'steps' else 'adaptive'}"
-            curves.append(plots.Curve(label, [p[0] for p in points], [p[1] for p in points]))
+            x, y = [p[0] for p in points], [p[1] for p in points]
+            curves.append(plots.Curve(label, x, y, group=method, dashed=kind == "tolerance"))
     axes = plots.Axes(
         f"{name}: distance to the reference against network calls",
         "network calls (NFE)",
         measured,
         log_x=True,
-        log_y=min(r["distance"] for r in done) > 0,
+        log_y=0 < 20 * min(r["distance"] for r in done) < max(r["distance"] for r in done),
         level=(f"dopri5 at {_FINEST:g}", limit),
     )
     with files.whole_file(path) as temporary:

@@ -102,11 +102,11 @@ def test_eval_measures_generation_over_seeds(evaluated):
     real = generation["real"]
     assert real["recognized"] > 0.97
     assert real["nearest_training_distance"] > 1
-    assert abs(real["kid"]) < 0.02
+    assert abs(real["kid"]) < 0.05
     # An untrained model's images are noise: far from every digit, and recognized by chance.
     assert first["nearest_training_distance"] > 1.5 * real["nearest_training_distance"]
     assert first["recognized"] < 0.4
-    assert first["kid"] > 0.1
+    assert first["kid"] > 0.2
     assert first["precision"] < 0.1
     assert (
         first["frechet_distance"]
