@@ -1,6 +1,7 @@
 """Sections of a config that build nothing: the commands' own settings, field for field as configs/common.py explains them."""
 
 import dataclasses
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,7 @@ class EvalSettings:
     reconstruction_tolerances: tuple[float, ...]
 
     translation: bool
-    translation_pairs: tuple[tuple[int, int], ...]
+    translation_pairs: tuple[Any, ...]  # what is in these four, experiment.py checks
     translation_images: int
     lpips_backbone: str | None
     lpips_heads: str | None
@@ -104,9 +105,9 @@ class EvalSettings:
 
     sweep: bool
     sweep_images: int
-    sweep_methods: tuple[str, ...]
-    sweep_steps: tuple[int, ...]
-    sweep_tolerances: tuple[float, ...]
+    sweep_methods: tuple[Any, ...]
+    sweep_steps: tuple[Any, ...]
+    sweep_tolerances: tuple[Any, ...]
 
     truncation: bool
     truncation_images: int
