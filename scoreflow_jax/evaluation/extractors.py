@@ -14,7 +14,7 @@ from jaxtyping import Float
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.weights import find_inception
 from scoreflow_jax.models.inception import FEATURES, RESIZES, pool3
-from scoreflow_jax.models.inception_weights import RELEASED, import_inception
+from scoreflow_jax.models.inception_weights import import_inception
 from scoreflow_jax.torch_files import read_torch_file
 from scoreflow_jax.typing import Pixels
 
@@ -89,9 +89,8 @@ def inception_extractor(weights: str | None = None, resize: str = "tensorflow") 
         found = import_inception(read_torch_file(file))
     except ValueError as error:
         raise UserError(f"{file} does not hold Inception's weights: {error}") from error
-    released = found.fingerprint.startswith(RELEASED)
     facts = {
-        "extractor": RELEASED_NAME if released else "Inception-v3 with other weights, pool3",
+        "extractor": RELEASED_NAME if found.released else "Inception-v3 with other weights, pool3",
         "weights_sha256": found.fingerprint,
         "resize": RESIZES[resize],
         "computation": "float32, BatchNorms folded, version 1",  # raised when a change would change features

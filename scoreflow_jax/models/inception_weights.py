@@ -18,8 +18,14 @@ from scoreflow_jax.typing import PyTree
 
 _EPSILON = 1e-3  # of the BatchNorms
 
-RELEASED = "77acf3ce85e645e6"
-"""What `InceptionWeights.fingerprint` begins with for the released weights, from whichever file."""
+_RELEASED = {
+    "conv": (350.0153, 42.74131),
+    "mixed.tower.conv_1": (983.7812, 75.37271),
+    "mixed_4.tower_1.conv_3": (3280.806, 82.48634),
+    "mixed_8.tower.conv_1": (24626, 145.5544),
+    "mixed_10.tower_2_conv": (17234.58, 37.81518),
+}
+"""Sums of absolute values of the released network's folded kernels and biases. Files that hold it may differ in last bits."""
 
 _BLOCKS = {
     "mixed": "5b", "mixed_1": "5c", "mixed_2": "5d", "mixed_3": "6a", "mixed_4": "6b", "mixed_5": "6c", "mixed_6": "6d",
@@ -57,12 +63,14 @@ class InceptionWeights(NamedTuple):
         params: of `InceptionV3`.
         output: (2048, 1008), from pool3 to class logits without their bias, as the Inception Score was published; None where
             the file has none.
-        fingerprint: the sha256 of the folded weights of `params`, the same for every file that holds them.
+        fingerprint: the sha256 of the folded weights of `params`.
+        released: whether they are those of 2015-12-05, to float32's accuracy.
     """
 
     params: PyTree
     output: Float[np.ndarray, "2048 1008"] | None
     fingerprint: str
+    released: bool
 
 
 def import_inception(content: Any) -> InceptionWeights:
@@ -95,7 +103,14 @@ def import_inception(content: Any) -> InceptionWeights:
     if output is not None:
         _check("its output layer", output, (CLASSES, FEATURES))
         output = np.ascontiguousarray(output.T, np.float32)
-    return InceptionWeights(params, output, digest.hexdigest())
+    return InceptionWeights(params, output, digest.hexdigest(), _is_released(params))
+
+
+def _is_released(params: PyTree) -> bool:
+    """Whether the sums are those of `_RELEASED`."""
+    found = [_find(params, name) for name in _RELEASED]
+    sums = [[np.abs(np.asarray(part[k], np.float64)).sum() for k in ("kernel", "bias")] for part in found]
+    return bool(np.allclose(sums, list(_RELEASED.values()), rtol=1e-4))
 
 
 def _flatten(content: Any, prefix: str = "") -> dict[str, np.ndarray]:
