@@ -1,5 +1,6 @@
 """--mode=eval: measures a model, each part as the config switches it on."""
 
+import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -58,8 +59,8 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     }
     for name in chosen:
         start = time.perf_counter()
-        report[name] = PARTS[name](model, data, out)
-        files.write_json(out / "report.json", _plain(report))
+        report[name] = _plain(PARTS[name](model, data, out))
+        files.write_json(out / "report.json", report)
         with files.whole_file(out / "report.md") as path:
             path.write_text(page(report) + "\n")
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
@@ -80,9 +81,10 @@ def _opened(data: Data, chosen: list[str]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's, for JSON."""
+    """NumPy's numbers as Python's, and None for what is not a number, for JSON."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
-    return value.item() if isinstance(value, np.generic) else value
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

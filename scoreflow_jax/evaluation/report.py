@@ -331,7 +331,10 @@ def compare(reports: dict[str, dict[str, Any]]) -> str:
         cells = [_cell(reports[n]["generation"], field, style) for n in names]
         if any(cells):
             rows.append([distance if field == "frechet_distance" else field.replace("_", " "), *cells])
-    return text + _table(["", *names], rows)
+    note = (
+        "± is over seeds where there are several; else of KID over its subsets, of the Inception Score over its splits."
+    )
+    return f"{text}{_table(['', *names], rows)}\n\n{note}"
 
 
 def _cell(generation: dict[str, Any], field: str, style: str) -> str:
