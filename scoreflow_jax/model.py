@@ -177,7 +177,8 @@ class Model:
             images: (batch, height, width, channel).
             labels: a class for all, or one for each.
             key: of Hutchinson's probes; jax.random.key(0) where none is given.
-            probe: "rademacher" or "gaussian" for Hutchinson's unbiased estimate, "exact" for the whole trace.
+            probe: "rademacher" or "gaussian" for Hutchinson's estimate, unbiased but noisy for a single image; "exact" for the
+                whole trace.
 
         Raises:
             UserError: a source that is not Gaussian, an unknown probe, or images or labels that do not fit.
