@@ -33,15 +33,26 @@ def data() -> ConfigDict:
     """CIFAR-10 through tensorflow-datasets."""
     return ConfigDict(
         {
-            "source": "tfds",  # digits, tfds, image_folder
+            "source": "tfds",  # digits, tfds, image_folder, merged, table
             "name": "cifar10",  # the data set's own name, for sources that have several
-            "dir": placeholder(str),  # where they lie; None: $TFDS_DATA_DIR, else ~/tensorflow_datasets
+            # Where they are: the folder of pictures, the file of a table, a pack of --mode=pack in place of any source, or
+            # the folder of all data sets of tensorflow-datasets (None: $TFDS_DATA_DIR, else ~/tensorflow_datasets).
+            "path": placeholder(str),
             "train_split": "train",
             "test_split": "test",
             "shape": (32, 32, 3),  # height, width, channels
-            "num_classes": 10,
+            "num_classes": 10,  # 0: data without classes; None in a config: as many as the data have
             "levels": 256,  # grey levels of a pixel
             "flip": True,  # mirror training images at random
+            "framing": "crop",  # of images of another shape. crop: the largest centred part; fit: all of it, on white
+            "test_share": 0.1,  # of the files of a folder without folders train and test: held out by their names
+            "strict": False,  # an error instead of a warning for files that cannot be read
+            "label": placeholder(str),  # the feature, or the column of a table, that holds the class; None: "label"
+            "classes": (),  # only these, numbered anew: (3, 5)
+            "sampling": "natural",  # balanced: each class equally often, however many images it has
+            "columns": (),  # of a table, by their names; empty: all but the label
+            "parts": {},  # of source merged: class name to fields of this section
+            "base": {},  # fields of this section that describe other data at t = 0, in place of noise
             "dequantize": False,  # train on (k + u) / levels, u uniform, without which there is no honest likelihood
         }
     )

@@ -7,6 +7,7 @@ checked here first, and what they still raise is cut to a line.
 import difflib
 import importlib
 import importlib.util
+import io
 import os
 import pathlib
 import sys
@@ -19,6 +20,7 @@ from ml_collections import ConfigDict, config_flags
 
 from scoreflow_jax.commands import FLAGS, MODES
 from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax.files import cache_dir
 
 DEFAULT_CONFIG = "configs/digits.py"
 EXIT_USAGE = 2
@@ -202,9 +204,9 @@ def _run(mode: str, config: ConfigDict, workdir: pathlib.Path, more: dict[str, s
 
             keep_freed_memory()
         command = importlib.import_module(MODES[mode][0])
-        from scoreflow_jax.experiment import build
+        from scoreflow_jax.commands.workdir import build_for
 
-        command.run_command(build(config), workdir, **more)
+        command.run_command(build_for(mode, config, workdir), workdir, **more)
     except UserError as error:
         return _complain(error)
     except KeyboardInterrupt:
@@ -223,6 +225,12 @@ def set_up_process() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow only writes summaries here; on, it logs two lines
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # names of the user's files may be in a script that the terminal's encoding lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     import logging
 
     import jax
@@ -233,8 +241,7 @@ def set_up_process() -> None:
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "scoreflow_jax" / "xla"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

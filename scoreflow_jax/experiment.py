@@ -17,7 +17,9 @@ import optax
 from ml_collections import ConfigDict
 
 from scoreflow_jax import data, models, objectives, paths
-from scoreflow_jax.data import ImageSource, ImageSpec
+from scoreflow_jax.data import DataSource, DataSpec
+from scoreflow_jax.data.order import SAMPLINGS
+from scoreflow_jax.data.pictures import FRAMINGS
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.likelihood import PROBES
 from scoreflow_jax.models import Network
@@ -38,7 +40,10 @@ from scoreflow_jax.training import Schedule, TrainState, initial_state, make_opt
 from scoreflow_jax.typing import DriftFn, PRNGKey, PyTree
 
 TRAINING_FIELDS = ("seed", "data", "path", "objective", "model", "optimizer", "train.batch_size", "train.ema_decay")
-"""Fields that a resumed run must share with the run it goes on with. `data.dir` may differ."""
+"""Fields that a resumed run must share with the run it goes on with, but for `FREE`."""
+
+FREE = ("data.path", "data.strict")
+"""Fields that may always differ: where the data are is not what they are (commands/workdir.py looks at that)."""
 
 MODEL_FIELDS = ("data.shape", "data.num_classes", "data.dequantize", "path", "model")
 """Fields that sampling and evaluation must share with the run whose checkpoint they read, but for `TRAINING_ONLY`."""
@@ -65,7 +70,7 @@ class Experiment:
     seed: int
     config: dict[str, Any]
     config_hash: str
-    spec: ImageSpec
+    spec: DataSpec
     conditional: bool
     path: Path
     objective: Objective
@@ -90,15 +95,27 @@ class Experiment:
         """How its images and 8-bit pixels become each other."""
         return Scaling(self.spec.levels, self.data.dequantize)
 
-    def source(self, split: str) -> ImageSource:
+    def source(self, split: str) -> DataSource:
         """Opens the data set's split, "train" or "test".
 
         Raises:
             UserError: it is not there, or is not what the config describes.
         """
-        chosen = {"train": self.data.train_split, "test": self.data.test_split}[split]
-        source = data.SOURCES[self.data.source](chosen, self.data)
+        source = data.open_source(split, self.data)
         data.check_spec(source, self.spec, self.data.name)
+        return source
+
+    def base_source(self, split: str) -> DataSource:
+        """Opens the split of the data that stand at t = 0 in place of noise: `config.data` with the fields of its `base`.
+
+        Raises:
+            UserError: they are not there, or of another shape than the data at t = 1.
+        """
+        source = data.open_source(split, _base_settings(self.data))
+        if (source.spec.shape, source.spec.levels) != (self.spec.shape, self.spec.levels):
+            raise UserError(
+                f"config.data.base has {source.spec}, expected the shape and levels of the data at t = 1, {self.spec}"
+            )
         return source
 
     def init(self, key: PRNGKey) -> PyTree:
@@ -141,14 +158,41 @@ class Experiment:
     def batch_shapes(self, sharding: Any = None) -> PyTree:
         """Shapes of a training batch of all processes."""
         n = self.train.batch_size
-        return {
-            "image": jax.ShapeDtypeStruct((n, *self.spec.shape), jnp.uint8, sharding=sharding),
-            "label": jax.ShapeDtypeStruct((n,), jnp.int32, sharding=sharding),
-        }
+        dtype = jnp.uint8 if self.spec.levels else jnp.float32
+        images = jax.ShapeDtypeStruct((n, *self.spec.shape), dtype, sharding=sharding)
+        labels = jax.ShapeDtypeStruct((n,), jnp.int32, sharding=sharding)
+        return {"image": images, "label": labels, **({"base": images} if self.data.base else {})}
 
     def drift(self, params: PyTree) -> DriftFn:
         """f(x, t, c) for ODE solves: without dropout, in float32."""
         return models.make_drift(models.float32_compute(self.network), params)
+
+
+def _base_settings(settings: DataSettings) -> DataSettings:
+    return data.changed(settings, {"base": {}, **settings.base}, "base")
+
+
+def resolve(config: ConfigDict | Mapping[str, Any], trained: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The config as plain data, with what it leaves to the data filled in: the number of classes, and whether to use them.
+
+    Args:
+        config: in which `data.num_classes` and `model.conditional` may be None.
+        trained: the config of the run in hand, which knows them; None: the data are opened.
+
+    Raises:
+        UserError: the data cannot be opened.
+    """
+    plain = to_plain(config)
+    section, model = dict(plain.get("data", {})), dict(plain.get("model", {}))
+    if section.get("num_classes", 0) is None:
+        if trained is not None:
+            section["num_classes"] = trained["data"]["num_classes"]
+        else:
+            settings = _section(DataSettings, "data", section)
+            section["num_classes"] = data.open_source("train", settings).spec.num_classes
+    if model.get("conditional", False) is None:
+        model["conditional"] = section.get("num_classes", 0) > 1
+    return {**plain, **{k: v for k, v in (("data", section), ("model", model)) if k in plain}}
 
 
 _SECTIONS = (
@@ -172,13 +216,10 @@ def build(config: ConfigDict | Mapping[str, Any]) -> Experiment:
     if unknown:
         raise UserError(f"unknown config section {sorted(unknown)[0]!r}")
     settings = _section(DataSettings, "data", sections["data"])
-    if settings.source not in data.SOURCES:
-        raise UserError(_unknown_name("data.source", settings.source, data.SOURCES))
-    if len(settings.shape) != 3 or min(settings.shape) < 1:
-        raise UserError(f"data.shape is {settings.shape}, expected (height, width, channels)")
-    spec = ImageSpec(shape=settings.shape, num_classes=settings.num_classes, levels=settings.levels)  # type: ignore[arg-type]
+    _check_data(settings)
+    spec = DataSpec(shape=settings.shape, num_classes=settings.num_classes, levels=settings.levels)  # type: ignore[arg-type]
     conditional = _pop(sections["model"], "model", "conditional")
-    path = _member(paths.PATHS, "path", sections["path"])
+    path = _member(paths.PATHS, "path", sections["path"], gaussian_source=not settings.base)
     schedule_names = {f.name for f in dataclasses.fields(Schedule)}
     schedule = {k: v for k, v in sections["train"].items() if k in schedule_names}
     rest = {k: v for k, v in sections["train"].items() if k not in schedule_names}
@@ -232,20 +273,27 @@ def differences(
     Args:
         ours, theirs: the configs.
         fields: names of fields and sections.
-        free: names among them that may differ, besides `data.dir`.
+        free: names among them that may differ, besides `FREE`.
     """
     mine, other = _with_defaults(ours), _with_defaults(theirs)
     covered = lambda name: any(name == f or name.startswith(f + ".") for f in fields)  # noqa: E731
     return [
         f"{name} is {mine.get(name)!r}, was {other.get(name)!r}"
         for name in sorted(mine.keys() | other.keys())
-        if covered(name) and name not in ("data.dir", *free) and mine.get(name) != other.get(name)
+        if covered(name) and not _is_free(name, free) and mine.get(name) != other.get(name)
     ]
+
+
+def _is_free(name: str, free: tuple[str, ...]) -> bool:
+    """Also where parts and base of the data have a path of their own."""
+    return name in (*FREE, *free) or (name.startswith(("data.parts.", "data.base.")) and name.endswith(".path"))
 
 
 def _with_defaults(plain: dict[str, Any]) -> dict[str, Any]:
     """Dotted names to values, with the defaults of a path's and a network's fields that an older config does not know."""
-    flat = {"data.dequantize": False, **flatten(plain)}
+    defaults = {f"data.{f.name}": f.default for f in dataclasses.fields(DataSettings)}
+    flat = {k: v for k, v in defaults.items() if v is not dataclasses.MISSING}
+    flat.update(flatten(plain))
     for section, table in (("path", paths.PATHS), ("model", models.MODELS)):
         member = table.get(str(flat.get(f"{section}.name", "")))
         for field in dataclasses.fields(member) if member is not None else ():
@@ -297,7 +345,7 @@ def _unknown_name(field: str, got: str, table: Mapping[str, Any]) -> str:
     return f"config.{field} is {got!r}, expected one of {', '.join(table)}"
 
 
-def _network(section: dict[str, Any], spec: ImageSpec, conditional: bool) -> Network:
+def _network(section: dict[str, Any], spec: DataSpec, conditional: bool) -> Network:
     """Builds the network and checks that it can halve the images."""
     dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
     dtype = _pop(section, "model", "dtype")
@@ -337,6 +385,31 @@ def _check(experiment: Experiment) -> None:
     if not 0 <= e.train.ema_decay < 1:
         raise UserError(f"config.train.ema_decay is {e.train.ema_decay}, expected at least 0 and less than 1")
     _check_counts(experiment)
+
+
+def _check_data(settings: DataSettings) -> None:
+    """Values of `config.data` that no source checks.
+
+    Raises:
+        UserError: the first that is out of range.
+    """
+    for name, value, names in (
+        ("source", settings.source, tuple(data.SOURCES)),
+        ("framing", settings.framing, FRAMINGS),
+        ("sampling", settings.sampling, SAMPLINGS),
+    ):
+        if value not in names:
+            raise UserError(f"config.data.{name} is {value!r}, expected one of {', '.join(names)}")
+    if len(settings.shape) != 3 or min(settings.shape) < 1:
+        raise UserError(f"config.data.shape is {settings.shape}, expected (height, width, channels)")
+    if settings.num_classes is None:
+        raise UserError("config.data.num_classes is None: give a number, or let experiment.resolve look at the data")
+    if not 0 <= settings.test_share < 1:
+        raise UserError(f"config.data.test_share is {settings.test_share}, expected at least 0 and less than 1")
+    if any(type(c) is not int for c in settings.classes):
+        raise UserError(f"config.data.classes is {settings.classes}, expected whole numbers, such as (3, 5)")
+    if settings.sampling == "balanced" and settings.num_classes < 2:
+        raise UserError("config.data.sampling is 'balanced', but the data have no classes: set it to 'natural'")
 
 
 def _check_eval(experiment: Experiment) -> None:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and the folder for what can be made again."""
 
 import contextlib
 import json
@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
+
+def cache_dir() -> pathlib.Path:
+    """$XDG_CACHE_HOME/scoreflow_jax, else ~/.cache/scoreflow_jax."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "scoreflow_jax"
 
 
 @contextlib.contextmanager

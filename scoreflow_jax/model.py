@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from scoreflow_jax import sampling
 from scoreflow_jax.checkpoints import restore_ema
+from scoreflow_jax.data import DataSource
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.experiment import Experiment, build, to_plain
 from scoreflow_jax.likelihood import PROBES, draw_probe, generate_with_likelihood, log_likelihood
@@ -81,8 +82,8 @@ class Model:
         return self.experiment.num_classes
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels)."""
+    def image_shape(self) -> tuple[int, ...]:
+        """(height, width, channels), or (dimension,) for points."""
         return self.experiment.spec.shape
 
     def drift(self, x: ArrayLike, t: ArrayLike, label: LabelsLike = None) -> Float[Array, "batch height width channel"]:
@@ -121,7 +122,7 @@ class Model:
         Raises:
             UserError: labels outside the classes, or neither labels nor num_images, or guidance for a model without it.
         """
-        return self.solve_generate(self.noise(key, _count(labels, num_images)), labels, guidance=guidance).y
+        return self.solve_generate(self.source_points(key, _count(labels, num_images)), labels, guidance=guidance).y
 
     def encode(self, images: ArrayLike, labels: LabelsLike = None) -> HostImages:
         """Carries images at t = 1 to their latents at t = 0, the inverse of `decode`."""
@@ -189,13 +190,28 @@ class Model:
         self, key: PRNGKey, labels: LabelsLike = None, *, num_images: int | None = None, probe: str = "rademacher"
     ) -> tuple[HostImages, Float[np.ndarray, " batch"]]:
         """`generate`, with the log density of each image in nats."""
-        noise = self.noise(key, _count(labels, num_images))
+        noise = self.source_points(key, _count(labels, num_images))
         solved, density = self.solve_generate_with_likelihood(noise, labels, key=key, probe=probe)
         return solved.y, density
 
-    def noise(self, key: PRNGKey, count: int, *, first: int = 0) -> Float[Array, "batch height width channel"]:
-        """Latents first .. first + count - 1 of this key."""
-        return self._noise(key, jnp.arange(first, first + count))
+    def source_points(self, key: PRNGKey, count: int, *, first: int = 0) -> Float[Array, "batch ..."]:
+        """Points first .. first + count - 1 at t = 0 of this key: noise, or what `config.data.base` describes.
+
+        Noise i is drawn from fold_in(key, i). Of a data set the test split is gone through in the order that the key shuffles
+        it to, again and again.
+
+        Raises:
+            UserError: that data set is not there.
+        """
+        if not self.experiment.data.base:
+            return self._noise(key, jnp.arange(first, first + count))
+        order = np.asarray(jax.random.permutation(key, len(self._base)))
+        pixels = self._base.read(order[np.arange(first, first + count) % len(order)])["image"]
+        return jnp.asarray(self.experiment.scaling.to_images(pixels))
+
+    @functools.cached_property
+    def _base(self) -> DataSource:
+        return self.experiment.base_source("test")
 
     def with_solver(self, solver: Solver) -> "Model":
         """The same model solving its ODEs otherwise."""
@@ -338,9 +354,9 @@ class Model:
         arrays = (images, *more, *(self._labels(label, len(images)) for label in labels))
         return sampling.solve_in_batches(compile_solve, arrays, self.batch_size)
 
-    def _images(self, x: ArrayLike) -> Float[Array, "batch height width channel"]:
+    def _images(self, x: ArrayLike) -> Float[Array, "batch ..."]:
         x = jnp.asarray(x, jnp.float32)
-        if x.ndim != 4 or x.shape[1:] != self.image_shape:
+        if x.shape[1:] != self.image_shape or not x.ndim:
             raise UserError(f"got images of shape {x.shape}, expected (batch, {', '.join(map(str, self.image_shape))})")
         return x
 

@@ -6,18 +6,31 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """`config.data`."""
+    """`config.data`. None for `num_classes` means as many as the data have: `experiment.resolve` finds out."""
 
     source: str
     name: str
-    dir: str | None
     train_split: str
     test_split: str
     shape: tuple[int, ...]
-    num_classes: int
+    num_classes: int | None
     levels: int
     flip: bool
+    path: str | None = None
     dequantize: bool = False
+    framing: str = "crop"
+    test_share: float = 0.1
+    strict: bool = False
+    label: str | None = None
+    classes: tuple[Any, ...] = ()  # whole numbers; data.open_source checks them
+    sampling: str = "natural"
+    columns: tuple[Any, ...] = ()
+    parts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    base: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def split_name(self, split: str) -> str:
+        """What the data set calls the split that training ("train") or evaluation ("test") uses."""
+        return {"train": self.train_split, "test": self.test_split}[split]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

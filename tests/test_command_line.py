@@ -36,7 +36,7 @@ def test_overrides_get_the_type_of_their_field():
         "--config.data.flip=False",
         "--config.model.channel_multipliers=(1, 1, 2)",
         "--config.sample.labels=(3,)",
-        "--config.data.dir=/data",
+        "--config.data.path=/data",
         "--config.solver.num_steps=50",
         "--config.translate.source=0",
     )
@@ -45,7 +45,7 @@ def test_overrides_get_the_type_of_their_field():
     assert config.data.flip is False
     assert config.model.channel_multipliers == (1, 1, 2)
     assert config.sample.labels == (3,)
-    assert (config.data.dir, config.solver.num_steps, config.translate.source) == ("/data", 50, 0)
+    assert (config.data.path, config.solver.num_steps, config.translate.source) == ("/data", 50, 0)
     assert (config.name, str(workdir)) == ("cifar10_smoke", "/tmp/x")
 
 

@@ -43,7 +43,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
 
 
 def _latent_pairs(model: Model, seed: int, count: int) -> tuple[jax.Array, jax.Array]:
-    noise = model.noise(jax.random.key(seed), 2 * count)
+    noise = model.source_points(jax.random.key(seed), 2 * count)
     return noise[0::2], noise[1::2]
 
 

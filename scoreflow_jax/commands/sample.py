@@ -22,7 +22,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     settings = experiment.sample
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)
     labels = balanced_labels(settings.num_images, settings.labels or tuple(range(experiment.num_classes)))
-    noise = model.noise(jax.random.key(settings.seed), settings.num_images)
+    noise = model.source_points(jax.random.key(settings.seed), settings.num_images)
     if settings.likelihood and settings.guidance != 1.0:
         raise UserError(
             "a guided drift has no likelihood: set config.sample.likelihood or config.sample.guidance, not both"

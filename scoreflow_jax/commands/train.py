@@ -1,5 +1,6 @@
 """--mode=train: trains, or goes on from the newest checkpoint of the workdir."""
 
+import collections
 import pathlib
 import sys
 import time
@@ -12,7 +13,7 @@ import numpy as np
 from scoreflow_jax import figures, files, writers
 from scoreflow_jax.checkpoints import Checkpoints
 from scoreflow_jax.commands import workdir as workdirs
-from scoreflow_jax.data import ImageSource
+from scoreflow_jax.data import DataSource
 from scoreflow_jax.data.pipeline import check_epoch_holds_batch, train_batches
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
@@ -20,6 +21,8 @@ from scoreflow_jax.model import Model
 from scoreflow_jax.parallel import Layout, check_batch_size, make_layout, to_global
 from scoreflow_jax.training import TrainState, compile_step, create_state, run, state_shapes
 
+_AHEAD = 2  # batches on their way to the devices
+_BASE_SEED = 2**32  # added to the seed for the data at t = 0, which are drawn independently
 _GRID_ROWS = 4  # of the pictures drawn while training, one column a class
 _UNCONDITIONAL_COLUMNS = 8
 
@@ -31,17 +34,25 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     experiment.check_trainable()
     workdirs.check_may_train(experiment, workdir)
     source = experiment.source("train")
-    check_epoch_holds_batch(experiment.train.batch_size, len(source))
+    base = experiment.base_source("train") if experiment.data.base else None
+    for each in (source, base):
+        if each is not None:
+            check_epoch_holds_batch(experiment.train.batch_size, len(each))
+    workdirs.check_same_data(source, workdir)
     with workdirs.locked(workdir):
         checkpoints = Checkpoints(workdir / "checkpoints", keep=experiment.train.keep_checkpoints)
         try:
-            _train(experiment, workdir, source, layout, checkpoints)
+            _train(experiment, workdir, (source, base), layout, checkpoints)
         finally:
             checkpoints.close()
 
 
 def _train(
-    experiment: Experiment, workdir: pathlib.Path, source: ImageSource, layout: Layout, checkpoints: Checkpoints
+    experiment: Experiment,
+    workdir: pathlib.Path,
+    sources: tuple[DataSource, DataSource | None],
+    layout: Layout,
+    checkpoints: Checkpoints,
 ) -> None:
     state, consumed = _start(experiment, layout, checkpoints)
     first = int(state.step)
@@ -49,12 +60,16 @@ def _train(
         print(f"already trained to step {first}: raise --config.train.num_steps to go on, or give another --workdir")
         return
     files.write_json(workdir / "config.json", experiment.config)
+    workdirs.write_data_facts(experiment, workdir, sources[0])
+    for name, each in zip(("data", "data at t = 0"), sources, strict=True):
+        if each is not None:
+            print(f"{name}: {workdirs.describe(each, experiment.data.sampling)}", flush=True)
     overview = writers.parameter_overview(state.params)
     with files.whole_file(workdir / "parameters.txt") as path:
         path.write_text(overview + "\n")
     print(overview.splitlines()[-1] + f"; all by name in {workdir / 'parameters.txt'}", flush=True)
     step = _compiled(experiment, layout, state)
-    batches = _batches(experiment, source, layout, consumed)
+    batches = _batches(experiment, sources, layout, consumed)
     writer = writers.open_writers(workdir, first_step=first, tensorboard=experiment.train.tensorboard)
     start = time.perf_counter()
     try:
@@ -97,23 +112,34 @@ def save_state(checkpoints: Checkpoints, step: int, state: TrainState, experimen
     checkpoints.save(step, ema=ema, train=train, meta={"config": experiment.config, "batches": batches})
 
 
-def _batches(experiment: Experiment, source: ImageSource, layout: Layout, consumed: int) -> Generator[Any, None, None]:
-    """Global batches, after those consumed."""
-    host = train_batches(
-        source,
-        experiment.train.batch_size,
-        seed=experiment.seed,
-        consumed=consumed,
-        num_workers=experiment.train.num_workers,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+def _batches(
+    experiment: Experiment, sources: tuple[DataSource, DataSource | None], layout: Layout, consumed: int
+) -> Generator[Any, None, None]:
+    """Global batches on the devices, after those consumed; transfers run some batches ahead, as 8-bit pixels."""
+    host = [
+        train_batches(
+            source,
+            experiment.train.batch_size,
+            seed=experiment.seed if number == 0 else _BASE_SEED + experiment.seed,
+            consumed=consumed,
+            balanced=experiment.data.sampling == "balanced" and number == 0,
+            num_workers=experiment.train.num_workers,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        for number, source in enumerate(sources)
+        if source is not None
+    ]
+    ahead: collections.deque[Any] = collections.deque()
     try:
-        for batch in host:
-            yield to_global(batch, layout)
+        for batch, *base in zip(*host, strict=True):
+            ahead.append(to_global({**batch, **({"base": base[0]["image"]} if base else {})}, layout))
+            if len(ahead) > _AHEAD:
+                yield ahead.popleft()
     finally:
-        if hasattr(host, "close"):
-            host.close()
+        for iterator in host:
+            if hasattr(iterator, "close"):
+                iterator.close()
 
 
 def _compiled(experiment: Experiment, layout: Layout, state: TrainState) -> Any:

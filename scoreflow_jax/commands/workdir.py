@@ -2,31 +2,49 @@
 
 import contextlib
 import importlib.util
+import json
 import os
 import pathlib
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
+from scoreflow_jax import files
 from scoreflow_jax.checkpoints import checkpoint_steps
+from scoreflow_jax.data import SKETCH, DataSource, class_counts
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.experiment import (
     MODEL_FIELDS,
     TRAINING_FIELDS,
     TRAINING_ONLY,
     Experiment,
+    build,
     config_hash,
     differences,
+    resolve,
     to_plain,
 )
 from scoreflow_jax.model import Model, load_model, read_config
 from scoreflow_jax.sampling import SolveStats
 
+_DATA = "data.json"
+_CLASSES_SHOWN = 12
+_SAME_SHARE = 0.3  # of a folder's files: below it, it is another folder
 _PACKAGES = ("scoreflow_jax", "jax", "jaxlib", "flax", "diffrax", "optax", "numpy", "scikit-learn")
+
+
+def build_for(mode: str, config: ConfigDict, workdir: pathlib.Path) -> Experiment:
+    """Builds the experiment. What the config leaves to the data is as the run in the workdir has it, else as the data are.
+
+    Training looks at the data in any case, since they may have changed.
+    """
+    trained = read_config(workdir) if mode != "train" and (workdir / "config.json").is_file() else None
+    return build(resolve(config, trained))
 
 
 def check_may_train(experiment: Experiment, workdir: pathlib.Path) -> None:
@@ -40,6 +58,79 @@ def check_may_train(experiment: Experiment, workdir: pathlib.Path) -> None:
     if not (workdir / "config.json").exists():
         raise UserError(f"{workdir} holds checkpoints but no config.json: restore that file, or use another --workdir")
     _check_same(experiment, workdir, TRAINING_FIELDS, "resume it with the same config")
+
+
+def describe(source: DataSource, sampling: str) -> str:
+    """How many images there are of what, for the terminal."""
+    counts = class_counts(source)
+    total = f"{len(source)} {'images' if source.spec.levels else 'points'}"
+    if not source.spec.num_classes:
+        names = f", all of one class ({source.class_names[0]})" if source.class_names else ""
+        return f"{total} without classes{names}"
+    shown = [f"{name} {count}" for name, count in zip(source.class_names, counts, strict=True)]
+    more = f", and {len(shown) - _CLASSES_SHOWN} classes more" if len(shown) > _CLASSES_SHOWN else ""
+    return f"{total}, {sampling} sampling of {len(shown)} classes: {', '.join(shown[:_CLASSES_SHOWN])}{more}"
+
+
+def write_data_facts(experiment: Experiment, workdir: pathlib.Path, source: DataSource) -> None:
+    """Writes data.json: the classes' names, and what the run was trained on."""
+    files.write_json(
+        workdir / _DATA,
+        {
+            "class_names": source.class_names,
+            "train_images": len(source),
+            "train_images_by_class": class_counts(source),
+            "sampling": experiment.data.sampling,
+            **source.facts,
+        },
+    )
+
+
+def class_names(experiment: Experiment, workdir: pathlib.Path) -> tuple[str, ...]:
+    """The names of the model's classes, as the run in the workdir knows them; their numbers where it does not."""
+    try:
+        names = tuple(str(name) for name in json.loads((workdir / _DATA).read_text())["class_names"])
+    except (OSError, ValueError, KeyError, TypeError):
+        names = ()
+    return names if len(names) == experiment.num_classes else tuple(map(str, range(experiment.num_classes)))
+
+
+def check_same_data(source: DataSource, workdir: pathlib.Path) -> None:
+    """Refuses to go on with a run on other data: other classes, or a folder that has few of its files.
+
+    Raises:
+        UserError: with what differs.
+    """
+    if not checkpoint_steps(workdir / "checkpoints"):
+        return
+    try:
+        known = json.loads((workdir / _DATA).read_text())
+    except (OSError, ValueError):
+        return
+    advice = "Give the same data, or another --workdir"
+    if tuple(known.get("class_names", ())) != source.class_names:
+        raise UserError(
+            f"{workdir} was trained on the classes {', '.join(known.get('class_names', ()))}, these data have "
+            f"{', '.join(source.class_names)}. {advice}"
+        )
+    share = _share_kept(known.get("sketch", ()), source.facts.get("sketch", ()))
+    if share < _SAME_SHARE:
+        raise UserError(
+            f"{workdir} was trained on another folder of pictures: about {share:.0%} of its files are in this one (by name and "
+            f"size). {advice}"
+        )
+
+
+def _share_kept(before: Sequence[str], now: Sequence[str]) -> float:
+    """The share of a folder's files that another folder has too, estimated from the smallest hashes of both.
+
+    Below the smaller of the two largest hashes both lists are complete, so files that were added change nothing.
+    """
+    if not before or not now:
+        return 1.0
+    both_complete = min(max(before), max(now)) if min(len(before), len(now)) >= SKETCH else max(*before, *now)
+    looked_at = [h for h in before if h <= both_complete]
+    return sum(h in set(now) for h in looked_at) / len(looked_at) if looked_at else 1.0
 
 
 @contextlib.contextmanager

@@ -1,30 +1,95 @@
 """Data sets: `base.py` holds the contract, one kind of source a file, `pipeline.py` the way to batches."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
-from scoreflow_jax.data.base import Example, Examples, ImageSource, ImageSpec, check_spec, read_all
+from scoreflow_jax.data.base import (
+    DataSource,
+    DataSpec,
+    Example,
+    Examples,
+    check_spec,
+    class_counts,
+    read_all,
+)
+from scoreflow_jax.data.combined import Merged, Selected
 from scoreflow_jax.data.digits import Digits
+from scoreflow_jax.data.folder_scan import SKETCH
 from scoreflow_jax.data.image_folder import ImageFolder
+from scoreflow_jax.data.packed import Packed, is_packed
 from scoreflow_jax.data.tfds import TfdsImages
+from scoreflow_jax.errors import UserError
 from scoreflow_jax.settings import DataSettings
 
-SOURCES: dict[str, Callable[[str, DataSettings], ImageSource]] = {
+
+def _merged(split: str, data: DataSettings) -> DataSource:
+    """`data.parts`, each with its own fields in place of those of `data`."""
+    own = {
+        name: changed(data, {"parts": {}, "classes": (), **data.parts[name]}, f"parts.{name}") for name in data.parts
+    }
+    return Merged({name: open_source(split, own[name]) for name in sorted(own)})
+
+
+SOURCES: dict[str, Callable[[str, DataSettings], DataSource]] = {
     "digits": lambda split, data: Digits(split),
-    "tfds": lambda split, data: TfdsImages(data.name, split, data.dir),
-    "image_folder": lambda split, data: ImageFolder(data.dir, data.name, split, data.shape),
+    "tfds": TfdsImages,
+    "image_folder": ImageFolder,
+    "merged": _merged,
 }
-"""Every kind of source by the name that `config.data.source` gives it, opened for a split and as far as it needs them the
-settings of `config.data`."""
+"""Every kind of source by the name that `config.data.source` gives it, opened for "train" or "test" and, as far as it needs
+them, the settings of `config.data`."""
+
+
+def open_source(split: str, data: DataSettings) -> DataSource:
+    """Opens a split of the data that the settings describe; packed data where their path is a pack, of whatever source.
+
+    Args:
+        split: "train" or "test"; `data.train_split` and `data.test_split` say what the data set calls it.
+        data: `config.data`.
+
+    Raises:
+        UserError: an unknown source, or whatever the source says.
+    """
+    if data.source not in SOURCES:
+        raise UserError(f"config.data.source is {data.source!r}, expected one of {', '.join(SOURCES)}")
+    if is_packed(data.path):
+        source: DataSource = Packed(str(data.path), split)
+    else:
+        source = SOURCES[data.source](split, data)
+    return Selected(source, data.classes) if data.classes else source
+
+
+def changed(data: DataSettings, fields: dict[str, Any], where: str) -> DataSettings:
+    """Settings with some fields replaced.
+
+    Raises:
+        UserError: a field that config.data does not have, naming it as config.data.<where>.<field>.
+    """
+    names = [f.name for f in dataclasses.fields(data)]
+    unknown = [name for name in fields if name not in names]
+    if unknown:
+        raise UserError(f"config.data.{where} has {unknown[0]!r}, expected fields of config.data: {', '.join(names)}")
+    return dataclasses.replace(data, **fields)
+
 
 __all__ = [
+    "SKETCH",
     "SOURCES",
+    "DataSource",
+    "DataSpec",
     "Digits",
     "Example",
     "Examples",
     "ImageFolder",
-    "ImageSource",
-    "ImageSpec",
+    "Merged",
+    "Packed",
+    "Selected",
     "TfdsImages",
+    "changed",
     "check_spec",
+    "class_counts",
+    "is_packed",
+    "open_source",
     "read_all",
 ]

@@ -1,50 +1,62 @@
-"""What a data set is to the rest of the package: a list of 8-bit images with labels, and four facts about them.
+"""What a data set is to the rest of the package: a list of 8-bit images with labels, and a few facts about them.
 
 Random access is all that shuffling, sharding and exact resume need; `pipeline.py` does those the same way for every source.
 """
 
 import dataclasses
-from typing import Protocol, TypedDict, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Float, Int32, UInt8
 
 from scoreflow_jax.errors import UserError
 
 
 class Example(TypedDict):
-    """One image with its class."""
+    """One image with its class, or one point of a table."""
 
-    image: UInt8[np.ndarray, "height width channel"]
+    image: UInt8[np.ndarray, "height width channel"] | Float[np.ndarray, " dimension"]
     label: np.int32
 
 
+class Examples(TypedDict):
+    """Several of them, stacked."""
+
+    image: UInt8[np.ndarray, "batch height width channel"] | Float[np.ndarray, "batch dimension"]
+    label: Int32[np.ndarray, " batch"]
+
+
 @dataclasses.dataclass(frozen=True)
-class ImageSpec:
+class DataSpec:
     """What a network and a metric must know of the data without reading them.
 
     Attributes:
-        shape: (height, width, channels).
+        shape: (height, width, channels) of images, (dimension,) of points.
         num_classes: labels are in [0, num_classes); 0 for data without labels.
-        levels: grey levels; pixels are 0 .. levels - 1.
+        levels: grey levels; pixels are 0 .. levels - 1. 0 for points, which are real numbers.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     num_classes: int
     levels: int = 256
 
 
 @runtime_checkable
-class ImageSource(Protocol):
+class DataSource(Protocol):
     """A random-access data set of one split. Must be picklable: worker processes get a copy.
+
+    A source states `__len__`, `__getitem__`, `spec` and `class_names`; the rest follows, and it overrides what it can do faster.
 
     Attributes:
         spec: shape, classes and levels of its examples.
-        class_names: a name for each class.
+        class_names: a name for each class; of data without labels empty, or the one name that all of them have.
+        facts: what a report should say of where the data come from, as plain values.
     """
 
-    spec: ImageSpec
+    spec: DataSpec
     class_names: tuple[str, ...]
+    facts: dict[str, Any] = {}  # noqa: RUF012
 
     def __len__(self) -> int:
         """The number of examples."""
@@ -54,25 +66,31 @@ class ImageSource(Protocol):
         """Example number `index`, in [0, len)."""
         ...
 
+    def read(self, indices: Sequence[int] | np.ndarray) -> Examples:
+        """Several examples, stacked."""
+        examples = [self[int(i)] for i in indices]
+        return {
+            "image": np.stack([e["image"] for e in examples]),
+            "label": np.asarray([e["label"] for e in examples], np.int32),
+        }
 
-class Examples(TypedDict):
-    """Several images with their classes, stacked."""
-
-    image: UInt8[np.ndarray, "batch height width channel"]
-    label: Int32[np.ndarray, " batch"]
+    def labels(self) -> Int32[np.ndarray, " examples"]:
+        """All labels."""
+        return np.asarray([self[i]["label"] for i in range(len(self))], np.int32)
 
 
-def read_all(source: ImageSource, limit: int | None = None) -> Examples:
+def read_all(source: DataSource, limit: int | None = None) -> Examples:
     """Reads the first `limit` examples, or all, into memory."""
-    count = len(source) if limit is None else min(limit, len(source))
-    examples = [source[i] for i in range(count)]
-    return {
-        "image": np.stack([e["image"] for e in examples]),
-        "label": np.asarray([e["label"] for e in examples], np.int32),
-    }
+    return source.read(np.arange(len(source) if limit is None else min(limit, len(source))))
 
 
-def check_spec(source: ImageSource, expected: ImageSpec, name: str) -> None:
+def class_counts(source: DataSource) -> list[int]:
+    """How many examples each class has; one number for data without labels."""
+    classes = source.spec.num_classes
+    return np.bincount(source.labels(), minlength=classes).tolist() if classes else [len(source)]
+
+
+def check_spec(source: DataSource, expected: DataSpec, name: str) -> None:
     """Refuses a data set that is not what the config says of it.
 
     Raises:

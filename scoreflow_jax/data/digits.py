@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from scoreflow_jax.data.base import Example, ImageSource, ImageSpec
+from scoreflow_jax.data.base import DataSource, DataSpec, Example
 from scoreflow_jax.errors import UserError
 
 SPLITS = ("train", "test")
@@ -12,7 +12,7 @@ _TEST_SHARE = 5  # one in five of each class is held out: 1,442 train, 355 test
 _SHUFFLE_SEED = 0  # of the order from which they are held out; scikit-learn's order goes writer by writer
 
 
-class Digits(ImageSource):
+class Digits(DataSource):
     """The digits of one split (Alpaydin and Kaynak, UCI optical recognition of handwritten digits).
 
     Raises:
@@ -23,7 +23,7 @@ class Digits(ImageSource):
         """Loads the split, "train" or "test"."""
         if split not in SPLITS:
             raise UserError(f"the digits have no split {split!r}, expected one of {', '.join(SPLITS)}")
-        self.spec = ImageSpec(shape=(8, 8, 1), num_classes=10, levels=17)
+        self.spec = DataSpec(shape=(8, 8, 1), num_classes=10, levels=17)
         self.class_names = tuple("0123456789")
         images, labels = _load()
         chosen = _split_indices(labels)[split]

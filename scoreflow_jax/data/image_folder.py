@@ -1,67 +1,146 @@
-"""Pictures from folders of the user's own: a data set with a sub-folder for each class, and loose pictures."""
+"""Pictures from folders of the user's own: sub-folders are classes, loose pictures have none."""
 
 import pathlib
+import sys
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from jaxtyping import Int32, UInt8
 
-from scoreflow_jax.data.base import Example, ImageSpec
+from scoreflow_jax.data.base import DataSource, DataSpec, Example
+from scoreflow_jax.data.folder_scan import Scan, printable, refuse_skipped, scan_folder, warning_of
+from scoreflow_jax.data.pictures import FILTER, UnreadablePicture, read_picture, suffixes
 from scoreflow_jax.errors import UserError
+from scoreflow_jax.settings import DataSettings
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+ENLARGED = 4
+"""Pictures that would have to be enlarged by more than this are tiny: they are skipped, or refused under strict."""
+
+_TEST_FOLDERS = ("test", "val", "valid", "validation")
+_warned: set[tuple[str, ...]] = set()  # what was said in this process is not said again for the other split
 
 
-class ImageFolder:
-    """Pictures in <folder>/<name>/<split>/<class>/, StarGAN v2's layout of AFHQ; classes are numbered by their names' order."""
+class ImageFolder(DataSource):
+    """The pictures of one split of a folder.
 
-    def __init__(self, folder: str | None, name: str, split: str, shape: tuple[int, ...]) -> None:
-        """Lists the files.
+    Layouts: <path>/<class>/... and <path>/... without sub-folders, from which every file is held out or not by a hash of its
+    own name, so that new files change nothing for old ones; and <path>/train/..., <path>/test/... of either kind.
+    """
+
+    def __init__(self, split: str, settings: DataSettings) -> None:
+        """Scans the folder.
 
         Args:
-            folder: where data sets lie; None: the working directory.
-            name: of the data set's folder in it.
-            split: "train" or whatever its sub-folder is called.
-            shape: (height, width, channels) to which pictures are cropped and resized when they are read.
+            split: "train" or "test".
+            settings: path, shape, framing, test_share and strict of `config.data`.
 
         Raises:
-            UserError: no such folder, or no pictures in it.
+            UserError: no path, no such folder, no pictures in it or in this split of it, a file that cannot be used under
+                strict, or two classes that other systems would not tell apart.
         """
-        root = pathlib.Path(folder or ".").expanduser() / name / split
-        classes = (
-            sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
-            if root.is_dir()
-            else []
-        )
-        self._files = [(file, label) for label, path in enumerate(classes) for file in _pictures(path)]
-        if not self._files:
+        if settings.path is None:
             raise UserError(
-                f"no pictures in {root}: expected a sub-folder for each class with files that end in "
-                f"{', '.join(sorted(SUFFIXES))}. Set config.data.dir to the folder that holds {name}"
+                "no folder of pictures is given: --config.data.path=DIR, with a sub-folder for each class or with pictures"
             )
-        height, width, channels = shape
-        self.spec = ImageSpec(shape=(height, width, channels), num_classes=len(classes))
-        self.class_names = tuple(path.name for path in classes)
+        root = pathlib.Path(settings.path).expanduser()
+        folder = _split_folder(root, split, settings)
+        scan = scan_folder(folder or root)
+        height, width, channels = settings.shape
+        smallest = min(height, width) / ENLARGED
+        tiny = scan.sides < smallest
+        skipped = dict(scan.skipped)
+        for i in np.flatnonzero(tiny):
+            skipped[printable(scan.names[int(i)])] = (
+                f"tiny: {scan.sides[i]} pixels, expected {int(np.ceil(smallest))} at least"
+            )
+        if settings.strict:
+            refuse_skipped(skipped, scan.root)
+        _warn(skipped, scan.root)
+        chosen = ~tiny
+        if folder is None:
+            out = scan.hashes < np.uint64(settings.test_share * 2.0**64) if settings.test_share else np.zeros_like(tiny)
+            chosen &= out == (split == "test")
+        self._keep(scan, chosen, split, settings)
+        classes = scan.class_names
+        self.spec = DataSpec(shape=(height, width, channels), num_classes=len(classes) if len(classes) > 1 else 0)
+        self.class_names = tuple(printable(name) for name in classes)
+        share = (
+            "a folder of its own"
+            if folder is not None
+            else f"{settings.test_share:g} of the files, by their names' hash"
+        )
+        self.facts: dict[str, Any] = {
+            "kind": "folder of pictures",
+            "filter": FILTER,
+            "framing": settings.framing,
+            "held_out": share,
+            "sketch": list(scan.sketch),
+        }
+
+    def _keep(self, scan: Scan, chosen: np.ndarray, split: str, settings: DataSettings) -> None:
+        """Keeps the scan and the numbers of the files chosen from it."""
+        self._root, self._names, self._framing = scan.root, scan.names, settings.framing
+        self._chosen = np.flatnonzero(chosen)
+        self._labels = scan.labels[self._chosen] if len(scan.class_names) > 1 else np.zeros(len(self._chosen), np.int32)
+        if not len(self._chosen):
+            raise UserError(
+                f"no pictures of {printable(str(scan.root))} are in the split {split!r}: of {len(scan.names)} readable ones "
+                f"config.data.test_share={settings.test_share:g} holds out a part by their names' hash. Add pictures, change "
+                "that share, or make folders train and test"
+            )
 
     def __len__(self) -> int:
         """The number of pictures."""
-        return len(self._files)
+        return len(self._chosen)
 
     def __getitem__(self, index: int) -> Example:
         """Picture number `index`, read from its file."""
-        path, label = self._files[index]
-        return {"image": _read(path, self.spec.shape), "label": np.int32(label)}
+        name = self._names[int(self._chosen[index])]
+        try:
+            image = read_picture(self._root / name, self.spec.shape, self._framing)
+        except UnreadablePicture as error:
+            raise UserError(
+                f"cannot read {printable(str(self._root / name))}: {error}. It could be read when the folder was scanned"
+            ) from error
+        return {"image": image, "label": self._labels[index]}
+
+    def labels(self) -> Int32[np.ndarray, " examples"]:
+        """All labels, without reading a picture."""
+        return self._labels
+
+
+def _split_folder(root: pathlib.Path, split: str, settings: DataSettings) -> pathlib.Path | None:
+    """<root>/<split> where the folder comes with its splits; else None, and splits are made."""
+    if not (root / settings.train_split).is_dir():
+        return None
+    own = settings.split_name(split)
+    others = _TEST_FOLDERS if split == "test" else ()
+    for name in (own, *others):
+        if (root / name).is_dir():
+            return root / name
+    raise UserError(
+        f"{printable(str(root))} has a folder {settings.train_split!r} but no {own!r} beside it: make one, or call it "
+        f"{' or '.join(others) or own}"
+    )
+
+
+def _warn(skipped: dict[str, str], root: pathlib.Path) -> None:
+    said = (str(root), *skipped)
+    if skipped and said not in _warned:
+        _warned.add(said)
+        print(warning_of(skipped, root), file=sys.stderr)
 
 
 def read_pictures(
-    folder: str, shape: tuple[int, int, int], limit: int | None = None
+    folder: str, shape: tuple[int, ...], limit: int | None = None, framing: str = "crop"
 ) -> UInt8[np.ndarray, "batch height width channel"]:
-    """Reads the pictures of a folder, in order of their names, at the given size: center crop, then Lanczos.
+    """Reads the pictures of a folder, in order of their names, at the given size.
 
     Args:
         folder: searched without its sub-folders.
         shape: (height, width, channels), with 1 channel (grey) or 3 (RGB).
         limit: at most this many.
+        framing: "crop" or "fit".
 
     Returns:
         Pixels 0 .. 255.
@@ -72,27 +151,18 @@ def read_pictures(
     root = pathlib.Path(folder).expanduser()
     if not root.is_dir():
         raise UserError(f"{folder} is not a folder; expected a folder of pictures")
-    files = _pictures(root)[:limit]
-    if not files:
-        raise UserError(f"no pictures in {folder}; expected files that end in {', '.join(sorted(SUFFIXES))}")
-    return np.stack([_read(path, shape) for path in files])
+    found = sorted(
+        path for path in root.iterdir() if path.suffix.lower() in suffixes() and not path.name.startswith(".")
+    )[:limit]
+    if not found:
+        raise UserError(f"no pictures in {folder}; expected files such as a.jpg or a.png")
+    return np.stack([_read_or_name(path, shape, framing) for path in found])
 
 
-def _pictures(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-
-
-def _read(path: pathlib.Path, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "height width channel"]:
-    height, width, channels = shape
+def _read_or_name(
+    path: pathlib.Path, shape: tuple[int, ...], framing: str
+) -> UInt8[np.ndarray, "height width channel"]:
     try:
-        with Image.open(path) as picture:
-            converted = picture.convert("L" if channels == 1 else "RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
-        raise UserError(f"cannot read {path} as a picture ({error}): repair or remove it") from error
-    side_w, side_h = converted.size
-    scale = min(side_w / width, side_h / height)
-    crop_w, crop_h = max(1, round(width * scale)), max(1, round(height * scale))
-    left, top = (side_w - crop_w) // 2, (side_h - crop_h) // 2
-    # Cropped first: a resize of a box lets the filter see over its edge.
-    cropped = converted.crop((left, top, left + crop_w, top + crop_h))
-    return np.asarray(cropped.resize((width, height), Image.Resampling.LANCZOS), np.uint8).reshape(shape)
+        return read_picture(path, shape, framing)
+    except UnreadablePicture as error:
+        raise UserError(f"cannot read {printable(str(path))}: {error}. Repair or remove it") from error

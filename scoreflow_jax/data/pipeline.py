@@ -1,18 +1,25 @@
 """Batches of a source, in an order that depends on the seed and nothing else. The only module that imports grain.
 
-The stages come in this order: source, seed, shuffle, repeat, slice for the process, batch, and at the end a slice from the
-number of batches already consumed. So the stream of all processes together is the same for any number of them, each
-epoch is shuffled by itself, and a run resumes with the very next image from one integer. (Grain's own iterator states do
-not carry over a change of workers, so none is ever saved.)
+Grain is given batches, not examples: element n of its data set is batch n, whose examples `order.py` names and the source reads
+in one call. (Grain's own shuffle and batch go example by example through Python: 20,000 small images/s instead of 100,000,
+docs/performance.md.) It reads ahead, in threads or in processes, and keeps the order. A run resumes with the very next image
+from one integer, the number of batches consumed: grain's iterator states do not carry over a change of workers, so none is
+ever saved.
 """
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import grain
+import numpy as np
+from absl import flags
 
-from scoreflow_jax.data.base import Examples, ImageSource
+from scoreflow_jax.data.base import DataSource, Examples
+from scoreflow_jax.data.order import Order
 from scoreflow_jax.errors import UserError
+
+_THREADS = 4
+_AHEAD = 4  # batches read ahead of the one asked for, in each process
 
 
 def check_epoch_holds_batch(batch_size: int, num_images: int) -> None:
@@ -27,12 +34,29 @@ def check_epoch_holds_batch(batch_size: int, num_images: int) -> None:
         )
 
 
+class _Batches:
+    """This process's share of each global batch, by the batch's number: a source as grain wants it."""
+
+    def __init__(self, source: DataSource, order: Order, batch_size: int, process: tuple[int, int], first: int) -> None:
+        self._source, self._order, self._batch_size = source, order, batch_size
+        self._process, self._first = process, first
+
+    def __len__(self) -> int:
+        return 2**40  # training says when to stop
+
+    def __getitem__(self, number: int) -> Examples:
+        index, count = self._process
+        first = (self._first + number) * self._batch_size
+        return self._source.read(self._order(np.arange(first + index, first + self._batch_size, count)))
+
+
 def train_batches(
-    source: ImageSource,
+    source: DataSource,
     batch_size: int,
     *,
     seed: int,
     consumed: int = 0,
+    balanced: bool = False,
     num_workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -44,18 +68,21 @@ def train_batches(
         batch_size: of all processes together.
         seed: of the shuffle; each epoch has its own order.
         consumed: global batches already used, skipped without being read.
-        num_workers: processes that read ahead; 0 reads in threads of this one, which is faster for data in memory.
+        balanced: draw each class equally often.
+        num_workers: processes that read ahead; 0 reads in threads of this one, which is faster for packed data.
         process_index, process_count: which share to read.
 
     Raises:
         UserError: a batch larger than the data set.
     """
     check_epoch_holds_batch(batch_size, len(source))
-    dataset = grain.MapDataset.source(cast(Any, source)).seed(seed).shuffle().repeat()
-    dataset = dataset[process_index::process_count]
-    dataset = dataset.batch(batch_size // process_count)[consumed:]
-    options = grain.ReadOptions(num_threads=0 if num_workers else 4, prefetch_buffer_size=512)
-    batches = dataset.to_iter_dataset(options)
+    order = Order(len(source), seed, source.labels() if balanced else None)
+    batches: Any = _Batches(source, order, batch_size, (process_index, process_count), consumed)
+    # In a worker process one thread is enough; so is it to keep one order of reading there.
+    options = grain.ReadOptions(num_threads=1 if num_workers else _THREADS, prefetch_buffer_size=_AHEAD)
+    dataset = grain.MapDataset.source(batches).to_iter_dataset(options)
     if num_workers:
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
-    return iter(batches)
+        if not flags.FLAGS.is_parsed():  # outside absl's app.run, where grain's workers would refuse to start
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+    return iter(dataset)

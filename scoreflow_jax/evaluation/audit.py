@@ -10,8 +10,8 @@ from jaxtyping import Float
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.generation import distances
-from scoreflow_jax.evaluation.progress import progress
 from scoreflow_jax.model import Model
+from scoreflow_jax.progress import progress
 
 
 def measure_audit(model: Model, data: Data) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def measure_audit(model: Model, data: Data) -> dict[str, Any]:
     """
     settings, solver = data.settings, model.experiment.solver
     count, size = settings.audit_images, min(model.batch_size, settings.audit_images)
-    noise = np.asarray(model.noise(jax.random.key(settings.seeds[0]), count))
+    noise = np.asarray(model.source_points(jax.random.key(settings.seeds[0]), count))
     labels = np.resize(np.arange(model.num_classes), count) if model.num_classes else None
     ours, theirs, nfe, nfe_scipy = [], [], [], []
     bar = progress("audit", count, " images")

@@ -10,13 +10,13 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from scoreflow_jax.data import Examples, ImageSource, read_all
+from scoreflow_jax.data import DataSource, Examples, read_all
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.extractors import Extractor, inception_extractor, pixel_extractor
 from scoreflow_jax.evaluation.features import data_features
 from scoreflow_jax.evaluation.statistics import Statistics, load_npz, statistics_of
-from scoreflow_jax.evaluation.weights import cache_dir
 from scoreflow_jax.experiment import Experiment
+from scoreflow_jax.files import cache_dir
 from scoreflow_jax.models.lpips import SMALLEST, import_lpips, lpips
 from scoreflow_jax.torch_files import read_torch_file
 
@@ -40,11 +40,11 @@ class Data:
         """Reads nothing yet."""
         self.experiment = experiment
         self.settings = experiment.eval
-        self._sources: dict[str, ImageSource] = {}
+        self._sources: dict[str, DataSource] = {}
         self._examples: dict[str, Examples] = {}
         self._statistics: dict[str, Statistics] = {}
 
-    def source(self, split: str) -> ImageSource:
+    def source(self, split: str) -> DataSource:
         """The split's images, "train" or "test"."""
         if split not in self._sources:
             self._sources[split] = self.experiment.source(split)

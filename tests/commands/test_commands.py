@@ -36,7 +36,7 @@ def experiment_of(name, tfds_dir=None, **changes):
     """The smoke variant of a config, with changes like train__num_steps=2."""
     config = to_plain(load_config(f"{ROOT / 'configs' / name}:smoke"))
     if tfds_dir is not None:
-        config["data"]["dir"] = str(tfds_dir)
+        config["data"]["path"] = str(tfds_dir)
     for field, value in changes.items():
         section, _, key = field.partition("__")
         if key:

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from scoreflow_jax.data.base import ImageSpec
+from scoreflow_jax.data.base import DataSpec
 from scoreflow_jax.data.pipeline import train_batches
 from scoreflow_jax.errors import UserError
 
@@ -17,7 +17,7 @@ class Counting:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.spec = ImageSpec(shape=(1, 1, 1), num_classes=2, levels=256)
+        self.spec = DataSpec(shape=(1, 1, 1), num_classes=2, levels=256)
 
     def __len__(self):
         return self.count

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from scoreflow_jax import data
 from scoreflow_jax.data import Digits, TfdsImages
-from scoreflow_jax.data.base import ImageSpec, check_spec, read_all
+from scoreflow_jax.data.base import DataSpec, check_spec, read_all
 from scoreflow_jax.data.image_folder import ImageFolder, read_pictures
 from scoreflow_jax.errors import UserError
 from tests.data import fake_cifar10
@@ -48,7 +48,7 @@ def test_tfds_reads_what_was_prepared(tfds_dir):
         source = TfdsImages("cifar10", split, str(tfds_dir))
         assert len(source) == len(images[expected])
         assert source.class_names == tuple(fake_cifar10.CLASSES)
-        assert source.spec == ImageSpec(shape=(32, 32, 3), num_classes=10, levels=256)
+        assert source.spec == DataSpec(shape=(32, 32, 3), num_classes=10, levels=256)
         examples = read_all(source)
         ours = sorted(i.tobytes() + bytes([c]) for i, c in zip(examples["image"], examples["label"], strict=True))
         theirs = sorted(i.tobytes() + bytes([c]) for i, c in zip(images[expected], labels[expected], strict=True))
@@ -111,7 +111,7 @@ def test_every_source_survives_pickling(tfds_dir, pictures_dir):
 
 def test_a_source_that_is_not_what_the_config_says():
     with pytest.raises(UserError, match="correct config.data"):
-        check_spec(Digits("test"), ImageSpec(shape=(8, 8, 1), num_classes=10, levels=256), "digits")
+        check_spec(Digits("test"), DataSpec(shape=(8, 8, 1), num_classes=10, levels=256), "digits")
 
 
 def test_pictures_are_cropped_in_the_middle_and_resized(tmp_path):

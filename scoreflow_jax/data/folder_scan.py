@@ -1,0 +1,295 @@
+"""What a folder of pictures holds: classes, files, and by name everything in it that cannot be used.
+
+Every picture is read to its end once, since a truncated one shows nowhere else, and what was found is kept in the cache under the
+file's name, size and time of change; so a second scan reads only what is new. Links are not followed: nothing outside the
+folder is ever read, and no loop is walked.
+"""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import sys
+import unicodedata
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, overload
+
+import numpy as np
+from jaxtyping import Int32, UInt64
+
+from scoreflow_jax.data.pictures import UnreadablePicture, check_picture, suffixes
+from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax.files import cache_dir, save_arrays
+from scoreflow_jax.progress import progress
+
+_VERSION = 1  # of what the cache holds
+_CHUNK = 256  # files given to the threads at a time
+_NAMED = 20  # skipped files in a warning; all of them stand in a file
+
+SKETCH = 32
+"""Hashes in a sketch."""
+
+LINK = "a link; links are not followed, since nothing outside the folder is read. Copy the file, or make a hard link"
+OTHER = "not a picture by its name"
+
+
+class Names(Sequence[str]):
+    """Many file names as one block of bytes: a list of a million strings would be copied into every worker process."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """Packs them."""
+        encoded = [os.fsencode(name) for name in names]
+        self._block = b"".join(encoded)
+        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """One name, or a list of some."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        first = int(self._ends[index - 1]) if index else 0
+        return os.fsdecode(self._block[first : int(self._ends[index])])
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """What was found.
+
+    Attributes:
+        root: the folder, without links.
+        names: of the readable pictures, relative to it, in order of class and name.
+        labels: their classes.
+        sides: the shorter side of each, in pixels.
+        hashes: of each one's name: a number that changes with nothing else, from which splits are made.
+        sketch: the smallest hashes of names and sizes together. Two folders' sketches have in common what the folders have.
+        class_names: of the sub-folders with pictures in them; empty where there are none.
+        skipped: reasons by printable name.
+        read: how many files had to be read, the others being known.
+    """
+
+    root: pathlib.Path
+    names: Names
+    labels: Int32[np.ndarray, " files"]
+    sides: Int32[np.ndarray, " files"]
+    hashes: UInt64[np.ndarray, " files"]
+    sketch: tuple[str, ...]
+    class_names: tuple[str, ...]
+    skipped: dict[str, str]
+    read: int
+
+
+def scan_folder(folder: pathlib.Path | str) -> Scan:
+    """Walks a folder, with a bar for what has to be read.
+
+    Args:
+        folder: with a sub-folder for each class, or with pictures and no sub-folders.
+
+    Raises:
+        UserError: no such folder, no picture in it, or two classes that other systems would not tell apart.
+    """
+    root = pathlib.Path(folder).expanduser()
+    if not root.is_dir():
+        raise UserError(f"{folder} is not a folder; expected a folder of pictures, or of one sub-folder for each class")
+    root = root.resolve()
+    skipped: dict[str, str] = {}
+    found = sorted(_walk(root, skipped), key=lambda f: unicodedata.normalize("NFC", f.name))
+    classes = sorted({f.name.split("/", 1)[0] for f in found if "/" in f.name}, key=_normal)
+    if classes:
+        loose = [f for f in found if "/" not in f.name]
+        skipped.update({printable(f.name): "not in a class folder, as others are" for f in loose})
+        found = [f for f in found if "/" in f.name]
+    _check_class_names(root, classes)
+    keys = np.asarray([f.key for f in found], np.uint64)
+    sizes, reasons, read = _check(root, found, keys)
+    skipped.update({printable(f.name): r for f, r in zip(found, reasons, strict=True) if r})
+    good = [i for i, reason in enumerate(reasons) if not reason]
+    found, sides = [found[i] for i in good], sizes.min(axis=1)[good]
+    classes = [c for c in classes if any(f.name.startswith(c + "/") for f in found)] if classes else []
+    if not found:
+        raise UserError(f"no pictures in {printable(str(root))}{_listed(skipped)}")
+    number = {name: i for i, name in enumerate(classes)}
+    order = sorted(range(len(found)), key=lambda i: number[found[i].name.split("/", 1)[0]]) if classes else None
+    chosen = found if order is None else [found[i] for i in order]
+    sides = sides if order is None else sides[order]
+    return Scan(
+        root=root,
+        names=Names([f.name for f in chosen]),
+        labels=np.asarray([number[f.name.split("/", 1)[0]] if classes else 0 for f in chosen], np.int32),
+        sides=sides.astype(np.int32),
+        hashes=np.asarray([_hash(_normal(f.name)) for f in chosen], np.uint64),
+        sketch=tuple(f"{h:016x}" for h in sorted(_hash(f"{_normal(f.name)}|{f.size}") for f in chosen)[:SKETCH]),
+        class_names=tuple(classes),
+        skipped=dict(sorted(skipped.items())),
+        read=read,
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _File:
+    name: str  # relative, with "/"
+    size: int
+    key: int  # of name, size and time of change
+
+
+def _walk(root: pathlib.Path, skipped: dict[str, str]) -> Iterator[_File]:
+    """Files with a picture's ending, in no order; what else is there goes to `skipped`."""
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
+        try:
+            entries = list(os.scandir(root / prefix))
+        except OSError as error:
+            skipped[printable(prefix)] = (
+                "no permission to list it" if isinstance(error, PermissionError) else str(error)
+            )
+            continue
+        for entry in entries:
+            name = prefix + entry.name
+            if entry.name.startswith((".", "__")):
+                continue
+            if entry.is_symlink():
+                skipped[printable(name)] = LINK
+            elif entry.is_dir(follow_symlinks=False):
+                pending.append(name + "/")
+            elif not entry.is_file(follow_symlinks=False):
+                skipped[printable(name)] = "not a file"
+            elif os.path.splitext(entry.name)[1].lower() not in suffixes():
+                skipped[printable(name)] = OTHER
+            else:
+                status = entry.stat(follow_symlinks=False)
+                yield _File(name, status.st_size, _hash(f"{name}|{status.st_size}|{status.st_mtime_ns}"))
+
+
+def _check(
+    root: pathlib.Path, found: list[_File], keys: UInt64[np.ndarray, " files"]
+) -> tuple[Int32[np.ndarray, "files 2"], list[str], int]:
+    """(width, height) of each file, a reason where it cannot be read, and how many had to be read now."""
+    cache = cache_dir() / "folders" / f"{_hash(str(root)):016x}-{_VERSION}.npz"
+    sizes, reasons, known = _from_cache(cache, keys)
+    missing = np.flatnonzero(~known)
+    if not len(missing):
+        return sizes, reasons, 0
+    try:
+        with (
+            progress(f"scanning {root.name}", len(missing), " files") as bar,
+            ThreadPoolExecutor(os.cpu_count()) as pool,
+        ):
+            for first in range(0, len(missing), _CHUNK):
+                chunk = missing[first : first + _CHUNK]
+                results = pool.map(_read, [root / found[i].name for i in chunk])
+                for i, (size, reason) in zip(chunk, results, strict=True):
+                    sizes[i], reasons[i], known[i] = size, reason, True
+                bar.update(len(chunk))
+    finally:  # what is known when a long scan is interrupted need not be read again
+        _to_cache(cache, keys[known], sizes[known], [reasons[i] for i in np.flatnonzero(known)])
+    return sizes, reasons, len(missing)
+
+
+def _read(path: pathlib.Path) -> tuple[tuple[int, int], str]:
+    try:
+        return check_picture(path), ""
+    except UnreadablePicture as error:
+        return (0, 0), str(error)
+
+
+def _from_cache(
+    cache: pathlib.Path, keys: UInt64[np.ndarray, " files"]
+) -> tuple[Int32[np.ndarray, "files 2"], list[str], Any]:
+    sizes, reasons, known = np.zeros((len(keys), 2), np.int32), [""] * len(keys), np.zeros(len(keys), bool)
+    try:
+        stored = np.load(cache, allow_pickle=False)
+        old, old_sizes, old_reasons = stored["keys"], stored["sizes"], stored["reasons"].tolist()
+        numbers = stored["numbers"]
+        places = np.clip(np.searchsorted(old, keys), 0, len(old) - 1)
+        known = old[places] == keys
+        sizes[known] = old_sizes[places[known]]
+        for i in np.flatnonzero(known & (numbers[places] > 0)):
+            reasons[i] = old_reasons[numbers[places[i]]]
+    except Exception:  # absent, or damaged in any way: everything is read anew
+        known[:] = False
+    # A file that could not be opened may be readable by now without having changed.
+    for i in np.flatnonzero(known):
+        known[i] = not reasons[i].startswith("no permission")
+    return sizes, reasons, known
+
+
+def _to_cache(
+    cache: pathlib.Path, keys: UInt64[np.ndarray, " files"], sizes: Int32[np.ndarray, "files 2"], reasons: list[str]
+) -> None:
+    different = sorted({"", *reasons})
+    number = {reason: i for i, reason in enumerate(different)}
+    order = np.argsort(keys)
+    numbers = np.asarray([number[r] for r in reasons], np.int64)
+    try:
+        arrays = {"keys": keys[order], "sizes": sizes[order], "numbers": numbers[order]}
+        save_arrays(cache, {**arrays, "reasons": np.asarray(different)}, compressed=False)
+    except OSError as error:
+        print(
+            f"cannot keep the scan in {cache.parent} ({first_line(error)}): it is made anew each time", file=sys.stderr
+        )
+
+
+def warning_of(skipped: dict[str, str], root: pathlib.Path) -> str:
+    """A sentence for each skipped file, the first of them at least, and where the others stand."""
+    lines = [f"  {name}: {reason}" for name, reason in skipped.items()]
+    if len(lines) > _NAMED:
+        path = cache_dir() / "folders" / f"{_hash(str(root)):016x}-skipped.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(line.strip() for line in lines) + "\n")
+        lines = [*lines[:_NAMED], f"  and {len(lines) - _NAMED} more: see {path}"]
+    return "\n".join([f"skipped {len(skipped)} in {printable(root.name)} (config.data.strict refuses them):", *lines])
+
+
+def _listed(skipped: dict[str, str]) -> str:
+    """The first skipped files, for an error's one line."""
+    if not skipped:
+        return ", which is empty: expected pictures, or a sub-folder of pictures for each class"
+    named = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
+    more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+    return f" that can be used ({named}{more})"
+
+
+def refuse_skipped(skipped: dict[str, str], root: pathlib.Path) -> None:
+    """For `config.data.strict`.
+
+    Raises:
+        UserError: something was skipped.
+    """
+    if skipped:
+        raise UserError(
+            f"{printable(str(root))} has {len(skipped)} files{_listed(skipped)}. Repair or remove them, or set "
+            "config.data.strict=False to train without them"
+        )
+
+
+def printable(name: str) -> str:
+    """A file name in any script, with what no terminal can show (broken encodings, line breaks) escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def _check_class_names(root: pathlib.Path, classes: list[str]) -> None:
+    """Two names that a system which ignores case, or composes letters, takes for one would be one class there."""
+    seen: dict[str, str] = {}
+    for name in classes:
+        other = seen.setdefault(_normal(name).casefold(), name)
+        if other != name:
+            raise UserError(
+                f"classes {printable(other)!r} and {printable(name)!r} in {printable(str(root))} differ by case or by how "
+                "their letters are encoded: on other systems they are one. Rename one, or put their pictures together"
+            )
+
+
+def _normal(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")

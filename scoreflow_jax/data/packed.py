@@ -1,0 +1,204 @@
+"""Data sets packed once at the training size: raw pixels in array_record files, so that training decodes nothing.
+
+A pack is a folder of <split>-00000-of-00003.array_record and, written last, info.json: without it the pack is not whole. A
+record is the label (int32, little endian) and the pixels, row by row. The only module that knows array_record.
+"""
+
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples, class_counts
+from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax.files import write_json
+from scoreflow_jax.progress import progress
+
+INFO = "info.json"
+_FORMAT = "scoreflow_jax pack 1"
+_SHARD_BYTES = 2**30
+_CHUNK = 256
+_LABEL = np.dtype("<i4")
+# One record is one unit of reading. Pixels hardly compress, and uncompressed ones need no time to unpack.
+_WRITER = "group_size:1,uncompressed"
+_READER = "readahead_buffer_size:0,max_parallelism:0"
+
+
+def is_packed(folder: str | pathlib.Path | None) -> bool:
+    """Whether a folder is a whole pack."""
+    return folder is not None and _read_info(pathlib.Path(folder).expanduser()) is not None
+
+
+class Packed(DataSource):
+    """One split of a pack."""
+
+    def __init__(self, folder: str | pathlib.Path, split: str) -> None:
+        """Opens it.
+
+        Args:
+            folder: of the pack.
+            split: "train" or "test", as training uses them.
+
+        Raises:
+            UserError: no whole pack, no such split in it, or a file of it missing or cut short.
+        """
+        self._folder = pathlib.Path(folder).expanduser()
+        info = _read_info(self._folder)
+        if info is None:
+            raise UserError(f"{folder} holds no whole pack (no usable {INFO}): make it with --mode=pack --out={folder}")
+        if split not in info["splits"]:
+            raise UserError(
+                f"the pack {folder} has no split {split!r}, expected {' or '.join(info['splits'])}: there were no images in "
+                "it when it was packed"
+            )
+        height, width, channels = info["shape"]
+        self.spec = DataSpec((height, width, channels), info["num_classes"], info["levels"])
+        self.class_names = tuple(info["class_names"])
+        self.facts = {**info["facts"], "packed": True}
+        self._shards = [(self._folder / s["file"], s["records"]) for s in info["splits"][split]]
+        self._ends = np.cumsum([records for _, records in self._shards])
+        self._readers: dict[tuple[int, int], Any] = {}
+        for shard in range(len(self._shards)):
+            self._reader(shard)
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Example:
+        """One image."""
+        found = self.read([index])
+        return {"image": found["image"][0], "label": found["label"][0]}
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> Examples:
+        """Several images, in one call for each file that holds some of them."""
+        indices = np.asarray(indices, np.int64)
+        size = int(np.prod(self.spec.shape))
+        rows = np.empty((len(indices), _LABEL.itemsize + size), np.uint8)
+        shards = np.searchsorted(self._ends, indices, side="right")
+        for shard in np.unique(shards).tolist():
+            here = np.flatnonzero(shards == shard)
+            first = int(self._ends[shard]) - self._shards[shard][1]
+            try:
+                records = self._reader(shard).read((indices[here] - first).tolist())
+                rows[here] = np.frombuffer(b"".join(records), np.uint8).reshape(len(here), -1)
+            except (ValueError, IndexError, RuntimeError) as error:
+                path = self._shards[shard][0]
+                raise UserError(f"{path} is damaged ({first_line(error)}): pack the data again") from error
+        labels = rows[:, : _LABEL.itemsize].copy().view(_LABEL)[:, 0].astype(np.int32)
+        return {"image": rows[:, _LABEL.itemsize :].reshape(-1, *self.spec.shape), "label": labels}
+
+    def labels(self) -> Int32[np.ndarray, " examples"]:
+        """All labels."""
+        parts = (self.read(np.arange(i, min(i + _CHUNK, len(self))))["label"] for i in range(0, len(self), _CHUNK))
+        return np.concatenate(list(parts))
+
+    def _reader(self, shard: int) -> Any:
+        """The reader of a file, opened anew in every process that this one is copied or forked to."""
+        key = (os.getpid(), shard)
+        if key not in self._readers:
+            from array_record.python import array_record_module
+
+            path, records = self._shards[shard]
+            try:
+                reader = array_record_module.ArrayRecordReader(str(path), options=_READER, file_reader_buffer_size=4096)
+                found = reader.num_records()
+            except (ValueError, RuntimeError, OSError) as error:
+                raise UserError(f"cannot read {path} ({first_line(error)}): pack the data again") from error
+            if found != records:
+                raise UserError(f"{path} has {found} records, expected {records}: pack the data again")
+            self._readers[key] = reader
+        return self._readers[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Readers are not copied."""
+        return {**self.__dict__, "_readers": {}}
+
+
+def write_pack(folder: str | pathlib.Path, splits: dict[str, DataSource]) -> dict[str, Any]:
+    """Packs the splits of a data set, with a bar.
+
+    Args:
+        folder: to make, or empty, or left by a packing that was stopped.
+        splits: sources by the names "train" and "test".
+
+    Returns:
+        What info.json says.
+
+    Raises:
+        UserError: the folder holds something else, or cannot be written.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _clear(folder)
+        shards = {split: _write_split(folder, split, source) for split, source in splits.items()}
+        first = next(iter(splits.values()))
+        info = {
+            "format": _FORMAT,
+            "shape": first.spec.shape,
+            "num_classes": first.spec.num_classes,
+            "levels": first.spec.levels,
+            "class_names": first.class_names,
+            "images_by_class": {split: class_counts(source) for split, source in splits.items()},
+            "facts": first.facts,
+            "splits": shards,
+        }
+        write_json(folder / INFO, info)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({first_line(error)}): give another --out") from error
+    return info
+
+
+def _clear(folder: pathlib.Path) -> None:
+    """Removes what a stopped packing left; refuses anything else."""
+    here = sorted(path.name for path in folder.iterdir())
+    if INFO in here:
+        raise UserError(f"{folder} holds a pack already: use it as config.data.path, remove it, or give another --out")
+    foreign = [name for name in here if not name.endswith(".array_record")]
+    if foreign:
+        raise UserError(f"{folder} holds {foreign[0]!r}, expected an empty folder: give another --out")
+    for name in here:
+        (folder / name).unlink()
+
+
+def _write_split(folder: pathlib.Path, split: str, source: DataSource) -> list[dict[str, Any]]:
+    from array_record.python import array_record_module
+
+    size = int(np.prod(source.spec.shape)) + _LABEL.itemsize
+    count = -(-len(source) * size // _SHARD_BYTES)
+    bounds = np.linspace(0, len(source), count + 1).astype(int)
+    shards = []
+    with progress(f"packing {split}", len(source), " images") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for shard, (first, last) in enumerate(itertools.pairwise(bounds)):
+            name = f"{split}-{shard:05d}-of-{count:05d}.array_record"
+            writer = array_record_module.ArrayRecordWriter(str(folder / name), _WRITER)
+            for examples in _read_ahead(source, range(first, last), pool):
+                for label, image in zip(examples["label"].astype(_LABEL), examples["image"], strict=True):
+                    writer.write(label.tobytes() + image.tobytes())
+                bar.update(len(examples["label"]))
+            writer.close()
+            shards.append({"file": name, "records": int(last - first)})
+    return shards
+
+
+def _read_ahead(source: DataSource, numbers: range, pool: ThreadPoolExecutor) -> Iterator[Examples]:
+    """Examples in order, read by all threads, some parts at a time: memory stays flat."""
+    parts = [numbers[i : i + _CHUNK] for i in range(0, len(numbers), _CHUNK)]
+    group = (os.cpu_count() or 1) * 2
+    for first in range(0, len(parts), group):
+        yield from pool.map(source.read, parts[first : first + group])
+
+
+def _read_info(folder: pathlib.Path) -> dict[str, Any] | None:
+    try:
+        info = json.loads((folder / INFO).read_text())
+    except (OSError, ValueError):
+        return None
+    return info if isinstance(info, dict) and info.get("format") == _FORMAT else None
