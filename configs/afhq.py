@@ -1,9 +1,9 @@
 """The paper's AFHQ experiment at 256x256: cat (0), dog (1) and wild (2), to translate between (section 4.2, figure 5).
 
-Command     python main.py --config=configs/afhq.py --mode=train --config.data.dir=DIR
+Command     python main.py --config=configs/afhq.py --mode=train --config.data.path=DIR
 Hardware    accelerators; a step of 8 images takes 16 GB at the most (docs/performance.md), so 8 of them for a batch of 64
 Expect      pictures like the paper's figures 4 to 6; it gives no numbers. Not yet reproduced here.
-Data        DIR/afhq/train/{cat,dog,wild} and DIR/afhq/test/..., StarGAN v2's layout
+Data        DIR holds train/{cat,dog,wild} and test/... or val/..., as StarGAN v2's download.sh makes it; or a pack of it
 Variants    configs/afhq.py:smoke    a few steps of a tiny network at 32x32 on the same data
 
 The network, of 71,045,891 parameters, is DDPM++ as the paper says: positional embedding of 999 t, no FIR, no progressive paths,

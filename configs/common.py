@@ -4,6 +4,8 @@ Each section's fields are the arguments of what it builds (scoreflow_jax/experim
 knows is refused there by name.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -24,6 +26,7 @@ def base(name: str) -> ConfigDict:
             "sample": sample(),
             "translate": translate(),
             "interpolate": interpolate(),
+            "figures": figures(),
             "eval": evaluation(),
         }
     )
@@ -40,13 +43,15 @@ def data() -> ConfigDict:
             "path": placeholder(str),
             "train_split": "train",
             "test_split": "test",
-            "shape": (32, 32, 3),  # height, width, channels
+            "shape": (32, 32, 3),  # height, width, channels; of a table (columns,), or (): as many as it has
             "num_classes": 10,  # 0: data without classes; None in a config: as many as the data have
-            "levels": 256,  # grey levels of a pixel
+            "levels": 256,  # grey levels of a pixel; 0 for a table, whose points are real numbers
             "flip": True,  # mirror training images at random
-            "framing": "crop",  # of images of another shape. crop: the largest centred part; fit: all of it, on white
-            "test_share": 0.1,  # of the files of a folder without folders train and test: held out by their names
-            "strict": False,  # an error instead of a warning for files that cannot be read
+            # Of images of another shape. crop: the largest centred part; fit: all of it, on white; right_half: crop of that half.
+            "framing": "crop",
+            # Held out: files of a folder without folders train and test, by their names; rows of a table, by their numbers.
+            "test_share": 0.1,
+            "strict": False,  # an error instead of a warning for files, and rows of a table, that cannot be used
             "label": placeholder(str),  # the feature, or the column of a table, that holds the class; None: "label"
             "classes": (),  # only these, numbered anew: (3, 5)
             "sampling": "natural",  # balanced: each class equally often, however many images it has
@@ -90,6 +95,22 @@ def ddpmpp() -> ConfigDict:
     )
 
 
+def mlp() -> ConfigDict:
+    """Dense residual blocks, for points of a table."""
+    return ConfigDict(
+        {
+            "name": "mlp",
+            "conditional": True,
+            "width": 256,
+            "num_blocks": 4,
+            "label_dropout": 0.0,  # probability of training without the label, for classifier-free guidance
+            "skip_rescale": True,  # divide residual sums by sqrt(2)
+            "time_scale": 999.0,  # time is embedded by sines of time_scale t
+            "dtype": "float32",
+        }
+    )
+
+
 def use_256(config: ConfigDict) -> ConfigDict:
     """The paper's 256x256 networks: DDPM++ as it says; what it does not say follows RectifiedFlow's 256x256 configs."""
     config.data.shape = (256, 256, 3)
@@ -103,8 +124,39 @@ def use_256(config: ConfigDict) -> ConfigDict:
     )
     config.train.update(batch_size=64, ema_decay=0.999)
     config.sample.batch_size = config.translate.batch_size = config.interpolate.batch_size = 16
+    config.figures.batch_size = 16
     config.eval.batch_size = 16
     config.eval.keep_images = False
+    return config
+
+
+def find_classes(config: ConfigDict) -> ConfigDict:
+    """As many classes as the data turn out to have; with fewer than two the network is unconditional."""
+    with config.ignore_type():
+        config.data.num_classes = placeholder(int)
+        config.model.conditional = placeholder(bool)
+    return config
+
+
+def between(config: ConfigDict, **base: Any) -> ConfigDict:
+    """From one data set to another by the plain ODE: `base` are the fields of `config.data` that differ for the one at t = 0."""
+    config.data.update(num_classes=0, base=ConfigDict(base))
+    config.model.conditional = False
+    config.eval.translation = False
+    return config
+
+
+def use_size(config: ConfigDict, size: int) -> ConfigDict:
+    """A DDPM++ for square pictures of 64 or 128; of 256 the paper's. The first two are our choice: no paper states them."""
+    if size == 256:
+        return use_256(config)
+    config.data.shape = (size, size, 3)
+    multipliers = {64: (1, 2, 2, 2), 128: (1, 1, 2, 2, 2)}[size]
+    config.model.update(channel_multipliers=multipliers, num_blocks=2, dropout=0.1, dtype="bfloat16")
+    config.train.update(batch_size=64, ema_decay=0.9999, num_steps=400_000)
+    config.sample.batch_size = config.translate.batch_size = config.interpolate.batch_size = 50
+    config.figures.batch_size = 50
+    config.eval.batch_size = 50
     return config
 
 
@@ -199,6 +251,21 @@ def interpolate() -> ConfigDict:
     )
 
 
+def figures() -> ConfigDict:
+    """--mode=figures: the paper's figures 3 to 6."""
+    return ConfigDict(
+        {
+            "classes": (),  # of figure 4 the first two, of figure 5 the first three; empty: the model's first
+            "num_images": 8,  # in a row of figure 3 and of figure 4's translations; in each panel of samples
+            "num_times": 9,  # pictures along t in figure 5
+            "num_pairs": 4,  # rows of figure 6, and images of figure 5 along t
+            "num_steps": 9,  # pictures from one end of figure 6 to the other, both included
+            "batch_size": 100,
+            "seed": 0,
+        }
+    )
+
+
 def evaluation() -> ConfigDict:
     """--mode=eval."""
     return ConfigDict(
@@ -228,7 +295,7 @@ def evaluation() -> ConfigDict:
                 str
             ),  # torchvision's alexnet-owt-7be5be79.pth; with the next also LPIPS to the source
             "lpips_heads": placeholder(str),  # alex.pth of the lpips package, version 0.1
-            # bits/dim of the test split
+            # bits/dim of the test split; of points their mean log likelihood in nats
             "likelihood": False,
             "likelihood_images": 1000,
             "likelihood_probe": "rademacher",  # gaussian, or exact for the whole trace
@@ -260,8 +327,11 @@ def variant(config: ConfigDict, name: str) -> ConfigDict:
     if name != "smoke":
         raise ValueError(f"no variant {name!r} of {config.name}, expected smoke or none")
     config.name += "_smoke"
-    config.model.update(base_channels=8, channel_multipliers=(1, 1), num_blocks=1)
-    height, _, channels = config.data.shape
+    if config.model.name == "mlp":
+        config.model.update(width=16, num_blocks=1)
+    else:
+        config.model.update(base_channels=8, channel_multipliers=(1, 1), num_blocks=1)
+    height, *_, channels = config.data.shape or (0, 0)
     if height > 32:  # so shallow a network would have attention over 16,384 pixels in the middle of 256x256 images
         config.data.shape = (32, 32, channels)
         config.model.remat_resolutions = (32,)
@@ -271,6 +341,7 @@ def variant(config: ConfigDict, name: str) -> ConfigDict:
     config.sample.update(num_images=10, batch_size=10)
     config.translate.update(num_images=10, batch_size=10, shown=4)
     config.interpolate.update(num_pairs=2, num_steps=5)
+    config.figures.update(num_images=4, num_times=3, num_pairs=2, num_steps=3, batch_size=20)
     config.eval.update(extractor="pixels", num_images=40, batch_size=20, num_reconstructions=10, translation_images=1)
     config.eval.update(
         reconstruction_tolerances=(1e-3,), likelihood_images=20, truncation_images=10, truncation_times=3

@@ -1,10 +1,10 @@
 """RectifiedFlow's published 256x256 networks of AFHQ cat and CelebA-HQ, to import and sample from.
 
 Command     python main.py --config=configs/rectified_flow_256.py --mode=import --source=checkpoint.pth --workdir=DIR
-            (then --mode=sample with the same config and workdir; --mode=train goes on with --config.data.dir=DATA)
+            (then --mode=sample with the same config and workdir; --mode=train goes on with --config.data.path=DATA)
 Hardware    an accelerator; on a CPU minutes an image
 Expect      the checkpoint's own pictures; FIDs are not yet measured here
-Data        for sampling none; to train on, DATA/images/train/<one folder>/
+Data        for sampling none; to train on, a folder of pictures
 Variants    configs/rectified_flow_256.py:smoke    a tiny network of the same kind
 
 Those of LSUN bedroom and church have the same tensors, but were trained on data in [0, 1], which we do not convert: they are not
@@ -22,7 +22,7 @@ from configs import common
 def get_config(variant: str = "") -> ConfigDict:
     """The experiment, or its `smoke` variant."""
     config = common.use_256(common.base("rectified_flow_256"))
-    config.data.update(source="image_folder", name="images", num_classes=1)
+    config.data.update(source="image_folder", name="images", num_classes=0)
     config.path.t_min = 1e-3
     config.objective.weight_exponent = 2.0  # rectified flow's
     config.model.update(

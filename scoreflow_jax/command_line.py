@@ -20,7 +20,6 @@ from ml_collections import ConfigDict, config_flags
 
 from scoreflow_jax.commands import FLAGS, MODES
 from scoreflow_jax.errors import UserError, first_line
-from scoreflow_jax.files import cache_dir
 
 DEFAULT_CONFIG = "configs/digits.py"
 EXIT_USAGE = 2
@@ -39,6 +38,7 @@ flags:
   --workdir    where the run lives, default runs/<name of the config>
   --config.SECTION.FIELD=VALUE    changes one field, for example --config.train.num_steps=1000; the fields of an experiment
                stand in its file and in configs/common.py, each with a line on what it does
+  --out        of --mode=pack: the folder to write
   --source     of --mode=import: the PyTorch checkpoint, such as checkpoint.pth
   --reports    of --mode=compare: folders of evaluations, such as runs/a/eval/1000,runs/b/eval/1000
   --help       this text
@@ -241,6 +241,8 @@ def set_up_process() -> None:
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        from scoreflow_jax.files import cache_dir
+
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

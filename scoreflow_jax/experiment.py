@@ -31,6 +31,7 @@ from scoreflow_jax.sampling import RULES, TRANSLATIONS
 from scoreflow_jax.settings import (
     DataSettings,
     EvalSettings,
+    FiguresSettings,
     InterpolateSettings,
     SampleSettings,
     TrainSettings,
@@ -63,7 +64,7 @@ class Experiment:
         spec: shape, classes and levels of the data.
         conditional: whether the drift takes labels.
         path, objective, network, optimizer, solver: the parts.
-        schedule, data, train, sample, translate, interpolate, eval: the commands' own settings.
+        schedule, data, train, sample, translate, interpolate, figures, eval: the commands' own settings.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Experiment:
     sample: SampleSettings
     translate: TranslateSettings
     interpolate: InterpolateSettings
+    figures: FiguresSettings
     eval: EvalSettings
 
     @property
@@ -102,7 +104,7 @@ class Experiment:
             UserError: it is not there, or is not what the config describes.
         """
         source = data.open_source(split, self.data)
-        data.check_spec(source, self.spec, self.data.name)
+        data.check_spec(source, self.spec, self.data.name, with_classes=self.conditional)
         return source
 
     def base_source(self, split: str) -> DataSource:
@@ -169,14 +171,14 @@ class Experiment:
 
 
 def _base_settings(settings: DataSettings) -> DataSettings:
-    return data.changed(settings, {"base": {}, **settings.base}, "base")
+    return data.changed(settings, {"base": {}, "units": {}, **settings.base}, "base")
 
 
 def resolve(config: ConfigDict | Mapping[str, Any], trained: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The config as plain data, with what it leaves to the data filled in: the number of classes, and whether to use them.
+    """The config as plain data, with what it leaves to the data filled in: shape and classes, and whether to use these.
 
     Args:
-        config: in which `data.num_classes` and `model.conditional` may be None.
+        config: in which `data.num_classes` and `model.conditional` may be None, and `data.shape` may be ().
         trained: the config of the run in hand, which knows them; None: the data are opened.
 
     Raises:
@@ -184,12 +186,12 @@ def resolve(config: ConfigDict | Mapping[str, Any], trained: Mapping[str, Any] |
     """
     plain = to_plain(config)
     section, model = dict(plain.get("data", {})), dict(plain.get("model", {}))
-    if section.get("num_classes", 0) is None:
-        if trained is not None:
-            section["num_classes"] = trained["data"]["num_classes"]
-        else:
-            settings = _section(DataSettings, "data", section)
-            section["num_classes"] = data.open_source("train", settings).spec.num_classes
+    asked = [name for name, unknown in (("num_classes", None), ("shape", ())) if section.get(name, 0) == unknown]
+    if asked and trained is not None:
+        section.update({name: to_plain(trained["data"])[name] for name in asked})
+    elif asked:
+        spec = data.open_source("train", _section(DataSettings, "data", section)).spec
+        section.update({name: getattr(spec, name) for name in asked})
     if model.get("conditional", False) is None:
         model["conditional"] = section.get("num_classes", 0) > 1
     return {**plain, **{k: v for k, v in (("data", section), ("model", model)) if k in plain}}
@@ -197,8 +199,11 @@ def resolve(config: ConfigDict | Mapping[str, Any], trained: Mapping[str, Any] |
 
 _SECTIONS = (
     "name", "seed", "data", "path", "objective", "model", "optimizer", "train", "solver", "sample", "translate",
-    "interpolate", "eval",
+    "interpolate", "figures", "eval",
 )  # fmt: skip
+
+_LATER = ("figures",)
+"""Sections that the configs of older runs lack; their settings have defaults."""
 
 
 def build(config: ConfigDict | Mapping[str, Any]) -> Experiment:
@@ -208,7 +213,7 @@ def build(config: ConfigDict | Mapping[str, Any]) -> Experiment:
         UserError: a field is missing, unknown or has a value that its part does not accept.
     """
     plain = to_plain(config)
-    missing = [name for name in _SECTIONS if name not in plain]
+    missing = [name for name in _SECTIONS if name not in plain and name not in _LATER]
     if missing:
         raise UserError(f"the config has no {missing[0]!r}, expected {', '.join(_SECTIONS)}")
     sections: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in plain.items()}
@@ -241,6 +246,7 @@ def build(config: ConfigDict | Mapping[str, Any]) -> Experiment:
         sample=_section(SampleSettings, "sample", sections["sample"]),
         translate=_section(TranslateSettings, "translate", sections["translate"]),
         interpolate=_section(InterpolateSettings, "interpolate", sections["interpolate"]),
+        figures=_section(FiguresSettings, "figures", sections.get("figures", {})),
         eval=_section(EvalSettings, "eval", sections["eval"]),
     )
     _check(experiment)
@@ -378,10 +384,15 @@ def _check(experiment: Experiment) -> None:
             raise UserError(f"config.{name} is {value!r}, expected one of {', '.join(names)}")
     _check_eval(experiment)
     labels = [("sample.labels", v) for v in e.sample.labels] + [("interpolate.labels", v) for v in e.interpolate.labels]
+    labels += [("figures.classes", v) for v in e.figures.classes]
     labels += [(f"translate.{n}", v) for n in ("source", "target") if (v := getattr(e.translate, n)) is not None]
+    if e.data.base:  # commands/translate_base.py checks them: there they mean the two data sets
+        labels = [(name, value) for name, value in labels if not name.startswith("translate.")]
     for name, value in labels:
         if type(value) is not int or not 0 <= value < classes:
             raise UserError(f"config.{name} has {value!r}, expected a class from 0 to {classes - 1}")
+    if len(set(e.figures.classes)) < len(e.figures.classes):
+        raise UserError(f"config.figures.classes is {e.figures.classes}, expected different classes")
     if not 0 <= e.train.ema_decay < 1:
         raise UserError(f"config.train.ema_decay is {e.train.ema_decay}, expected at least 0 and less than 1")
     _check_counts(experiment)
@@ -400,8 +411,14 @@ def _check_data(settings: DataSettings) -> None:
     ):
         if value not in names:
             raise UserError(f"config.data.{name} is {value!r}, expected one of {', '.join(names)}")
-    if len(settings.shape) != 3 or min(settings.shape) < 1:
-        raise UserError(f"config.data.shape is {settings.shape}, expected (height, width, channels)")
+    if (settings.source == "table") != (settings.levels == 0):
+        raise UserError(
+            f"config.data.levels is {settings.levels}, but config.data.source is {settings.source!r}: expected 0 for a "
+            "table, and for nothing else"
+        )
+    axes = "(height, width, channels)" if settings.levels else "(dimension,), or () to find it in the table"
+    if len(settings.shape) != (3 if settings.levels else 1) or min(settings.shape) < 1:
+        raise UserError(f"config.data.shape is {settings.shape}, expected {axes}")
     if settings.num_classes is None:
         raise UserError("config.data.num_classes is None: give a number, or let experiment.resolve look at the data")
     if not 0 <= settings.test_share < 1:
@@ -424,6 +441,10 @@ def _check_eval(experiment: Experiment) -> None:
     ):
         if value not in names:
             raise UserError(f"config.eval.{name} has {value!r}, expected {' or '.join(names)}")
+    if e.extractor == "inception" and not experiment.spec.levels:
+        raise UserError(
+            "config.eval.extractor is inception, but Inception takes images, not points of a table: set it to pixels"
+        )
     if (
         not e.seeds
         or any(type(s) is not int or not 0 <= s < 2**32 for s in e.seeds)
@@ -454,14 +475,18 @@ def _check_eval(experiment: Experiment) -> None:
 
 
 _AT_LEAST = {
-    0: ("sample.seed", "interpolate.seed", "train.num_workers"),
+    0: ("sample.seed", "interpolate.seed", "figures.seed", "train.num_workers"),
     1: (
         "train.batch_size", "train.keep_checkpoints", "sample.num_images", "sample.batch_size", "sample.columns",
         "translate.num_images", "translate.batch_size", "translate.shown", "interpolate.num_pairs",
         "interpolate.batch_size", "eval.batch_size", "eval.num_reconstructions", "eval.translation_images",
-        "eval.likelihood_images", "eval.truncation_images", "eval.audit_images",
+        "eval.likelihood_images", "eval.truncation_images", "eval.audit_images", "figures.num_images",
+        "figures.num_pairs", "figures.batch_size",
     ),
-    2: ("translate.num_times", "interpolate.num_steps", "eval.num_images", "eval.sweep_images", "eval.truncation_times"),
+    2: (
+        "translate.num_times", "interpolate.num_steps", "eval.num_images", "eval.sweep_images", "eval.truncation_times",
+        "figures.num_times", "figures.num_steps",
+    ),
 }  # fmt: skip
 """Fields by the least value that they may have."""
 

@@ -29,7 +29,7 @@ from scoreflow_jax.experiment import Experiment, build, to_plain
 from scoreflow_jax.likelihood import PROBES, draw_probe, generate_with_likelihood, log_likelihood
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.sampling import Solved, SolveStats
-from scoreflow_jax.typing import HostImages, PRNGKey, PyTree
+from scoreflow_jax.typing import HostState, PRNGKey, PyTree
 
 LabelsLike = ArrayLike | list[int] | tuple[int, ...] | None
 """A label for all, one for each example, or None for an unconditional model."""
@@ -39,7 +39,8 @@ class Model:
     """A drift with its solver: generates, encodes, translates and interpolates.
 
     Images go in and come out as float32 in [-1, 1], shape (batch, height, width, channel); `scoreflow_jax.to_pixels` makes
-    8-bit ones of them. Methods return arrays; their twins `solve_*` also return what it cost.
+    8-bit ones of them. Points of a table go in and out as float32 (batch, dimension), standardized: `data.Units` goes to the
+    table's own units by shift and scale in the run's data.json. Methods return arrays; their twins `solve_*` also what it cost.
 
     Attributes:
         experiment: what it was built from.
@@ -86,7 +87,7 @@ class Model:
         """(height, width, channels), or (dimension,) for points."""
         return self.experiment.spec.shape
 
-    def drift(self, x: ArrayLike, t: ArrayLike, label: LabelsLike = None) -> Float[Array, "batch height width channel"]:
+    def drift(self, x: ArrayLike, t: ArrayLike, label: LabelsLike = None) -> Float[Array, "batch ..."]:
         """Returns f(x, t, c), dx/dt of the learned ODE.
 
         Args:
@@ -109,7 +110,7 @@ class Model:
         *,
         num_images: int | None = None,
         guidance: ArrayLike | None = None,
-    ) -> HostImages:
+    ) -> HostState:
         """Generates images, eq. 10: sample i starts from noise fold_in(key, i), whatever the others are.
 
         Args:
@@ -124,17 +125,17 @@ class Model:
         """
         return self.solve_generate(self.source_points(key, _count(labels, num_images)), labels, guidance=guidance).y
 
-    def encode(self, images: ArrayLike, labels: LabelsLike = None) -> HostImages:
+    def encode(self, images: ArrayLike, labels: LabelsLike = None) -> HostState:
         """Carries images at t = 1 to their latents at t = 0, the inverse of `decode`."""
         return self.solve_encode(images, labels).y
 
-    def decode(self, latents: ArrayLike, labels: LabelsLike = None) -> HostImages:
+    def decode(self, latents: ArrayLike, labels: LabelsLike = None) -> HostState:
         """Carries latents at t = 0 to images at t = 1."""
         return self.solve_generate(latents, labels).y
 
     def translate(
         self, images: ArrayLike, source: LabelsLike, target: LabelsLike, *, method: str = "latent"
-    ) -> HostImages:
+    ) -> HostState:
         """Translates images of the source classes to the target classes.
 
         Args:
@@ -157,7 +158,7 @@ class Model:
         num_steps: int = 9,
         rule: str = "square_root",
         latents: bool = False,
-    ) -> Float[np.ndarray, "batch steps height width channel"]:
+    ) -> Float[np.ndarray, "batch steps ..."]:
         """Encodes two images, interpolates between their latents and decodes.
 
         Args:
@@ -174,6 +175,8 @@ class Model:
     ) -> Float[np.ndarray, " batch"]:
         """The log density that the ODE gives to images, in nats: a density on [-1, 1], for dequantized images.
 
+        Of points it is that of standardized coordinates; less sum(log scale) it is one in the table's own units.
+
         Args:
             images: (batch, height, width, channel).
             labels: a class for all, or one for each.
@@ -188,7 +191,7 @@ class Model:
 
     def generate_with_likelihood(
         self, key: PRNGKey, labels: LabelsLike = None, *, num_images: int | None = None, probe: str = "rademacher"
-    ) -> tuple[HostImages, Float[np.ndarray, " batch"]]:
+    ) -> tuple[HostState, Float[np.ndarray, " batch"]]:
         """`generate`, with the log density of each image in nats."""
         noise = self.source_points(key, _count(labels, num_images))
         solved, density = self.solve_generate_with_likelihood(noise, labels, key=key, probe=probe)
@@ -208,6 +211,10 @@ class Model:
         order = np.asarray(jax.random.permutation(key, len(self._base)))
         pixels = self._base.read(order[np.arange(first, first + count) % len(order)])["image"]
         return jnp.asarray(self.experiment.scaling.to_images(pixels))
+
+    def at_most(self, count: int) -> int:
+        """`count`, or the number of different points at t = 0 where they are data and fewer."""
+        return min(count, len(self._base)) if self.experiment.data.base else count
 
     @functools.cached_property
     def _base(self) -> DataSource:

@@ -1,8 +1,18 @@
-"""Curves as PNG. The only module that imports matplotlib."""
+"""Curves and clouds of points as PNG, and the font of all pictures. The only module that imports matplotlib."""
 
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+def font_file() -> pathlib.Path:
+    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic, Arabic and more."""
+    import matplotlib
+
+    return pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 class Curve(NamedTuple):
@@ -40,12 +50,7 @@ class Axes(NamedTuple):
 
 def save_curves(path: pathlib.Path, curves: Sequence[Curve], axes: Axes) -> None:
     """Draws curves into one picture."""
-    # The object interface leaves the user's own matplotlib state and backend alone.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.0, 4.6), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure, canvas = _canvas(7.0)
     plot = figure.add_subplot()
     colours: dict[str, str] = {}
     for curve in curves:
@@ -61,5 +66,133 @@ def save_curves(path: pathlib.Path, curves: Sequence[Curve], axes: Axes) -> None
     plot.set_yscale("log" if axes.log_y else "linear")
     plot.grid(visible=True, which="both", alpha=0.2)
     plot.legend(fontsize="small")
+    _print(canvas, path)
+
+
+Points = Float[np.ndarray, "points dimension"]
+_BEHIND = "0.8"  # the grey of points for comparison
+_BINS = 60
+_MOST_NAMED = 10  # classes in a legend
+
+
+class Cloud(NamedTuple):
+    """Points in a panel: the first two coordinates against each other, or a histogram of one.
+
+    Attributes:
+        title: over it.
+        points: what to draw.
+        labels: a class for each, which gives its colour; None: one colour.
+        behind: points for comparison, drawn faintly; None: none.
+        ends: where an arrow leads from each point; None: no arrows.
+    """
+
+    title: str
+    points: Points
+    labels: Int[np.ndarray, " points"] | None = None
+    behind: Points | None = None
+    ends: Points | None = None
+
+
+def save_clouds(path: pathlib.Path, clouds: Sequence[Cloud], columns: Sequence[str], names: Sequence[str] = ()) -> None:
+    """Draws clouds side by side, on the same axes.
+
+    Args:
+        path: of the PNG.
+        clouds: a panel each.
+        columns: names of the coordinates.
+        names: of the classes.
+    """
+    figure, canvas = _canvas(4.6 * len(clouds))
+    flat = len(columns) > 1
+    panels = figure.subplots(1, len(clouds), squeeze=False, sharex=True, sharey=flat)[0]
+    for panel, cloud in zip(panels, clouds, strict=True):
+        (_scatter if flat else _histogram)(panel, cloud, names)
+        panel.set(title=cloud.title, xlabel=columns[0], ylabel=columns[1] if flat else "density")
+        _legend(panel)
+    _print(canvas, path)
+
+
+def save_tracks(
+    path: pathlib.Path,
+    tracks: Float[np.ndarray, "points steps dimension"],
+    cloud: Cloud,
+    columns: Sequence[str],
+    names: Sequence[str] = (),
+) -> None:
+    """Draws the ways of points: a line each, a circle where it begins and a dot where it ends; one coordinate over the steps.
+
+    Args:
+        path: of the PNG.
+        tracks: the ways.
+        cloud: title, classes of the tracks and points behind; its own points are not drawn.
+        columns: names of the coordinates.
+        names: of the classes.
+    """
+    figure, canvas = _canvas(6.0)
+    panel, flat = figure.add_subplot(), len(columns) > 1
+    if cloud.behind is not None and flat:
+        panel.scatter(cloud.behind[:, 0], cloud.behind[:, 1], s=3, color=_BEHIND, linewidths=0, label="training points")
+    for i, track in enumerate(tracks):
+        across, up = (track[:, 0], track[:, 1]) if flat else (np.arange(len(track)), track[:, 0])
+        label = 0 if cloud.labels is None else int(cloud.labels[i])
+        named = cloud.labels is not None and label not in cloud.labels[:i] and label < _MOST_NAMED
+        panel.plot(across, up, color=f"C{label}", linewidth=1, alpha=0.8, label=names[label] if named else None)
+        panel.plot(across[:1], up[:1], "o", markersize=4, color=f"C{label}", fillstyle="none")
+        panel.plot(across[-1:], up[-1:], "o", markersize=4, color=f"C{label}")
+    panel.set(title=cloud.title, xlabel=columns[0] if flat else "step", ylabel=columns[1] if flat else columns[0])
+    _legend(panel)
+    _print(canvas, path)
+
+
+def _scatter(panel: Any, cloud: Cloud, names: Sequence[str]) -> None:
+    if cloud.behind is not None:
+        panel.scatter(cloud.behind[:, 0], cloud.behind[:, 1], s=3, color=_BEHIND, linewidths=0, label="training points")
+    for name, colour, chosen in _groups(cloud, names):
+        x, y = cloud.points[chosen, 0], cloud.points[chosen, 1]
+        if cloud.ends is None:
+            panel.scatter(x, y, s=5, color=colour, linewidths=0, alpha=0.7, label=name)
+        else:
+            along = cloud.ends[chosen, :2] - cloud.points[chosen, :2]
+            how = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.003, "alpha": 0.6}
+            panel.quiver(x, y, along[:, 0], along[:, 1], color=colour, label=name, **how)
+            panel.update_datalim(cloud.ends[chosen, :2])  # arrows count by where they begin only
+    panel.autoscale_view()
+
+
+def _histogram(panel: Any, cloud: Cloud, names: Sequence[str]) -> None:
+    """Of where the points are, or where their arrows lead."""
+    drawn = cloud.points if cloud.ends is None else cloud.ends
+    known = [drawn] if cloud.behind is None else [drawn, cloud.behind]
+    bins = np.histogram_bin_edges(np.concatenate(known)[:, 0], bins=_BINS)
+    if cloud.behind is not None:
+        panel.hist(cloud.behind[:, 0], bins, density=True, color=_BEHIND, label="training points")
+    for name, colour, chosen in _groups(cloud, names):
+        panel.hist(drawn[chosen, 0], bins, density=True, histtype="step", color=colour, label=name)
+
+
+def _groups(cloud: Cloud, names: Sequence[str]) -> list[tuple[str | None, str, Any]]:
+    """Name for the legend, colour and points of each class, or of all."""
+    if cloud.labels is None:
+        return [(None, "C0", slice(None))]
+    return [
+        (names[c] if c < _MOST_NAMED else None, f"C{c}", cloud.labels == c) for c in np.unique(cloud.labels).tolist()
+    ]
+
+
+def _legend(panel: Any) -> None:
+    if panel.get_legend_handles_labels()[1]:
+        panel.legend(fontsize="small")
+
+
+def _canvas(width: float) -> tuple[Any, Any]:
+    """A figure and what draws it; the object interface leaves the user's own matplotlib state and backend alone."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, 4.6), layout="constrained")
+    return figure, FigureCanvasAgg(figure)
+
+
+def _print(canvas: Any, path: pathlib.Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.print_png(str(path))

@@ -6,7 +6,10 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """`config.data`. None for `num_classes` means as many as the data have: `experiment.resolve` finds out."""
+    """`config.data`. None for `num_classes` and () for a table's `shape`: as the data are, `experiment.resolve` finds out.
+
+    `units` stands in no config: with a run in hand, its table's columns, shift and scale (commands/points.py).
+    """
 
     source: str
     name: str
@@ -27,6 +30,7 @@ class DataSettings:
     columns: tuple[Any, ...] = ()
     parts: dict[str, Any] = dataclasses.field(default_factory=dict)
     base: dict[str, Any] = dataclasses.field(default_factory=dict)
+    units: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def split_name(self, split: str) -> str:
         """What the data set calls the split that training ("train") or evaluation ("test") uses."""
@@ -82,6 +86,19 @@ class InterpolateSettings:
     labels: tuple[int, ...]
     batch_size: int
     seed: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FiguresSettings:
+    """`config.figures`, which runs made before --mode=figures lack."""
+
+    classes: tuple[int, ...] = ()
+    num_images: int = 8
+    num_times: int = 9
+    num_pairs: int = 4
+    num_steps: int = 9
+    batch_size: int = 100
+    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,12 @@ HostImages = Float[np.ndarray, "batch height width channel"]
 Pixels = UInt8[np.ndarray, "batch height width channel"]
 """8-bit pixels: only at the two ends, when data are read and when pictures are written."""
 
+HostState = Float[np.ndarray, "batch ..."]
+"""Images or points on the host."""
+
+Stored = Pixels | Float[np.ndarray, "batch dimension"]
+"""What data hold and users get: 8-bit pixels, or points of a table, standardized."""
+
 Times = Float[Array, " batch"]
 """One time per example, in [0, 1]."""
 

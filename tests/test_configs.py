@@ -9,24 +9,37 @@ import pytest
 from scoreflow_jax import models
 from scoreflow_jax.command_line import load_config
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.experiment import build, config_hash, differences, to_plain
+from scoreflow_jax.experiment import build, config_hash, differences, resolve, to_plain
 from tests.conftest import ROOT
 
 FILES = sorted(p.name for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
 # Published counts alone: our own would certify nothing.
 PARAMETERS = {
     "afhq.py": None,
+    "cat_to_dog.py": 61_804_419,
+    "celeba_male_female.py": None,
     "celeba_metfaces.py": None,
     "cifar10.py": None,
     "cifar10_deep.py": None,
     "cifar10_unconditional.py": 61_804_419,
     "digits.py": None,
+    "handbags_shoes.py": None,
+    "image_folder.py": None,
+    "imagenet32.py": 61_804_419,
     "rectified_flow_256.py": 65_574_549,
+    "table.py": None,
+    "tfds_images.py": None,
 }
 
 
 def config_of(name, variant=""):
     return load_config(str(ROOT / "configs" / name) + (f":{variant}" if variant else ""))
+
+
+def experiment_of(name, variant=""):
+    """Built, with the number of classes that a config's docstring speaks of where the data are to tell it."""
+    trained = {"data": {"num_classes": 10 if name == "tfds_images.py" else 3, "shape": (2,)}}
+    return build(resolve(config_of(name, variant), trained))
 
 
 def test_the_table_knows_every_file():
@@ -36,13 +49,10 @@ def test_the_table_knows_every_file():
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("variant", ["", "smoke"])
 def test_full_size_builds_steps_and_samples_without_computing(name, variant):
-    experiment = build(config_of(name, variant))
+    experiment = experiment_of(name, variant)
     state = jax.eval_shape(experiment.initial_state)
     n, shape = experiment.train.batch_size, experiment.spec.shape
-    batch = {
-        "image": jax.ShapeDtypeStruct((n, *shape), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((n,), jnp.int32),
-    }
+    batch = experiment.batch_shapes()
     after, metrics = jax.eval_shape(experiment.train_step(), state, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert metrics["loss"].shape == ()
@@ -57,13 +67,14 @@ def test_full_size_builds_steps_and_samples_without_computing(name, variant):
 @pytest.mark.parametrize("name", FILES)
 def test_conditional_count_is_the_unconditional_one_with_eq_21(name):
     """An embedding for each class, and in every block a gain for each channel with its bias; the config says the number."""
-    e = build(config_of(name))
+    e = experiment_of(name)
     count = models.num_parameters(e.parameter_shapes())
     assert f"{count:,}" in (ROOT / "configs" / name).read_text().split('"""')[1] or name == "digits.py"
     if e.conditional:
         free = models.parameter_shapes(e.network.clone(num_classes=0), e.spec.shape)
-        width = 4 * e.network.base_channels
-        channels = sum(part["conv_0"]["kernel"].shape[-1] for part in free.values() if "conv_0" in part)
+        mlp = isinstance(e.network, models.MLP)
+        width, layer = (e.network.width, "dense_0") if mlp else (4 * e.network.base_channels, "conv_0")
+        channels = sum(part[layer]["kernel"].shape[-1] for part in free.values() if layer in part)
         assert count == models.num_parameters(free) + e.num_classes * width + (width + 1) * channels
 
 
@@ -106,7 +117,7 @@ def test_configs_of_before_are_read_with_the_defaults_of_new_fields():
 
 def test_differences_names_what_changed_below_the_fields_asked_for():
     ours, theirs = to_plain(config_of("digits.py")), to_plain(config_of("digits.py"))
-    ours["optimizer"]["b1"], ours["sample"]["seed"], ours["data"]["dir"] = 0.8, 5, "elsewhere"
+    ours["optimizer"]["b1"], ours["sample"]["seed"], ours["data"]["path"] = 0.8, 5, "elsewhere"
     assert differences(ours, theirs, ("optimizer", "data")) == ["optimizer.b1 is 0.8, was 0.9"]
 
 

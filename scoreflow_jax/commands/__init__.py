@@ -11,6 +11,10 @@ MODES = {
         "scoreflow_jax.commands.interpolate",
         "walk between two latents or two images: interpolate/{strip.png, interpolations.npz, report.json}",
     ),
+    "figures": (
+        "scoreflow_jax.commands.draw_figures",
+        "draw the paper's figures 3 to 6: figures/{figure3.png ... figure6.png, report.json}",
+    ),
     "eval": ("scoreflow_jax.commands.evaluate", "measure the model: eval/<step>/{report.json, report.md, pictures}"),
     "compare": (
         "scoreflow_jax.commands.compare",
@@ -20,6 +24,10 @@ MODES = {
         "scoreflow_jax.commands.statistics",
         "mean and covariance of the data's features: statistics/{train.npz, test.npz, report.json}",
     ),
+    "pack": (
+        "scoreflow_jax.commands.pack",
+        "write the data at the training size to array_record files, given by --out=DIR, which then serves as config.data.path",
+    ),
     "import": (
         "scoreflow_jax.commands.import_checkpoint",
         "make a run of a PyTorch checkpoint of score_sde or RectifiedFlow, given by --source=FILE",
@@ -27,5 +35,5 @@ MODES = {
 }
 """Module and one-line description of every mode. The modules are imported when they run: --help loads none."""
 
-FLAGS = {"import": {"source": "FILE"}, "compare": {"reports": "DIR,DIR"}}
+FLAGS = {"pack": {"out": "DIR"}, "import": {"source": "FILE"}, "compare": {"reports": "DIR,DIR"}}
 """Flags besides the common ones and what they take, for the modes that have some; they are required."""

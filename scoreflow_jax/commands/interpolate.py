@@ -6,18 +6,23 @@ import jax
 import numpy as np
 
 from scoreflow_jax import figures, files
+from scoreflow_jax.commands import points
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.commands.sample import balanced_labels
 from scoreflow_jax.data import read_all
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model
-from scoreflow_jax.typing import HostImages
+from scoreflow_jax.typing import HostState
 
 
 def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     """Writes interpolate/{strip.png, interpolations.npz, report.json}."""
     settings = experiment.interpolate
+    if experiment.data.base:
+        raise UserError(
+            "a model between two data sets has no latents to interpolate: its points at t = 0 are images, config.data.base"
+        )
     latents = settings.between == "latents"
     classes = settings.labels or tuple(range(experiment.num_classes))
     labels = balanced_labels(settings.num_pairs, classes)
@@ -29,12 +34,9 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     )
     out = workdir / "interpolate"
     stored = labels if labels is not None else np.zeros(settings.num_pairs, np.int32)
-    pixels = experiment.scaling.to_pixels(solved.y)
-    files.save_arrays(out / "interpolations.npz", {"images": pixels, "labels": stored})
-    captions = None if labels is None else [f"class {label}" for label in labels]
-    heads = [f"{alpha:.2f}" for alpha in np.linspace(0, 1, settings.num_steps)]
-    with files.whole_file(out / "strip.png") as path:
-        figures.save_rows(path, list(solved.y), captions=captions, heads=heads)
+    examples = points.stored(experiment, workdir, solved.y)
+    files.save_arrays(out / "interpolations.npz", {points.noun(experiment): examples, "labels": stored})
+    _draw(experiment, workdir, out / "strip.png", solved.y, labels)
     head = workdirs.report_head(model, "interpolate", seed=settings.seed)
     cost = {"cost": solved.stats.summary()} | ({"encode_cost": encoding.summary()} if encoding else {})
     facts = {"between": settings.between, "rule": settings.rule, "num_steps": settings.num_steps}
@@ -42,12 +44,26 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     print(f"interpolated {settings.num_pairs} pairs: {workdirs.cost_line(solved.stats)}; see {out / 'strip.png'}")
 
 
+def _draw(
+    experiment: Experiment, workdir: pathlib.Path, path: pathlib.Path, walks: np.ndarray, labels: np.ndarray | None
+) -> None:
+    """A row a pair; of points a line."""
+    if not experiment.spec.levels:
+        title = f"interpolation, {experiment.interpolate.rule}"
+        points.point_plots(experiment, workdir).tracks(path, walks, labels, title)
+        return
+    captions = None if labels is None else [f"class {label}" for label in labels]
+    heads = [f"{alpha:.2f}" for alpha in np.linspace(0, 1, experiment.interpolate.num_steps)]
+    with files.whole_file(path) as temporary:
+        figures.save_rows(temporary, list(walks), captions=captions, heads=heads)
+
+
 def _latent_pairs(model: Model, seed: int, count: int) -> tuple[jax.Array, jax.Array]:
     noise = model.source_points(jax.random.key(seed), 2 * count)
     return noise[0::2], noise[1::2]
 
 
-def _real_pairs(experiment: Experiment, labels: np.ndarray | None, count: int) -> tuple[HostImages, HostImages]:
+def _real_pairs(experiment: Experiment, labels: np.ndarray | None, count: int) -> tuple[HostState, HostState]:
     """The next two unused test images of each label in turn; of any class for an unconditional model.
 
     Raises:

@@ -7,10 +7,13 @@ import jax
 import numpy as np
 
 from scoreflow_jax import figures, files
+from scoreflow_jax.commands import points
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.likelihoods import WARNING, trained_on_dequantized
 from scoreflow_jax.experiment import Experiment
+from scoreflow_jax.model import Model
+from scoreflow_jax.sampling import Solved
 from scoreflow_jax.sampling.guidance import network_calls
 
 _PROBE = 2**31 - 1  # folded into the seed for Hutchinson's probes, beyond any sample's number
@@ -30,23 +33,44 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     calls = network_calls(settings.guidance)
     extra: dict[str, np.ndarray] = {}
     if settings.likelihood:
-        key = jax.random.fold_in(jax.random.key(settings.seed), _PROBE)
-        solved, extra["log_likelihood"] = model.solve_generate_with_likelihood(noise, labels, key=key)
+        solved, extra["log_likelihood"] = _with_likelihood(model, workdir, noise, labels)
     else:
         solved = model.solve_generate(noise, labels, guidance=settings.guidance)
     out = workdir / "sample"
     stored = labels if labels is not None else np.zeros(len(solved.y), np.int32)
-    pixels = experiment.scaling.to_pixels(solved.y)
-    files.save_arrays(out / "samples.npz", {"images": pixels, "labels": stored, **extra})
-    with files.whole_file(out / "grid.png") as path:
-        figures.save_grid(path, solved.y[: _GRID_ROWS * settings.columns], columns=settings.columns)
+    what = points.noun(experiment)
+    examples = points.stored(experiment, workdir, solved.y)
+    files.save_arrays(out / "samples.npz", {what: examples, "labels": stored, **extra})
+    if experiment.spec.levels:
+        with files.whole_file(out / "grid.png") as path:
+            figures.save_grid(path, solved.y[: _GRID_ROWS * settings.columns], columns=settings.columns)
+    else:
+        points.point_plots(experiment, workdir).samples(out / "grid.png", solved.y, labels)
     head = workdirs.report_head(model, "sample", seed=settings.seed)
     told: dict[str, Any] = {"guidance": settings.guidance, "cost": solved.stats.summary(calls)}
     if settings.likelihood:
-        warning = {} if trained_on_dequantized(model) else {"warning": WARNING}
-        told["likelihood"] = {"unit": "nats, a density on [-1, 1]", "probe": "rademacher", **warning}
+        told["likelihood"] = _what_likelihood(model)
     files.write_json(out / "report.json", {**head, **told})
-    print(f"generated {len(solved.y)} images: {workdirs.cost_line(solved.stats, calls)}; see {out / 'grid.png'}")
+    print(f"generated {len(solved.y)} {what}: {workdirs.cost_line(solved.stats, calls)}; see {out / 'grid.png'}")
+
+
+def _with_likelihood(model: Model, workdir: pathlib.Path, noise: Any, labels: Any) -> tuple[Solved, np.ndarray]:
+    """Samples and their log densities, those of points in the table's own units."""
+    key = jax.random.fold_in(jax.random.key(model.experiment.sample.seed), _PROBE)
+    solved, density = model.solve_generate_with_likelihood(noise, labels, key=key, probe=_probe(model))
+    units = None if model.experiment.spec.levels else workdirs.read_units(workdir)
+    return solved, density if units is None else density - np.float32(units.log_volume)
+
+
+def _probe(model: Model) -> str:
+    return "rademacher" if model.experiment.spec.levels else "exact"
+
+
+def _what_likelihood(model: Model) -> dict[str, str]:
+    if not model.experiment.spec.levels:
+        return {"unit": "nats, a density in the table's own units", "probe": _probe(model)}
+    warning = {} if trained_on_dequantized(model) else {"warning": WARNING}
+    return {"unit": "nats, a density on [-1, 1]", "probe": _probe(model), **warning}
 
 
 def balanced_labels(count: int, classes: tuple[int, ...]) -> np.ndarray | None:

@@ -13,9 +13,10 @@ import numpy as np
 from scoreflow_jax import figures, files, writers
 from scoreflow_jax.checkpoints import Checkpoints
 from scoreflow_jax.commands import workdir as workdirs
-from scoreflow_jax.data import DataSource
+from scoreflow_jax.data import DataSource, Units
 from scoreflow_jax.data.pipeline import check_epoch_holds_batch, train_batches
 from scoreflow_jax.errors import UserError
+from scoreflow_jax.evaluation.point_plots import PointPlots
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model
 from scoreflow_jax.parallel import Layout, check_batch_size, make_layout, to_global
@@ -25,6 +26,7 @@ _AHEAD = 2  # batches on their way to the devices
 _BASE_SEED = 2**32  # added to the seed for the data at t = 0, which are drawn independently
 _GRID_ROWS = 4  # of the pictures drawn while training, one column a class
 _UNCONDITIONAL_COLUMNS = 8
+_POINTS = 1000  # drawn while training on a table
 
 
 def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
@@ -81,7 +83,7 @@ def _train(
             batch_size=experiment.train.batch_size,
             writer=writer,
             save=lambda n, s: save_state(checkpoints, n, s, experiment, consumed + n - first),
-            sample=_sampler(experiment, workdir),
+            sample=_sampler(experiment, workdir, sources[0]),
         )
     finally:
         writer.close()
@@ -151,22 +153,28 @@ def _compiled(experiment: Experiment, layout: Layout, state: TrainState) -> Any:
     return compiled
 
 
-def _sampler(experiment: Experiment, workdir: pathlib.Path) -> Any:
-    """Draws a grid from the averaged parameters, of the same noise each time."""
+def _sampler(experiment: Experiment, workdir: pathlib.Path, source: DataSource) -> Any:
+    """Draws a grid, or points over those of the source, from the averaged parameters, of the same noise each time."""
     classes = experiment.num_classes
     columns = classes or _UNCONDITIONAL_COLUMNS
-    labels = np.arange(_GRID_ROWS * columns) % classes if classes else None
+    count = _GRID_ROWS * columns if experiment.spec.levels else _POINTS
+    labels = np.arange(count) % classes if classes else None
+    units = None if experiment.spec.levels else Units.of(source.facts)
+    draw = None if units is None else PointPlots.over(source, units, workdirs.class_names(experiment, workdir))
     model = Model(experiment, None, 0)
 
     def sample(step: int, state: TrainState) -> None:
         """Writes train/samples_<step>.png."""
         model.params = jax.device_put(state.ema_params, jax.devices()[0])
         try:
-            images = model.generate(jax.random.key(experiment.sample.seed), labels, num_images=_GRID_ROWS * columns)
+            images = model.generate(jax.random.key(experiment.sample.seed), labels, num_images=count)
         except UserError as error:  # a drift that is still too steep to solve is no reason to stop training it
             print(f"no samples at step {step}: {error}", file=sys.stderr)
             return
         path = workdir / "train" / f"samples_{step:07d}.png"
+        if draw is not None:
+            draw.samples(path, images, labels, f"generated, step {step}")
+            return
         with files.whole_file(path) as temporary:
             figures.save_grid(temporary, images, columns=columns)
 

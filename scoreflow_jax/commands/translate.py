@@ -7,19 +7,25 @@ from typing import Any
 import numpy as np
 
 from scoreflow_jax import figures, files
+from scoreflow_jax.commands import points, translate_base
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.data import read_all
 from scoreflow_jax.data.image_folder import read_pictures
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
+from scoreflow_jax.evaluation.point_plots import PointPlots
 from scoreflow_jax.evaluation.translation import Job, translation_quality
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.sampling import TRANSLATIONS, Solved
+from scoreflow_jax.settings import TranslateSettings
 
 
 def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     """Writes translate/{translations.npz, grid.png, path.png, report.json}."""
     settings = experiment.translate
+    if experiment.data.base:
+        translate_base.run_command(experiment, workdir)
+        return
     if not experiment.conditional:
         raise UserError("an unconditional model cannot translate: it has no classes. Use a conditional config")
     job, names = _job(experiment)
@@ -29,24 +35,27 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     solved = {m: model.solve_translate(*images_and_labels, method=m, times=times) for m in TRANSLATIONS}
     data = Data(experiment)
     figures_by_method = {m: _measure(m, s, job, data) for m, s in solved.items()}
-    chosen = solved[settings.method]
+    chosen, what = solved[settings.method], points.noun(experiment)
     out = workdir / "translate"
     files.save_arrays(
         out / "translations.npz",
         {
-            "source_images": experiment.scaling.to_pixels(job.images),
-            "translated_images": experiment.scaling.to_pixels(chosen.y),
+            f"source_{what}": points.stored(experiment, workdir, job.images),
+            f"translated_{what}": points.stored(experiment, workdir, chosen.y),
             "source_labels": job.source,
             "target_labels": job.target,
         },
     )
-    _draw(out, job, names, solved, settings.method, settings.shown, times)
+    if experiment.spec.levels:
+        _draw(out, job, names, solved, settings.method, settings.shown, times)
+    else:
+        _draw_points(out, points.point_plots(experiment, workdir), job, solved, settings)
     head = workdirs.report_head(model, "translate", seed=None)
     images = f"folder {settings.images}" if settings.images else f"split {experiment.data.test_split}"
     files.write_json(
-        out / "report.json", {**head, "method": settings.method, "images": images, "methods": figures_by_method}
+        out / "report.json", {**head, "method": settings.method, what: images, "methods": figures_by_method}
     )
-    print(f"translated {len(job.images)} images by {settings.method}; see {out / 'grid.png'} and {out / 'path.png'}")
+    print(f"translated {len(job.images)} {what} by {settings.method}; see {out / 'grid.png'} and {out / 'path.png'}")
     for name, f in figures_by_method.items():
         recognized = f.get("recognized_as_target")
         share = "" if recognized is None else f"recognized as the target {recognized:.1%}, "
@@ -60,6 +69,10 @@ def _job(experiment: Experiment) -> tuple[Job, tuple[str, ...]]:
     """The images to translate, from a folder or from the test split, and the names of all classes."""
     settings, classes = experiment.translate, experiment.spec.num_classes
     if settings.images is not None:
+        if not experiment.spec.levels:
+            raise UserError(
+                "config.translate.images is a folder of pictures: points of a table are taken from its test split"
+            )
         if settings.source is None:
             raise UserError(
                 "config.translate.images is a folder, so say its class: give --config.translate.source=CLASS"
@@ -91,6 +104,19 @@ def _measure(method: str, solved: Solved, job: Job, data: Data) -> dict[str, Any
     recognized = None if data.judge is None else data.judge.predict(shown)
     cost = solved.stats.summary(TRANSLATIONS[method].network_calls)
     return {**translation_quality(shown, job, recognized), "cost": cost}
+
+
+def _draw_points(
+    out: pathlib.Path, draw: PointPlots, job: Job, solved: dict[str, Solved], settings: TranslateSettings
+) -> None:
+    """grid.png: sources, and by both methods arrows to what became of them. path.png: the way by the chosen method."""
+    first = slice(settings.shown)
+    translated = {method: s.y[first] for method, s in solved.items()}
+    draw.translations(out / "grid.png", job.images[first], job.source[first], job.target[first], translated)
+    states = solved[settings.method].path
+    assert states is not None  # times were given
+    tracks = np.swapaxes(states, 0, 1)[first]
+    draw.tracks(out / "path.png", tracks, job.target[first], f"{settings.method}, in the colours of the targets")
 
 
 def _draw(

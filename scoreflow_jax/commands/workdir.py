@@ -1,6 +1,7 @@
 """The folder of a run: whose config it holds, and what every report of it begins with."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import os
@@ -16,7 +17,7 @@ from ml_collections import ConfigDict
 
 from scoreflow_jax import files
 from scoreflow_jax.checkpoints import checkpoint_steps
-from scoreflow_jax.data import SKETCH, DataSource, class_counts
+from scoreflow_jax.data import SKETCH, DataSource, Units, class_counts
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.experiment import (
     MODEL_FIELDS,
@@ -44,7 +45,27 @@ def build_for(mode: str, config: ConfigDict, workdir: pathlib.Path) -> Experimen
     Training looks at the data in any case, since they may have changed.
     """
     trained = read_config(workdir) if mode != "train" and (workdir / "config.json").is_file() else None
-    return build(resolve(config, trained))
+    experiment = build(resolve(config, trained))
+    if experiment.spec.levels or not checkpoint_steps(workdir / "checkpoints"):
+        return experiment
+    # A table that has grown has another mean, but the network knows the points as the run's first table standardized them.
+    settings = dataclasses.replace(experiment.data, units=dataclasses.asdict(read_units(workdir)))
+    return dataclasses.replace(experiment, data=settings)
+
+
+def read_units(workdir: pathlib.Path) -> Units:
+    """How the run standardized the points of its table.
+
+    Raises:
+        UserError: data.json is not there, or does not say.
+    """
+    try:
+        return Units.of(json.loads((workdir / _DATA).read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{workdir / _DATA} does not say how the run standardized its table ({first_line(error)}): restore that file, or "
+            "train in another workdir"
+        ) from error
 
 
 def check_may_train(experiment: Experiment, workdir: pathlib.Path) -> None:
@@ -60,16 +81,21 @@ def check_may_train(experiment: Experiment, workdir: pathlib.Path) -> None:
     _check_same(experiment, workdir, TRAINING_FIELDS, "resume it with the same config")
 
 
-def describe(source: DataSource, sampling: str) -> str:
+def describe(source: DataSource, sampling: str = "") -> str:
     """How many images there are of what, for the terminal."""
     counts = class_counts(source)
     total = f"{len(source)} {'images' if source.spec.levels else 'points'}"
     if not source.spec.num_classes:
         names = f", all of one class ({source.class_names[0]})" if source.class_names else ""
         return f"{total} without classes{names}"
-    shown = [f"{name} {count}" for name, count in zip(source.class_names, counts, strict=True)]
-    more = f", and {len(shown) - _CLASSES_SHOWN} classes more" if len(shown) > _CLASSES_SHOWN else ""
-    return f"{total}, {sampling} sampling of {len(shown)} classes: {', '.join(shown[:_CLASSES_SHOWN])}{more}"
+    names = (
+        source.class_names
+        if counts is None
+        else [f"{name} {count}" for name, count in zip(source.class_names, counts, strict=True)]
+    )
+    more = f", and {len(names) - _CLASSES_SHOWN} classes more" if len(names) > _CLASSES_SHOWN else ""
+    drawn = f", {sampling} sampling" if sampling else ""
+    return f"{total}{drawn} of {len(names)} classes: {', '.join(names[:_CLASSES_SHOWN])}{more}"
 
 
 def write_data_facts(experiment: Experiment, workdir: pathlib.Path, source: DataSource) -> None:
@@ -116,8 +142,8 @@ def check_same_data(source: DataSource, workdir: pathlib.Path) -> None:
     share = _share_kept(known.get("sketch", ()), source.facts.get("sketch", ()))
     if share < _SAME_SHARE:
         raise UserError(
-            f"{workdir} was trained on another folder of pictures: about {share:.0%} of its files are in this one (by name and "
-            f"size). {advice}"
+            f"{workdir} was trained on other data: about {share:.0%} of its files (by name and size) or rows are in these. "
+            f"{advice}"
         )
 
 

@@ -18,6 +18,7 @@ from scoreflow_jax.data.digits import Digits
 from scoreflow_jax.data.folder_scan import SKETCH
 from scoreflow_jax.data.image_folder import ImageFolder
 from scoreflow_jax.data.packed import Packed, is_packed
+from scoreflow_jax.data.table import Table, Units
 from scoreflow_jax.data.tfds import TfdsImages
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.settings import DataSettings
@@ -36,6 +37,7 @@ SOURCES: dict[str, Callable[[str, DataSettings], DataSource]] = {
     "tfds": TfdsImages,
     "image_folder": ImageFolder,
     "merged": _merged,
+    "table": Table,
 }
 """Every kind of source by the name that `config.data.source` gives it, opened for "train" or "test" and, as far as it needs
 them, the settings of `config.data`."""
@@ -85,7 +87,9 @@ __all__ = [
     "Merged",
     "Packed",
     "Selected",
+    "Table",
     "TfdsImages",
+    "Units",
     "changed",
     "check_spec",
     "class_counts",

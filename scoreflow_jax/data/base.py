@@ -51,11 +51,13 @@ class DataSource(Protocol):
     Attributes:
         spec: shape, classes and levels of its examples.
         class_names: a name for each class; of data without labels empty, or the one name that all of them have.
+        labels_at_hand: whether `labels` is quick.
         facts: what a report should say of where the data come from, as plain values.
     """
 
     spec: DataSpec
     class_names: tuple[str, ...]
+    labels_at_hand: bool = True
     facts: dict[str, Any] = {}  # noqa: RUF012
 
     def __len__(self) -> int:
@@ -84,19 +86,21 @@ def read_all(source: DataSource, limit: int | None = None) -> Examples:
     return source.read(np.arange(len(source) if limit is None else min(limit, len(source))))
 
 
-def class_counts(source: DataSource) -> list[int]:
-    """How many examples each class has; one number for data without labels."""
-    classes = source.spec.num_classes
-    return np.bincount(source.labels(), minlength=classes).tolist() if classes else [len(source)]
+def class_counts(source: DataSource) -> list[int] | None:
+    """How many examples each class has; one number for data without labels; None where every example would have to be read."""
+    if not source.spec.num_classes:
+        return [len(source)]
+    return np.bincount(source.labels(), minlength=source.spec.num_classes).tolist() if source.labels_at_hand else None
 
 
-def check_spec(source: DataSource, expected: DataSpec, name: str) -> None:
+def check_spec(source: DataSource, expected: DataSpec, name: str, *, with_classes: bool = True) -> None:
     """Refuses a data set that is not what the config says of it.
 
     Raises:
-        UserError: shape, number of classes or levels differ.
+        UserError: shape, levels or, where they matter, the number of classes differ.
     """
-    if source.spec != expected:
+    found = source.spec if with_classes else dataclasses.replace(source.spec, num_classes=expected.num_classes)
+    if found != expected:
         raise UserError(
             f"data set {name!r} has {source.spec}, but the config describes {expected}: correct config.data"
         )

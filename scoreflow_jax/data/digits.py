@@ -1,14 +1,16 @@
 """scikit-learn's 1,797 handwritten digits: 8x8, 17 grey levels, 10 classes, inside the package, so never a download."""
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int32
 
-from scoreflow_jax.data.base import DataSource, DataSpec, Example
+from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples
 from scoreflow_jax.errors import UserError
 
 SPLITS = ("train", "test")
-_TEST_SHARE = 5  # one in five of each class is held out: 1,442 train, 355 test
+_TEST_SHARE = 5  # one in five of each class is held out: 1,433 train, 364 test
 _SHUFFLE_SEED = 0  # of the order from which they are held out; scikit-learn's order goes writer by writer
 
 
@@ -25,6 +27,7 @@ class Digits(DataSource):
             raise UserError(f"the digits have no split {split!r}, expected one of {', '.join(SPLITS)}")
         self.spec = DataSpec(shape=(8, 8, 1), num_classes=10, levels=17)
         self.class_names = tuple("0123456789")
+        self.facts = {"kind": "scikit-learn's digits", "held_out": "a fifth of each class, in a fixed random order"}
         images, labels = _load()
         chosen = _split_indices(labels)[split]
         self._images, self._labels = images[chosen], labels[chosen]
@@ -36,6 +39,15 @@ class Digits(DataSource):
     def __getitem__(self, index: int) -> Example:
         """One digit."""
         return {"image": self._images[index], "label": self._labels[index]}
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> Examples:
+        """Several digits."""
+        indices = np.asarray(indices, np.int64)
+        return {"image": self._images[indices], "label": self._labels[indices]}
+
+    def labels(self) -> Int32[np.ndarray, " examples"]:
+        """All labels."""
+        return self._labels
 
 
 @functools.cache

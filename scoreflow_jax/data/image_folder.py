@@ -9,6 +9,7 @@ from jaxtyping import Int32, UInt8
 
 from scoreflow_jax.data.base import DataSource, DataSpec, Example
 from scoreflow_jax.data.folder_scan import Scan, printable, refuse_skipped, scan_folder, warning_of
+from scoreflow_jax.data.obtain import how_to_get
 from scoreflow_jax.data.pictures import FILTER, UnreadablePicture, read_picture, suffixes
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.settings import DataSettings
@@ -40,9 +41,15 @@ class ImageFolder(DataSource):
         """
         if settings.path is None:
             raise UserError(
-                "no folder of pictures is given: --config.data.path=DIR, with a sub-folder for each class or with pictures"
+                f"no folder of pictures is given for {settings.name}: set config.data.path (of a part or a base: that one's path) "
+                f"to a folder with a sub-folder for each class, or with pictures.{how_to_get(settings.name)}"
             )
         root = pathlib.Path(settings.path).expanduser()
+        if not root.is_dir():
+            raise UserError(
+                f"config.data.path is {printable(settings.path)}, which is not a folder; expected a folder of pictures, or of one "
+                f"sub-folder for each class.{how_to_get(settings.name)}"
+            )
         folder = _split_folder(root, split, settings)
         scan = scan_folder(folder or root)
         height, width, channels = settings.shape

@@ -1,7 +1,7 @@
 """Data sets packed once at the training size: raw pixels in array_record files, so that training decodes nothing.
 
-A pack is a folder of <split>-00000-of-00003.array_record and, written last, info.json: without it the pack is not whole. A
-record is the label (int32, little endian) and the pixels, row by row. The only module that knows array_record.
+A pack is a folder of <split>-00000-of-00003.array_record, each record the pixels of an image, row by row; of <split>-labels.npy;
+and of info.json, written last: without it the pack is not whole. The only module that knows array_record.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples, class_counts
+from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.files import write_json
 from scoreflow_jax.progress import progress
@@ -24,7 +24,6 @@ INFO = "info.json"
 _FORMAT = "scoreflow_jax pack 1"
 _SHARD_BYTES = 2**30
 _CHUNK = 256
-_LABEL = np.dtype("<i4")
 # One record is one unit of reading. Pixels hardly compress, and uncompressed ones need no time to unpack.
 _WRITER = "group_size:1,uncompressed"
 _READER = "readahead_buffer_size:0,max_parallelism:0"
@@ -63,6 +62,7 @@ class Packed(DataSource):
         self.facts = {**info["facts"], "packed": True}
         self._shards = [(self._folder / s["file"], s["records"]) for s in info["splits"][split]]
         self._ends = np.cumsum([records for _, records in self._shards])
+        self._labels = self._read_labels(self._folder / f"{split}-labels.npy")
         self._readers: dict[tuple[int, int], Any] = {}
         for shard in range(len(self._shards)):
             self._reader(shard)
@@ -79,25 +79,31 @@ class Packed(DataSource):
     def read(self, indices: Sequence[int] | np.ndarray) -> Examples:
         """Several images, in one call for each file that holds some of them."""
         indices = np.asarray(indices, np.int64)
-        size = int(np.prod(self.spec.shape))
-        rows = np.empty((len(indices), _LABEL.itemsize + size), np.uint8)
+        pixels = np.empty((len(indices), int(np.prod(self.spec.shape))), np.uint8)
         shards = np.searchsorted(self._ends, indices, side="right")
         for shard in np.unique(shards).tolist():
             here = np.flatnonzero(shards == shard)
             first = int(self._ends[shard]) - self._shards[shard][1]
             try:
                 records = self._reader(shard).read((indices[here] - first).tolist())
-                rows[here] = np.frombuffer(b"".join(records), np.uint8).reshape(len(here), -1)
+                pixels[here] = np.frombuffer(b"".join(records), np.uint8).reshape(len(here), -1)
             except (ValueError, IndexError, RuntimeError) as error:
                 path = self._shards[shard][0]
                 raise UserError(f"{path} is damaged ({first_line(error)}): pack the data again") from error
-        labels = rows[:, : _LABEL.itemsize].copy().view(_LABEL)[:, 0].astype(np.int32)
-        return {"image": rows[:, _LABEL.itemsize :].reshape(-1, *self.spec.shape), "label": labels}
+        return {"image": pixels.reshape(-1, *self.spec.shape), "label": self._labels[indices]}
 
     def labels(self) -> Int32[np.ndarray, " examples"]:
         """All labels."""
-        parts = (self.read(np.arange(i, min(i + _CHUNK, len(self))))["label"] for i in range(0, len(self), _CHUNK))
-        return np.concatenate(list(parts))
+        return self._labels
+
+    def _read_labels(self, path: pathlib.Path) -> Int32[np.ndarray, " examples"]:
+        try:
+            labels = np.load(path, allow_pickle=False).astype(np.int32)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"cannot read {path} ({first_line(error)}): pack the data again") from error
+        if labels.shape != (self._ends[-1],):
+            raise UserError(f"{path} has {labels.size} labels, expected {self._ends[-1]}: pack the data again")
+        return labels
 
     def _reader(self, shard: int) -> Any:
         """The reader of a file, opened anew in every process that this one is copied or forked to."""
@@ -146,7 +152,6 @@ def write_pack(folder: str | pathlib.Path, splits: dict[str, DataSource]) -> dic
             "num_classes": first.spec.num_classes,
             "levels": first.spec.levels,
             "class_names": first.class_names,
-            "images_by_class": {split: class_counts(source) for split, source in splits.items()},
             "facts": first.facts,
             "splits": shards,
         }
@@ -161,7 +166,7 @@ def _clear(folder: pathlib.Path) -> None:
     here = sorted(path.name for path in folder.iterdir())
     if INFO in here:
         raise UserError(f"{folder} holds a pack already: use it as config.data.path, remove it, or give another --out")
-    foreign = [name for name in here if not name.endswith(".array_record")]
+    foreign = [name for name in here if not name.endswith((".array_record", "-labels.npy"))]
     if foreign:
         raise UserError(f"{folder} holds {foreign[0]!r}, expected an empty folder: give another --out")
     for name in here:
@@ -171,20 +176,22 @@ def _clear(folder: pathlib.Path) -> None:
 def _write_split(folder: pathlib.Path, split: str, source: DataSource) -> list[dict[str, Any]]:
     from array_record.python import array_record_module
 
-    size = int(np.prod(source.spec.shape)) + _LABEL.itemsize
-    count = -(-len(source) * size // _SHARD_BYTES)
+    count = -(-len(source) * int(np.prod(source.spec.shape)) // _SHARD_BYTES)
     bounds = np.linspace(0, len(source), count + 1).astype(int)
-    shards = []
+    shards, labels = [], []
     with progress(f"packing {split}", len(source), " images") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         for shard, (first, last) in enumerate(itertools.pairwise(bounds)):
             name = f"{split}-{shard:05d}-of-{count:05d}.array_record"
             writer = array_record_module.ArrayRecordWriter(str(folder / name), _WRITER)
             for examples in _read_ahead(source, range(first, last), pool):
-                for label, image in zip(examples["label"].astype(_LABEL), examples["image"], strict=True):
-                    writer.write(label.tobytes() + image.tobytes())
+                for image in examples["image"]:
+                    writer.write(image.tobytes())
+                labels.append(examples["label"])
                 bar.update(len(examples["label"]))
             writer.close()
             shards.append({"file": name, "records": int(last - first)})
+    with (folder / f"{split}-labels.npy").open("wb") as file:
+        np.save(file, np.concatenate(labels))
     return shards
 
 

@@ -1,11 +1,12 @@
 """Pictures of any size and mode become 8-bit grey or RGB of one size.
 
 One rule for every source: the first frame, turned as its EXIF tag says; what is transparent becomes white; 16-bit values are
-divided by 257. Then the largest centred part of the wanted proportions is cut out ("crop"), or white is added around the whole
-picture until it has them ("fit"), and Lanczos resizes it (Pillow's, whose window widens when it shrinks). Colour profiles are
-not applied.
+divided by 257 (of 16-bit colours Pillow reads the higher byte). Then the largest centred part of the wanted proportions is cut
+out ("crop"), or the whole is kept ("fit"), and Lanczos resizes it (Pillow's, whose window widens when it shrinks); what "fit"
+leaves free is white. "right_half" crops from the right half, for pix2pix's pictures of pairs. Colour profiles are not applied.
 """
 
+import errno
 import functools
 import os
 import pathlib
@@ -15,16 +16,28 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from scoreflow_jax.errors import first_line
 
-FRAMINGS = ("crop", "fit")
+FRAMINGS = ("crop", "fit", "right_half")
 FILTER = "Lanczos"
 _WHITE = 255
 
-# Formats that Pillow only recognizes, or that start another program (EPS is given to Ghostscript), or need one more package.
-_NOT_READ = frozenset({"BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "PDF", "WMF"})
+# Formats that Pillow only recognizes, or that start another program (EPS is given to Ghostscript, and so is EPS within IPTC), or
+# need one more package.
+_NOT_READ = frozenset({"BUFR", "EPS", "FPX", "GRIB", "HDF5", "IPTC", "MIC", "MPEG", "PDF", "WMF"})
+
+_EXIF_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # Pillow's warning about large pictures cannot be caught in a thread; they are refused by their size below.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -37,8 +50,8 @@ class UnreadablePicture(ValueError):
 @functools.cache
 def suffixes() -> frozenset[str]:
     """Endings of the files that are taken for pictures, in lower case: of every format that Pillow reads by itself."""
-    Image.init()
-    return frozenset(end for end, name in Image.registered_extensions().items() if name in _formats())
+    read = {*_formats(), "MPO"}  # which Pillow opens as JPEG
+    return frozenset(end for end, name in Image.registered_extensions().items() if name in read)
 
 
 @functools.cache
@@ -55,7 +68,7 @@ def read_picture(
     Args:
         path: of the file; a link is not followed.
         shape: (height, width, channels), with 1 channel (grey) or 3 (RGB).
-        framing: "crop" or "fit", see the module.
+        framing: one of `FRAMINGS`, see the module.
 
     Returns:
         Pixels 0 .. 255.
@@ -83,19 +96,20 @@ def framed(
     """Brings an 8-bit grey or RGB picture to a size by the rule of the module."""
     height, width, channels = shape
     if isinstance(picture, np.ndarray):
-        if picture.shape == shape:
+        if picture.shape == tuple(shape) and framing != "right_half":
             return picture
         picture = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
         picture = picture.convert("L" if channels == 1 else "RGB")
-    if picture.size != (width, height):
+    if picture.size != (width, height) or framing == "right_half":
         picture = _resized(picture, width, height, framing)
     return np.asarray(picture, np.uint8).reshape(shape)
 
 
 def _resized(picture: Image.Image, width: int, height: int, framing: str) -> Image.Image:
     if framing == "fit":
-        white = (_WHITE,) * len(picture.getbands())
-        return ImageOps.pad(picture, (width, height), Image.Resampling.LANCZOS, color=white if white[1:] else _WHITE)
+        return _fitted(picture, width, height)
+    if framing == "right_half":
+        picture = picture.crop((picture.width // 2, 0, picture.width, picture.height))
     side_w, side_h = picture.size
     scale = min(side_w / width, side_h / height)
     crop_w, crop_h = max(1, round(width * scale)), max(1, round(height * scale))
@@ -103,6 +117,16 @@ def _resized(picture: Image.Image, width: int, height: int, framing: str) -> Ima
     if (crop_w, crop_h) != picture.size:  # first: a resize of a box lets the filter see over its edge
         picture = picture.crop((left, top, left + crop_w, top + crop_h))
     return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """The whole picture in the middle of white; of the narrowest a line is left (ImageOps.pad leaves nothing)."""
+    scale = min(width / picture.width, height / picture.height)
+    inner_w, inner_h = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    canvas = Image.new(picture.mode, (width, height), "white")
+    inner = picture.resize((inner_w, inner_h), Image.Resampling.LANCZOS)
+    canvas.paste(inner, ((width - inner_w) // 2, (height - inner_h) // 2))
+    return canvas
 
 
 def _decode(path: pathlib.Path | str, mode: str) -> Image.Image:
@@ -113,19 +137,32 @@ def _decode(path: pathlib.Path | str, mode: str) -> Image.Image:
             if limit and picture.width * picture.height > limit:
                 raise UnreadablePicture(_too_large(picture.width * picture.height))
             picture.load()
-            turned = ImageOps.exif_transpose(picture) if picture.getexif().get(0x0112, 1) != 1 else picture
-            return _plain(turned, mode)
+            return _plain(_turned(picture), mode)
     except UnreadablePicture:
         raise
     except UnidentifiedImageError:
         raise UnreadablePicture("not a picture that Pillow can read") from None
-    except PermissionError:
-        raise UnreadablePicture("no permission to read it") from None
     except Image.DecompressionBombError:
         raise UnreadablePicture(_too_large(None)) from None
     # Decoders raise whatever a damaged file makes them run into: OSError, SyntaxError, struct.error, IndexError, ...
     except Exception as error:
-        raise UnreadablePicture(f"damaged: {first_line(error)}") from error
+        raise UnreadablePicture(why_not_read(error) or f"damaged: {first_line(error)}") from error
+
+
+PASSING = ("no permission", "cannot be read")
+"""How reasons begin that lie in the machine, not in the file: without a change of the file they may be gone."""
+
+
+def why_not_read(error: Exception) -> str:
+    """The reason where the system, and no decoder, raised an error; else empty."""
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    if isinstance(error, MemoryError):
+        return "cannot be read: out of memory"
+    number = error.errno if isinstance(error, OSError) else None  # decoders' own have no number
+    if number == errno.ELOOP:
+        return "a link; links are not followed"
+    return f"cannot be read: {os.strerror(number)}" if number else ""
 
 
 def _too_large(pixels: int | None) -> str:
@@ -136,11 +173,20 @@ def _too_large(pixels: int | None) -> str:
 def _open(path: pathlib.Path | str) -> Any:
     """Opens a regular file and nothing else: no link out of the folder, no pipe that would block."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    file = os.fdopen(os.open(path, flags), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    number = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
         raise UnreadablePicture("not a file")
-    return file
+    return os.fdopen(number, "rb")
+
+
+def _turned(picture: Image.Image) -> Image.Image:
+    """As the EXIF tag says. Pillow's exif_transpose also writes all other tags anew, and fails on odd ones."""
+    try:
+        turn = _TURNS.get(picture.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # damaged tags, in a picture that could be read
+        turn = None
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _plain(picture: Image.Image, mode: str) -> Image.Image:
@@ -149,7 +195,8 @@ def _plain(picture: Image.Image, mode: str) -> Image.Image:
         values = np.asarray(picture).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise UnreadablePicture(f"its values are {values.min()} to {values.max()}, expected at most 16 bits")
-        picture = Image.fromarray(np.round(values / 257.0).astype(np.uint8))
+        clear = values == picture.info.get("transparency", -1)
+        picture = Image.fromarray(np.where(clear, _WHITE, np.round(values / 257.0)).astype(np.uint8))
     elif picture.mode == "F":
         raise UnreadablePicture("its values are floating-point numbers, whose range a picture does not say")
     if picture.has_transparency_data:

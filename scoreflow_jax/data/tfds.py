@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from scoreflow_jax.data.base import DataSource, DataSpec, Example
+from scoreflow_jax.data.obtain import how_to_get
 from scoreflow_jax.data.pictures import FILTER, framed
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.settings import DataSettings
@@ -54,6 +55,7 @@ class TfdsImages(DataSource):
         self._framing = settings.framing
         self._source: Any = builder.as_data_source(split=split)
         self._undecoded = builder, split
+        self.labels_at_hand = False
         self.facts = {"kind": f"tensorflow-datasets {builder.info.full_name}", "split": split}
         if tuple(features["image"].shape) != settings.shape:
             self.facts.update(filter=FILTER, framing=settings.framing)
@@ -145,7 +147,7 @@ def _prepare(name: str, root: pathlib.Path) -> pathlib.Path:
     print(f"preparing {name} in {root} (once)", flush=True)
     advice = (
         f"Prepare it on a machine with network and TensorFlow by tfds.builder({name!r}, file_format='array_record')"
-        ".download_and_prepare(), copy the folder here and set TFDS_DATA_DIR or config.data.path to its parent"
+        f".download_and_prepare(), copy the folder here and set TFDS_DATA_DIR or config.data.path to its parent.{how_to_get(name)}"
     )
     created = [path for path in (root / name.split("/")[0], root / "downloads") if not path.exists()]
     try:

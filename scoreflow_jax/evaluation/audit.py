@@ -5,13 +5,13 @@ from typing import Any
 import jax
 import numpy as np
 import scipy.integrate
-from jaxtyping import Float
 
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.generation import distances
 from scoreflow_jax.model import Model
 from scoreflow_jax.progress import progress
+from scoreflow_jax.typing import HostState
 
 
 def measure_audit(model: Model, data: Data) -> dict[str, Any]:
@@ -20,7 +20,8 @@ def measure_audit(model: Model, data: Data) -> dict[str, Any]:
     Both see the same batches, of which each has one step control, and the drift without guidance.
     """
     settings, solver = data.settings, model.experiment.solver
-    count, size = settings.audit_images, min(model.batch_size, settings.audit_images)
+    count = model.at_most(settings.audit_images)
+    size = min(model.batch_size, count)
     noise = np.asarray(model.source_points(jax.random.key(settings.seeds[0]), count))
     labels = np.resize(np.arange(model.num_classes), count) if model.num_classes else None
     ours, theirs, nfe, nfe_scipy = [], [], [], []
@@ -57,13 +58,11 @@ def measure_audit(model: Model, data: Data) -> dict[str, Any]:
         },
         "mean_absolute_difference": float(np.abs(a - b).mean()),
         "max_absolute_difference": float(np.abs(a - b).max()),
-        "pixels_that_differ": float(np.mean(to_pixels(a) != to_pixels(b))),
+        **({"pixels_that_differ": float(np.mean(to_pixels(a) != to_pixels(b)))} if data.experiment.spec.levels else {}),
     }
 
 
-def _scipy(
-    model: Model, noise: Float[np.ndarray, "batch height width channel"], labels: Any
-) -> tuple[Float[np.ndarray, "batch height width channel"], int]:
+def _scipy(model: Model, noise: HostState, labels: Any) -> tuple[HostState, int]:
     """Images and evaluations of scipy's RK45; the drift is the compiled one, called from the host."""
     solver, path = model.experiment.solver, model.experiment.path
 

@@ -10,10 +10,11 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from scoreflow_jax.data import DataSource, Examples, read_all
+from scoreflow_jax.data import DataSource, Examples, Units, read_all
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.extractors import Extractor, inception_extractor, pixel_extractor
 from scoreflow_jax.evaluation.features import data_features
+from scoreflow_jax.evaluation.point_plots import PointPlots
 from scoreflow_jax.evaluation.statistics import Statistics, load_npz, statistics_of
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.files import cache_dir
@@ -22,7 +23,7 @@ from scoreflow_jax.torch_files import read_torch_file
 
 _DRAW_SEED = 0
 
-LabelledImages = tuple[Float[np.ndarray, "_ height width channel"], Int[np.ndarray, " _"]]
+LabelledImages = tuple[Float[np.ndarray, "_ ..."], Int[np.ndarray, " _"]]
 
 SMALL = 1024
 """Numbers of an image up to which classifiers, spread and neighbours on pixels make sense."""
@@ -73,6 +74,7 @@ class Data:
         e, test = self.experiment, self.examples("test")
         return {
             "name": e.data.name,
+            "examples": "images" if e.spec.levels else "points",
             "train_split": e.data.train_split,
             "test_split": e.data.test_split,
             "test_images": len(test["label"]),
@@ -83,6 +85,17 @@ class Data:
     def class_name(self, label: int) -> str:
         """What the data set calls a class."""
         return self.source("test").class_names[label]
+
+    @functools.cached_property
+    def units(self) -> Units:
+        """Of the points of a table."""
+        return Units.of(self.source("test").facts)
+
+    @functools.cached_property
+    def point_plots(self) -> PointPlots:
+        """Pictures of points, over those of the training split."""
+        source = self.source("train")
+        return PointPlots.over(source, self.units, source.class_names)
 
     @functools.cached_property
     def extractor(self) -> Extractor:

@@ -16,7 +16,7 @@ from scoreflow_jax.evaluation.weights import find_inception
 from scoreflow_jax.models.inception import FEATURES, RESIZES, pool3
 from scoreflow_jax.models.inception_weights import import_inception
 from scoreflow_jax.torch_files import read_torch_file
-from scoreflow_jax.typing import Pixels
+from scoreflow_jax.typing import Pixels, Stored
 
 RELEASED_NAME = "Inception-v3 of 2015-12-05, pool3"
 """What FID is measured on."""
@@ -49,7 +49,7 @@ class Extractor:
         """A hash of its facts: equal for extractors whose features agree."""
         return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()[:16]
 
-    def __call__(self, pixels: Pixels) -> Float[np.ndarray, "batch features"]:
+    def __call__(self, pixels: Stored) -> Float[np.ndarray, "batch features"]:
         """Features of 8-bit images, computed in batches of one size, the last one padded."""
         found = []
         for first in range(0, len(pixels), self.batch_size):
@@ -59,8 +59,8 @@ class Extractor:
         return np.concatenate(found)
 
 
-def pixel_extractor(shape: tuple[int, int, int]) -> Extractor:
-    """The pixels themselves, in [-1, 1], for images on which Inception means nothing.
+def pixel_extractor(shape: tuple[int, ...]) -> Extractor:
+    """The pixels themselves, in [-1, 1], for images on which Inception means nothing; the coordinates of points.
 
     Raises:
         UserError: images of more than `LARGEST_PIXELS` numbers.
@@ -70,6 +70,9 @@ def pixel_extractor(shape: tuple[int, int, int]) -> Extractor:
         raise UserError(
             f"config.eval.extractor is pixels, but images have {size} numbers, more than {LARGEST_PIXELS}: use inception"
         )
+    if len(shape) == 1:
+        facts = {"extractor": "standardized coordinates", "shape": list(shape)}
+        return Extractor("pixels", facts, size, 1024, lambda x: x)
     facts = {"extractor": "pixels", "shape": list(shape)}
     return Extractor("pixels", facts, size, 1024, lambda x: x.reshape(len(x), -1) / np.float32(127.5) - np.float32(1))
 

@@ -17,7 +17,7 @@ from scoreflow_jax.data import DataSource
 from scoreflow_jax.evaluation.extractors import Extractor
 from scoreflow_jax.pixels import to_pixels, to_unit_range_host
 from scoreflow_jax.progress import progress
-from scoreflow_jax.typing import Pixels
+from scoreflow_jax.typing import Stored
 
 CHUNK = 500
 """Images in a file: what a stop costs at most."""
@@ -60,17 +60,17 @@ def data_features(source: DataSource, extractor: Extractor, folder: pathlib.Path
     return DataFeatures(features, labels, digest.hexdigest())
 
 
-def _chunks(source: DataSource) -> Iterator[tuple[Pixels, Int32[np.ndarray, " batch"]]]:
+def _chunks(source: DataSource) -> Iterator[tuple[Stored, Int32[np.ndarray, " batch"]]]:
     """The source's images, 8-bit, and labels, `CHUNK` at a time."""
     for first in range(0, len(source), CHUNK):
         examples = [source[i] for i in range(first, min(first + CHUNK, len(source)))]
         pixels = np.stack([e["image"] for e in examples])
-        if source.spec.levels != 256:
+        if source.spec.levels not in (0, 256):
             pixels = to_pixels(to_unit_range_host(pixels, source.spec.levels))
         yield pixels, np.asarray([e["label"] for e in examples], np.int32)
 
 
-def _cached(pixels: Pixels, extractor: Extractor, path: pathlib.Path) -> Float[np.ndarray, "batch features"]:
+def _cached(pixels: Stored, extractor: Extractor, path: pathlib.Path) -> Float[np.ndarray, "batch features"]:
     if path.is_file():
         try:
             features = np.load(path)

@@ -25,7 +25,7 @@ from scoreflow_jax.model import Model
 from scoreflow_jax.progress import progress
 from scoreflow_jax.sampling import SolveStats
 from scoreflow_jax.sampling.guidance import network_calls
-from scoreflow_jax.typing import Pixels
+from scoreflow_jax.typing import Stored
 
 _FIELDS = ("evaluations", "rejected", "seconds", "compile_seconds")
 _SHOWN = 100  # images in grid.png
@@ -47,7 +47,7 @@ class Generated(NamedTuple):
 
     features: Features
     labels: Int[np.ndarray, " batch"] | None
-    first: Pixels
+    first: Stored
     stats: SolveStats
 
 
@@ -64,15 +64,13 @@ def measure_generation(model: Model, data: Data, out: pathlib.Path) -> dict[str,
         held-out images are fewer those of as many generated ones, since most figures depend on the number.
     """
     settings = data.settings
-    count, held_out = settings.num_images, len(data.source("test"))
+    count, held_out = model.at_most(settings.num_images), len(data.source("test"))
     by_seed, of_as_many = {}, {}
     for seed in settings.seeds:
         generated = generate(model, data, out, seed)
         by_seed[str(seed)] = _figures(generated, data)
         if seed == settings.seeds[0]:
-            with files.whole_file(out / "grid.png") as path:
-                first = data.experiment.scaling.from_eight_bits(generated.first[:_SHOWN])
-                figures.save_grid(path, first, columns=_COLUMNS)
+            _draw(out / "grid.png", generated, data)
             if held_out < count:
                 of_as_many = _of_features(generated.features[:held_out], data)
         del generated  # 400 MB for 50,000 images
@@ -94,6 +92,17 @@ def measure_generation(model: Model, data: Data, out: pathlib.Path) -> dict[str,
     return report
 
 
+def _draw(path: pathlib.Path, generated: Generated, data: Data) -> None:
+    """The first images as a grid; of points, those that are at hand."""
+    if not data.experiment.spec.levels:
+        labels = None if generated.labels is None else generated.labels[: len(generated.first)]
+        data.point_plots.samples(path, generated.first, labels)
+        return
+    with files.whole_file(path) as temporary:
+        first = data.experiment.scaling.from_eight_bits(generated.first[:_SHOWN])
+        figures.save_grid(temporary, first, columns=_COLUMNS)
+
+
 def over_seeds(figures: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Mean and sample standard deviation of every figure that is a number in all of them; never the minimum."""
     names = [n for n, v in figures[0].items() if all(isinstance(f.get(n), float) for f in figures)]
@@ -107,7 +116,7 @@ def generate(model: Model, data: Data, out: pathlib.Path, seed: int) -> Generate
     Never more than a chunk is held as float. Sample i is the same whatever the chunk; chunks are whole batches.
     """
     settings, extractor = data.settings, data.extractor
-    count, size = settings.num_images, settings.batch_size * max(1, CHUNK // settings.batch_size)
+    count, size = model.at_most(settings.num_images), settings.batch_size * max(1, CHUNK // settings.batch_size)
     labels = _labels(model, count)
     folder = out / "samples" / f"seed{seed}-{_identity(model, data, seed, size)}"
     stats, first_images = SolveStats(), []
@@ -168,6 +177,7 @@ def _identity(model: Model, data: Data, seed: int, chunk: int) -> str:
     e = model.experiment
     facts = {
         "parameters": model.fingerprint,
+        "base": {k: v for k, v in e.config["data"].items() if e.data.base and k != "path"},
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,  # so that figures of speed are of one machine
         "solver": {k: getattr(e.solver, k) for k in e.solver.__dataclass_fields__},
@@ -239,9 +249,7 @@ def _inception_score(features: Features, extractor: Extractor) -> dict[str, Any]
     return {"inception_score": score.mean, "inception_score_std": score.std}
 
 
-def on_pixels(
-    images: Float[np.ndarray, "_ height width channel"], labels: Int[np.ndarray, " _"] | None, data: Data
-) -> dict[str, Any]:
+def on_pixels(images: Float[np.ndarray, "_ ..."], labels: Int[np.ndarray, " _"] | None, data: Data) -> dict[str, Any]:
     """Spread within a class, distance to the nearest training image, and the share that a classifier recognizes."""
     train, _ = data.images("train")
     classes = labels if labels is not None else np.zeros(len(images), np.int32)

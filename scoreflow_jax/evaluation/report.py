@@ -80,7 +80,10 @@ def summary(report: dict[str, Any]) -> str:
 
 def _parts(report: dict[str, Any]) -> list[str]:
     generation = [_generation(report)] if "generation" in report else []
-    return generation + [section(report[name]) for name, section in _SECTIONS.items() if name in report]
+    parts = generation + [section(report[name]) for name, section in _SECTIONS.items() if name in report]
+    if report.get("data", {}).get("examples") != "points":
+        return parts
+    return [part.replace("image", "point").replace("Image", "Point") for part in parts]  # said in nearly every line
 
 
 def distance_name(extractor: dict[str, Any]) -> str:
@@ -206,6 +209,12 @@ def _by_pair(methods: dict[str, Any]) -> str:
 
 def _likelihood(v: dict[str, Any]) -> str:
     error = f" ± {v['standard_error']:.4f}" if v["standard_error"] is not None else ""
+    if "nats" in v:
+        return (
+            f"## Likelihood\n\n{v['nats']:.4f}{error} nats, {v['nats_per_dim']:.4f} for each coordinate, over {v['points']} "
+            f"held-out points (± standard error; a log density in the table's own units; probe: {v['probe']}; "
+            f"{v['evaluations']:.0f} evaluations)."
+        )
     text = (
         f"{v['bits_per_dim']:.4f}{error} bits/dim over {v['images']} held-out images (± standard error; a uniform model "
         f"has {v['uniform']:.3f}; probe: {v['probe']}; {v['evaluations']:.0f} evaluations)."
@@ -250,8 +259,8 @@ def _audit(a: dict[str, Any]) -> str:
     rows = [[words, *(_shown(a[who][field], style) for who in ("ours", "scipy"))] for field, words, style in fields]
     head = [f"{a['images']} images of the same noise", f"ours, {a['ours']['solver']}", f"scipy, {a['scipy']['solver']}"]
     end = (
-        f"\n\nImages differ by {a['mean_absolute_difference']:.1e} in the mean and {a['max_absolute_difference']:.1e} at most; "
-        f"{a['pixels_that_differ']:.2%} of their 8-bit pixels differ."
+        f"\n\nImages differ by {a['mean_absolute_difference']:.1e} in the mean and {a['max_absolute_difference']:.1e} at most"
+        + (f"; {a['pixels_that_differ']:.2%} of their 8-bit pixels differ." if "pixels_that_differ" in a else ".")
     )
     return "## Against scipy\n\n" + _table(head, rows) + end
 

@@ -25,7 +25,7 @@ _FINEST = 1e-6  # tolerance of the solution that the others' images are compared
 def measure_sweep(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]:
     """Generates from the same noise with each solver; draws sweep.png."""
     settings, base = data.settings, model.experiment.solver
-    count = settings.sweep_images
+    count = model.at_most(settings.sweep_images)
     noise = model.source_points(jax.random.key(settings.seeds[0]), count)
     labels = np.resize(np.arange(model.num_classes), count) if model.num_classes else None
     guidance = model.experiment.sample.guidance
@@ -79,7 +79,7 @@ def _solvers(settings: Any, base: Solver) -> list[tuple[str, dict[str, Any], Sol
 def _distance(data: Data, count: int) -> tuple[str, Any]:
     """The Frechet distance where there are enough images for it, else KID; with its name."""
     reference = data.reference
-    space = "FID" if data.extractor.name == "inception" else "Frechet distance on pixels"
+    space = "FID" if data.extractor.name == "inception" else f"Frechet distance on {data.extractor.facts['extractor']}"
     if reference.gaussian is not None and count > data.extractor.size:
         known = reference.gaussian
 

@@ -17,13 +17,13 @@ from scoreflow_jax.metrics.frechet import frechet_distance
 from scoreflow_jax.metrics.kernel import kernel_distance
 from scoreflow_jax.model import Model
 from scoreflow_jax.sampling import TRANSLATIONS, Solved
-from scoreflow_jax.typing import HostImages
+from scoreflow_jax.typing import HostState
 
 
 class Job(NamedTuple):
     """Images with the classes that they are of and shall become."""
 
-    images: Float[np.ndarray, "batch height width channel"]
+    images: HostState
     source: Int[np.ndarray, " batch"]
     target: Int[np.ndarray, " batch"]
     number: Int[np.ndarray, " batch"]  # of the image: the same one is translated to several classes
@@ -107,7 +107,7 @@ def _figures(model: Model, data: Data, job: Job, method: str, solved: Solved) ->
 
 
 def translation_quality(
-    translated: HostImages, job: Job, recognized: Int[np.ndarray, " batch"] | None
+    translated: HostState, job: Job, recognized: Int[np.ndarray, " batch"] | None
 ) -> dict[str, Any]:
     """The share recognized as the target, and Euclidean distances to an image's own source and to others of its class."""
     own, others = distances_to_sources(translated, job.images, job.source, job.number)
@@ -115,7 +115,7 @@ def translation_quality(
     return {**share, "distance_to_own_source": own, "distance_to_other_sources": others}
 
 
-def _perceptual(shown: HostImages, job: Job, data: Data, size: int) -> dict[str, Float[np.ndarray, " batch"]]:
+def _perceptual(shown: HostState, job: Job, data: Data, size: int) -> dict[str, Float[np.ndarray, " batch"]]:
     """LPIPS of each image to its own source, where the weights are at hand."""
     if data.perceptual_distance is None:
         return {}
@@ -162,13 +162,16 @@ def _of_pair(
     return {**found, **{name: float(values[chosen].mean()) for name, values in own.items()}}
 
 
-def _per_image(x: HostImages) -> Float[np.ndarray, " batch"]:
+def _per_image(x: HostState) -> Float[np.ndarray, " batch"]:
     """Mean absolute value."""
-    return np.abs(x).mean(axis=(1, 2, 3), dtype=np.float64)
+    return np.abs(x).mean(axis=tuple(range(1, x.ndim)), dtype=np.float64)
 
 
-def _draw(path: pathlib.Path, data: Data, job: Job, translated: HostImages) -> None:
-    """One row a source class: its first image, then that image as every other class."""
+def _draw(path: pathlib.Path, data: Data, job: Job, translated: HostState) -> None:
+    """One row a source class: its first image, then that image as every other class; of points an arrow each."""
+    if not data.experiment.spec.levels:
+        data.point_plots.translations(path, job.images, job.source, job.target, {"translated": translated})
+        return
     targets = np.unique(job.target).tolist()
     rows, captions = [], []
     for s in np.unique(job.source).tolist():

@@ -46,7 +46,7 @@ def measure_truncation(model: Model, data: Data, out: pathlib.Path) -> dict[str,
     return {"images": len(images), "times": times.tolist(), "root_mean_square": errors}
 
 
-def _drift(model: Model, x: Any, t: float, labels: Any) -> Float[np.ndarray, "batch height width channel"]:
+def _drift(model: Model, x: Any, t: float, labels: Any) -> Float[np.ndarray, "batch ..."]:
     """f(x, t, c) in the model's batches."""
     size = model.batch_size
     parts = [

@@ -5,10 +5,10 @@ from jaxtyping import Float, Int
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
-from scoreflow_jax.typing import HostImages
+from scoreflow_jax.typing import HostState
 
 
-def within_class_std(images: HostImages, labels: Int[np.ndarray, " batch"]) -> float:
+def within_class_std(images: HostState, labels: Int[np.ndarray, " batch"]) -> float:
     """The root of the variance of a pixel within its class, averaged over pixels and then over classes.
 
     Classes of fewer than two images are left out.
@@ -26,7 +26,7 @@ def within_class_std(images: HostImages, labels: Int[np.ndarray, " batch"]) -> f
     return float(np.sqrt(np.mean(variances)))
 
 
-def nearest_distance(images: HostImages, reference: Float[np.ndarray, "reference height width channel"]) -> float:
+def nearest_distance(images: HostState, reference: Float[np.ndarray, "reference ..."]) -> float:
     """The mean over images of the Euclidean distance to the nearest reference image."""
     flat = lambda x: np.asarray(x, np.float32).reshape(len(x), -1)  # noqa: E731
     distances, _ = NearestNeighbors(n_neighbors=1).fit(flat(reference)).kneighbors(flat(images))
@@ -34,8 +34,8 @@ def nearest_distance(images: HostImages, reference: Float[np.ndarray, "reference
 
 
 def distances_to_sources(
-    translated: HostImages,
-    sources: HostImages,
+    translated: HostState,
+    sources: HostState,
     labels: Int[np.ndarray, " batch"],
     identity: Int[np.ndarray, " batch"] | None = None,
 ) -> tuple[float, float]:

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Int
 from sklearn.svm import SVC
 
-from scoreflow_jax.typing import HostImages
+from scoreflow_jax.typing import HostState
 
 HostLabels = Int[np.ndarray, " batch"]
 
@@ -16,18 +16,18 @@ DESCRIPTION = (
 class Recognizer:
     """A support vector classifier on pixels: about 98.5 % right on held-out 8x8 digits."""
 
-    def __init__(self, images: HostImages, labels: HostLabels) -> None:
+    def __init__(self, images: HostState, labels: HostLabels) -> None:
         """Trains on real images in [-1, 1]."""
         self._classifier = SVC(C=10.0, gamma="scale").fit(_flat(images), labels)
 
-    def predict(self, images: HostImages) -> HostLabels:
+    def predict(self, images: HostState) -> HostLabels:
         """The recognized class of each image."""
         return self._classifier.predict(_flat(images))
 
-    def share(self, images: HostImages, labels: HostLabels) -> float:
+    def share(self, images: HostState, labels: HostLabels) -> float:
         """The share of images recognized as their label, in [0, 1]."""
         return float(np.mean(self.predict(images) == labels))
 
 
-def _flat(images: HostImages) -> np.ndarray:
+def _flat(images: HostState) -> np.ndarray:
     return np.asarray(images, np.float64).reshape(len(images), -1)

@@ -9,13 +9,15 @@ from scoreflow_jax.models.base import (
     parameter_shapes,
 )
 from scoreflow_jax.models.inception import RESIZES
+from scoreflow_jax.models.mlp import MLP
 from scoreflow_jax.models.ncsnpp import NCSNpp
 from scoreflow_jax.models.published import PublishedEntry, import_published, published_entries
 
-MODELS: dict[str, type[Network]] = {"ncsnpp": NCSNpp}
+MODELS: dict[str, type[Network]] = {"ncsnpp": NCSNpp, "mlp": MLP}
 """Every network by the name that `config.model.name` gives it."""
 
 __all__ = [
+    "MLP",
     "MODELS",
     "RESIZES",
     "NCSNpp",

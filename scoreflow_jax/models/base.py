@@ -39,6 +39,19 @@ class Network(nn.Module):
             return jnp.zeros((batch, self.condition_dim))
         return jnp.zeros((batch,), jnp.int32) if self.num_classes else None
 
+    def check_rates(self, *names: str) -> None:
+        """Refuses rates of dropout, the fields of these names, and of label dropout that mean nothing.
+
+        Raises:
+            ValueError: one outside [0, 1), or label dropout without labels.
+        """
+        for name in (*names, "label_dropout"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 0 and less than 1")
+        if self.label_dropout and not (self.num_classes or self.condition_dim):
+            raise ValueError("label_dropout needs labels: this network is unconditional")
+
     def check_condition(self, condition: Condition | None) -> None:
         """Refuses a condition that the network does not take.
 

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from scoreflow_jax.models.base import Network
 from scoreflow_jax.models.convolution import convolve3x3
 from scoreflow_jax.models.resampling import Taps, downsample, filter_images, upsample
-from scoreflow_jax.typing import Images
+from scoreflow_jax.typing import Condition, Images, State
 
 Vectors = Float[Array, "batch features"]
 Activations = Float[Array, "batch _ _ _"]
@@ -60,6 +61,31 @@ def dense(features: int, *, name: str, dtype: Any, scale: float = 1.0) -> nn.Den
     return nn.Dense(features, kernel_init=scaled_init(scale), dtype=dtype, name=name)
 
 
+def embed_condition(
+    network: Network, condition: Condition | None, width: int, train: bool
+) -> tuple[Vectors | None, Bool[Array, " batch"] | None]:
+    """`Context.condition` and `Context.keep`, by sub-modules of the network whose method calls this."""
+    if condition is None:
+        return None, None
+    if network.condition_dim:
+        embedded = dense(width, name="condition_embedding", dtype=network.dtype)(condition.astype(network.dtype))
+    else:
+        normal = nn.initializers.normal(1.0)
+        table = nn.Embed(network.num_classes, width, embedding_init=normal, dtype=network.dtype, name="class_embedding")
+        embedded = table(condition)
+    if not (train and network.label_dropout):
+        return embedded, None
+    return embedded, jax.random.bernoulli(network.make_rng("dropout"), 1 - network.label_dropout, condition.shape[:1])
+
+
+def class_gain(channels: int, context: Context, dtype: Any) -> Float[Array, "batch channel"]:
+    """emb_c of eq. 21: around 1, so that the untrained block is close to the unconditional one; 1 where dropped."""
+    gain = nn.Dense(
+        channels, kernel_init=scaled_init(0.1), bias_init=nn.initializers.ones, dtype=dtype, name="class_gain"
+    )(context.condition)
+    return gain if context.keep is None else jnp.where(context.keep[:, None], gain, jnp.ones_like(gain))
+
+
 def residual_divisor(rescale: bool, t: Float[Array, " batch"]) -> Float[Array, ""]:
     """sqrt(2), by which residual sums are divided to keep their variance, or 1.
 
@@ -75,7 +101,7 @@ def residual_divisor(rescale: bool, t: Float[Array, " batch"]) -> Float[Array, "
     )
 
 
-def residual_sum(x: Activations, h: Activations, context: Context) -> Activations:
+def residual_sum(x: State, h: State, context: Context) -> State:
     """(x + h) / divisor."""
     return (x + h) / context.divisor.astype(x.dtype)
 
@@ -230,7 +256,7 @@ class ResidualBlock(nn.Module):
         h, skip = change(h, self.taps), change(x, self.taps)
         h = conv3x3(self.channels, name="conv_0", dtype=self.dtype)(h)
         if context.condition is not None:
-            h = h * self._class_gain(context)[:, None, None, :]
+            h = h * class_gain(self.channels, context, self.dtype)[:, None, None, :]
         h = h + dense(self.channels, name="time", dtype=self.dtype)(context.time)[:, None, None, :]
         h = nn.swish(GroupNorm(dtype=self.dtype, name="norm_1")(h))
         h = Dropout(self.dropout, name="dropout")(h, train)
@@ -239,14 +265,3 @@ class ResidualBlock(nn.Module):
             scale = 1.0 if self.kind == "biggan" else 0.1
             skip = dense(self.channels, name="skip", scale=scale, dtype=self.dtype)(skip)
         return residual_sum(skip, h, context)
-
-    def _class_gain(self, context: Context) -> Float[Array, "batch channel"]:
-        """emb_c of eq. 21: around 1, so that the untrained block is close to the unconditional one; 1 where dropped."""
-        gain = nn.Dense(
-            self.channels,
-            kernel_init=scaled_init(0.1),
-            bias_init=nn.initializers.ones,
-            dtype=self.dtype,
-            name="class_gain",
-        )(context.condition)
-        return gain if context.keep is None else jnp.where(context.keep[:, None], gain, jnp.ones_like(gain))

@@ -25,6 +25,7 @@ from scoreflow_jax.models.blocks import (
     ResidualBlock,
     conv3x3,
     dense,
+    embed_condition,
     residual_divisor,
     residual_sum,
 )
@@ -104,11 +105,9 @@ class NCSNpp(Network):
         Raises:
             ValueError: with what would do; also for a dropout rate outside [0, 1).
         """
-        for name, value in (("dropout", self.dropout), ("label_dropout", self.label_dropout)):
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 0 and less than 1")
-        if self.label_dropout and not (self.num_classes or self.condition_dim):
-            raise ValueError("label_dropout needs labels: this network is unconditional")
+        if len(shape) != 3:
+            raise ValueError(f"ncsnpp takes images (height, width, channels), got points of shape {shape}: use mlp")
+        self.check_rates("dropout")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
@@ -144,18 +143,7 @@ class NCSNpp(Network):
         h = dense(width, name="time_0", dtype=self.dtype)(h.astype(self.dtype))
         time = nn.swish(dense(width, name="time_1", dtype=self.dtype)(nn.swish(h)))
         divisor = residual_divisor(self.skip_rescale, t)
-        if condition is None:
-            return Context(time, None, None, divisor)
-        if self.condition_dim:
-            embedded = dense(width, name="condition_embedding", dtype=self.dtype)(condition.astype(self.dtype))
-        else:
-            normal = nn.initializers.normal(1.0)
-            table = nn.Embed(self.num_classes, width, embedding_init=normal, dtype=self.dtype, name="class_embedding")
-            embedded = table(condition)
-        keep = None
-        if train and self.label_dropout:
-            keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.label_dropout, condition.shape[:1])
-        return Context(time, embedded, keep, divisor)
+        return Context(time, *embed_condition(self, condition, width, train), divisor)
 
     def _block(
         self, h: Activations, channels: int, name: str, context: Context, train: bool, resample: Resample = "none"

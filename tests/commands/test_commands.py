@@ -22,28 +22,28 @@ from scoreflow_jax.data import Digits
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.generation import distances
-from scoreflow_jax.experiment import build, to_plain
+from scoreflow_jax.experiment import build, resolve, to_plain
 from scoreflow_jax.parallel import make_layout
 from scoreflow_jax.training import state_shapes
 from tests.conftest import ROOT
 
-SMOKED = ("digits.py", "cifar10.py", "afhq.py", "rectified_flow_256.py")
+SMOKED = ("digits.py", "image_folder.py", "cat_to_dog.py", "rectified_flow_256.py")
 """Configs that are trained here: one of each kind of data and network. The others differ from them in numbers only, and
 tests/test_configs.py traces them at full size."""
 
 
-def experiment_of(name, tfds_dir=None, **changes):
+def experiment_of(name, path=None, **changes):
     """The smoke variant of a config, with changes like train__num_steps=2."""
     config = to_plain(load_config(f"{ROOT / 'configs' / name}:smoke"))
-    if tfds_dir is not None:
-        config["data"]["path"] = str(tfds_dir)
+    if path is not None:
+        config["data"]["path"] = str(path)
     for field, value in changes.items():
         section, _, key = field.partition("__")
         if key:
             config[section][key] = value
         else:
             config[section] = value
-    return build(config)
+    return build(resolve(config))
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +58,19 @@ def report(path):
     return json.loads((path / "report.json").read_text())
 
 
+def data_path(name, request):
+    """Where a config's data are."""
+    if name == "cat_to_dog.py":
+        return request.getfixturevalue("tfds_dir")
+    return request.getfixturevalue("pictures_dir") / ("afhq" if name == "image_folder.py" else "images")
+
+
 @pytest.mark.parametrize("name", SMOKED)
 def test_smoke_variant_really_trains_and_samples(name, tmp_path, request):
     if name == "digits.py":
         experiment, tmp_path = experiment_of(name), request.getfixturevalue("digits_run")
     else:
-        experiment = experiment_of(
-            name, request.getfixturevalue("tfds_dir" if name == "cifar10.py" else "pictures_dir")
-        )
+        experiment = experiment_of(name, data_path(name, request))
         train.run_command(experiment, tmp_path)
     assert checkpoint_steps(tmp_path / "checkpoints") == [2, 4]
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -80,7 +85,7 @@ def test_smoke_variant_really_trains_and_samples(name, tmp_path, request):
     assert (stored["images"].dtype, stored["labels"].dtype) == (np.uint8, np.int32)
     classes = experiment.num_classes
     assert stored["labels"].tolist() == [i % classes if classes else 0 for i in range(10)]
-    if not experiment.conditional:
+    if not experiment.conditional and not experiment.data.base:
         with pytest.raises(UserError, match="unconditional model cannot translate"):
             translate.run_command(experiment, tmp_path)
 

@@ -1,16 +1,19 @@
 """The stream of batches: shuffled by epoch, the same for any number of processes and workers, resumed from a count."""
 
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from scoreflow_jax.data.base import DataSpec
+from scoreflow_jax.data.base import DataSource, DataSpec
 from scoreflow_jax.data.pipeline import train_batches
 from scoreflow_jax.errors import UserError
 
 
-class Counting:
+class Counting(DataSource):
     """Images that are their own number."""
 
     class_names = ("a", "b")
@@ -65,6 +68,34 @@ def test_processes_share_the_same_global_batches(processes):
 
 def test_worker_processes_do_not_change_the_stream():
     np.testing.assert_array_equal(stream(22, 5, 8, num_workers=1, consumed=2), stream(22, 5, 8, consumed=2))
+
+
+def test_balanced_batches_hold_each_class_equally_often_across_processes():
+    """Counting's labels are even and odd numbers; 21 of them, so one class is larger."""
+    options = {"balanced": True, "process_count": 2}
+    shares = [
+        [b["label"] for b in itertools.islice(train_batches(Counting(21), 8, seed=1, process_index=i, **options), 6)]
+        for i in range(2)
+    ]
+    for both in zip(*shares, strict=True):
+        assert np.bincount(np.concatenate(both)).tolist() == [4, 4]
+
+
+def test_workers_start_without_absls_flags_being_parsed(root, tmp_path):
+    """As from a notebook or a script of one's own."""
+    script = tmp_path / "own_script.py"
+    script.write_text(
+        "from scoreflow_jax.data import Digits\n"
+        "from scoreflow_jax.data.pipeline import train_batches\n"
+        "if __name__ == '__main__':\n"
+        "    batches = train_batches(Digits('train'), 4, seed=0, num_workers=1)\n"
+        "    print(next(batches)['image'].shape)\n"
+        "    batches.close()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout.strip() == "(4, 8, 8, 1)", done.stderr[-2000:]
+    assert "leaked" not in done.stderr
 
 
 def test_refuses_a_batch_larger_than_the_data():

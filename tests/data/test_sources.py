@@ -12,11 +12,18 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from scoreflow_jax import data
-from scoreflow_jax.data import Digits, TfdsImages
+from scoreflow_jax.data import Digits, Merged, TfdsImages, class_counts, open_source
 from scoreflow_jax.data.base import DataSpec, check_spec, read_all
 from scoreflow_jax.data.image_folder import ImageFolder, read_pictures
+from scoreflow_jax.data.pictures import framed
 from scoreflow_jax.errors import UserError
-from tests.data import fake_cifar10
+from tests.data import fake_celeba, fake_cifar10
+from tests.data.sources import settings_of
+
+
+def cifar(split, folder, **changes):
+    """CIFAR-10 of a folder."""
+    return TfdsImages(split, settings_of("tfds", name="cifar10", path=str(folder), **{"shape": (32, 32, 3), **changes}))
 
 
 def test_digits_are_scikit_learns_split_once():
@@ -45,7 +52,7 @@ def test_digits_refuse_an_unknown_split():
 def test_tfds_reads_what_was_prepared(tfds_dir):
     images, labels = fake_cifar10.images_and_labels()
     for split, expected in (("train", slice(0, 80)), ("test", slice(80, 120))):
-        source = TfdsImages("cifar10", split, str(tfds_dir))
+        source = cifar(split, tfds_dir)
         assert len(source) == len(images[expected])
         assert source.class_names == tuple(fake_cifar10.CLASSES)
         assert source.spec == DataSpec(shape=(32, 32, 3), num_classes=10, levels=256)
@@ -64,7 +71,8 @@ def test_tfds_reads_without_tensorflow(tfds_dir, tmp_path, root):
 import importlib.util
 assert importlib.util.find_spec("tensorflow") is None
 from scoreflow_jax.data import TfdsImages
-source = TfdsImages("cifar10", "train", {str(tfds_dir)!r})
+from tests.data.sources import settings_of
+source = TfdsImages("train", settings_of("tfds", name="cifar10", path={str(tfds_dir)!r}, shape=(32, 32, 3)))
 print(len(source), source[3]["image"].shape)
 """
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
@@ -76,7 +84,80 @@ print(len(source), source[3]["image"].shape)
 
 def test_tfds_refuses_unknown_splits(tfds_dir):
     with pytest.raises(UserError, match="expected one of train, test"):
-        TfdsImages("cifar10", "valid", str(tfds_dir))
+        cifar("test", tfds_dir, test_split="valid")
+
+
+def test_tfds_splits_may_be_cut(tfds_dir):
+    whole = read_all(cifar("train", tfds_dir))["image"]
+    first, rest = (cifar("train", tfds_dir, train_split=cut) for cut in ("train[:60]", "train[60:]"))
+    np.testing.assert_array_equal(np.concatenate([read_all(first)["image"], read_all(rest)["image"]]), whole)
+
+
+def test_tfds_images_are_brought_to_the_shape(tfds_dir):
+    """By Pillow's Lanczos; grey by its convert."""
+    original = read_all(cifar("test", tfds_dir), 1)["image"][0]
+    source = cifar("test", tfds_dir, shape=(16, 24, 3))
+    wanted = Image.fromarray(original).crop((0, 5, 32, 26)).resize((24, 16), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(source[0]["image"], np.asarray(wanted))
+    assert (source.facts["filter"], source.facts["framing"]) == ("Lanczos", "crop")
+    grey = cifar("test", tfds_dir, shape=(32, 32, 1))[0]["image"]
+    np.testing.assert_array_equal(grey[..., 0], np.asarray(Image.fromarray(original).convert("L")))
+
+
+def test_tfds_labels_are_read_without_the_images(tfds_dir):
+    source = cifar("train", tfds_dir)
+    np.testing.assert_array_equal(source.labels(), read_all(source)["label"])
+    assert class_counts(source) is None  # too slow for a line on the terminal
+
+
+@pytest.fixture(scope="module")
+def faces_dir(tmp_path_factory):
+    pytest.importorskip("tensorflow", reason="preparing a data set needs TensorFlow")
+    return fake_celeba.prepare(tmp_path_factory.mktemp("faces"))
+
+
+def faces(folder, **changes):
+    return open_source("train", settings_of("tfds", name="faces", path=str(folder), shape=(18, 18, 3), **changes))
+
+
+def test_tfds_truth_values_can_be_the_classes(faces_dir):
+    """As CelebA's attribute Male in configs/celeba_male_female.py, men at t = 0 and the others at t = 1."""
+    source = faces(faces_dir, label="attributes/Male")
+    assert source.class_names == ("not Male", "Male")
+    assert np.bincount(source.labels()).tolist() == [16, 8]
+    known = {framed(p, (18, 18, 3)).tobytes(): int(i % 3 == 0) for i, p in enumerate(fake_celeba.pictures())}
+    assert all(known[e["image"].tobytes()] == e["label"] for e in (source[i] for i in range(len(source))))
+    men = faces(faces_dir, label="attributes/Male", classes=(1,))
+    assert (len(men), men.class_names, men.spec.num_classes) == (8, ("Male",), 0)
+
+
+def test_tfds_without_a_label_has_no_classes(faces_dir):
+    source = faces(faces_dir)
+    assert (source.spec.num_classes, source.class_names, class_counts(source)) == (0, (), [24])
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("Male", "no feature 'Male'.*expected one of"),
+        ("attributes/Old", "Male, Young"),
+        ("landmark", "expected a class"),
+    ],
+)
+def test_tfds_labels_that_are_none(faces_dir, label, message):
+    with pytest.raises(UserError, match=message):
+        faces(faces_dir, label=label)
+
+
+@pytest.mark.parametrize("name", ["celeb_a_hq/256", "celeb_a"])
+def test_what_cannot_be_downloaded_says_where_to_get_it(tmp_path, monkeypatch, name):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    fail = lambda *_: (_ for _ in ()).throw(ConnectionError("no network"))
+    for method in ("download", "download_and_extract", "iter_archive"):
+        monkeypatch.setattr(tfds.download.DownloadManager, method, fail)
+    with pytest.raises(UserError, match=r"TFDS_DATA_DIR or config.data.path to its parent. CelebA") as caught:
+        TfdsImages("train", settings_of("tfds", name=name, path=str(tmp_path)))
+    assert "\n" not in str(caught.value)
 
 
 def test_tfds_that_cannot_be_downloaded_is_one_line(tmp_path, monkeypatch):
@@ -89,23 +170,27 @@ def test_tfds_that_cannot_be_downloaded_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match="could not be prepared .ConnectionError: Name or service not known.*TFDS_DATA_DIR"
     ) as caught:
-        TfdsImages("cifar10", "train", str(tmp_path))
+        cifar("train", tmp_path)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_source_survives_pickling(tfds_dir, pictures_dir):
+def test_every_source_survives_pickling(tfds_dir, pictures_dir, tmp_path):
     """Worker processes get a copy."""
+    table = tmp_path / "points.npz"
+    np.savez(table, x=np.random.default_rng(0).normal(size=(40, 2)))
     made = {
         "digits": Digits("train"),
-        "tfds": TfdsImages("cifar10", "train", str(tfds_dir)),
-        "image_folder": ImageFolder(str(pictures_dir), "afhq", "train", (16, 16, 3)),
+        "tfds": cifar("train", tfds_dir),
+        "image_folder": open_source("train", settings_of("image_folder", path=str(pictures_dir / "afhq"))),
+        "merged": Merged({"a": Digits("train"), "b": Digits("test")}),
+        "table": open_source("train", settings_of("table", path=str(table), shape=(2,), levels=0)),
     }
     assert made.keys() == data.SOURCES.keys()
     for source in made.values():
         copy = pickle.loads(pickle.dumps(source))
         np.testing.assert_array_equal(copy[7]["image"], source[7]["image"])
-        assert copy[7]["image"].dtype == np.uint8
+        assert copy[7]["image"].dtype == (np.uint8 if source.spec.levels else np.float32)
         assert copy[7]["label"].dtype == np.int32
 
 

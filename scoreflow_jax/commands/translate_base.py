@@ -1,0 +1,117 @@
+"""--mode=translate of a model between two data sets: the plain ODE, from the one at t = 0 forwards, from that at t = 1 back."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from scoreflow_jax import figures, files
+from scoreflow_jax.commands import workdir as workdirs
+from scoreflow_jax.data import DataSource, read_all
+from scoreflow_jax.data.image_folder import read_pictures
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.experiment import Experiment
+from scoreflow_jax.model import Model
+from scoreflow_jax.sampling import Solved
+from scoreflow_jax.typing import Pixels
+
+BASE, DATA = 0, 1
+"""What `config.translate.source` and `target` mean for such a model: the data at t = 0 and at t = 1."""
+
+
+def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
+    """Writes translate/{translations.npz, grid.png, path.png, report.json}: both ways, or the one that `source` names."""
+    if experiment.conditional:
+        raise UserError("a model between two data sets that also has classes cannot be translated with here; use the Python API")
+    ways = _ways(experiment)
+    model = workdirs.open_model(experiment, workdir, batch_size=experiment.translate.batch_size)
+    names, pixels = _names_and_pixels(experiment, ways)
+    scaling = experiment.scaling
+    times = np.linspace(0.0, 1.0, experiment.translate.num_times)
+    solved = {way: _carry(model, scaling.to_images(pixels[way]), way, times) for way in ways}
+    back = {way: _carry(model, solved[way].y, 1 - way, None) for way in ways}
+    out = workdir / "translate"
+    joined = {
+        "source_images": scaling.to_pixels(np.concatenate([scaling.to_images(pixels[way]) for way in ways])),
+        "translated_images": scaling.to_pixels(np.concatenate([solved[way].y for way in ways])),
+        "source_labels": np.concatenate([np.full(len(pixels[way]), way, np.int32) for way in ways]),
+        "target_labels": np.concatenate([np.full(len(pixels[way]), 1 - way, np.int32) for way in ways]),
+    }
+    files.save_arrays(out / "translations.npz", joined)
+    _draw(out, experiment, names, ways, {way: (scaling.to_images(pixels[way]), solved[way], back[way]) for way in ways}, times)
+    told = {
+        f"{names[way]} to {names[1 - way]}": {
+            "images": len(pixels[way]),
+            "there_and_back_error": float(np.mean(np.abs(back[way].y - scaling.to_images(pixels[way])))),
+            "cost": solved[way].stats.summary(),
+        }
+        for way in ways
+    }
+    head = workdirs.report_head(model, "translate", seed=None)
+    files.write_json(out / "report.json", {**head, "method": "the ODE itself", "translations": told})
+    print(f"translated by the ODE itself; see {out / 'grid.png'} and {out / 'path.png'}")
+    for name, f in told.items():
+        print(
+            f"  {name}: {f['images']} images, there and back within {f['there_and_back_error']:.1e} in [-1, 1], "
+            f"NFE {f['cost']['nfe_mean']:.0f}"
+        )
+
+
+def _ways(experiment: Experiment) -> list[int]:
+    """Which of the two data sets to start from."""
+    settings = experiment.translate
+    for name in ("source", "target"):
+        if getattr(settings, name) not in (None, BASE, DATA):
+            raise UserError(
+                f"config.translate.{name} is {getattr(settings, name)}, expected {BASE} (the data at t = 0) or {DATA} (at t = 1)"
+            )
+    if settings.images is not None and settings.source is None:
+        raise UserError("config.translate.images is a folder, so say what it holds: --config.translate.source=0 or 1")
+    first = settings.source if settings.source is not None else None if settings.target is None else 1 - settings.target
+    return [BASE, DATA] if first is None else [first]
+
+
+def _names_and_pixels(experiment: Experiment, ways: list[int]) -> tuple[tuple[str, str], dict[int, Pixels]]:
+    """What both data sets are called, and the test images, or the folder's, to start from."""
+    count, folder = experiment.translate.num_images, experiment.translate.images
+    if folder is not None:
+        return ("data at t=0", "data at t=1"), {ways[0]: read_pictures(folder, experiment.spec.shape, count)}
+    sources = experiment.base_source("test"), experiment.source("test")
+    first, second = (_name(source, number) for number, source in enumerate(sources))
+    return (first, second), {way: read_all(sources[way], count)["image"] for way in ways}
+
+
+def _name(source: DataSource, number: int) -> str:
+    return source.class_names[0] if len(source.class_names) == 1 else f"data at t={number}"
+
+
+def _carry(model: Model, images: Any, way: int, times: np.ndarray | None) -> Solved:
+    """From t = 0 to 1, or from 1 to 0."""
+    if way == BASE:
+        return model.solve_generate(images, None, times)
+    return model.solve_encode(images, None, None if times is None else times[::-1])
+
+
+def _draw(
+    out: pathlib.Path,
+    experiment: Experiment,
+    names: tuple[str, str],
+    ways: list[int],
+    results: dict[int, tuple[np.ndarray, Solved, Solved]],
+    times: np.ndarray,
+) -> None:
+    """grid.png: source, translation and the way back. path.png: the way along t."""
+    rows, paths, captions = [], [], []
+    for way in ways:
+        images, solved, back = results[way]
+        shown = min(experiment.translate.shown, len(images))
+        captions += [f"{names[way]} to {names[1 - way]}"] * shown
+        rows += [np.stack([images[i], solved.y[i], back.y[i]]) for i in range(shown)]
+        states = solved.path
+        assert states is not None  # times were given
+        paths += [states[:, i] if way == BASE else states[::-1, i] for i in range(shown)]
+    with files.whole_file(out / "grid.png") as path:
+        figures.save_rows(path, rows, captions=captions, heads=["source", "translated", "back"])
+    heads = [f"t={t:.2f}" if i == 0 else f"{t:.2f}" for i, t in enumerate(times)]
+    with files.whole_file(out / "path.png") as path:
+        figures.save_rows(path, paths, captions=captions, heads=heads)

@@ -1,0 +1,65 @@
+"""Pictures of points, where images make grids: standardized points drawn in the table's own units."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from scoreflow_jax import files, plots
+from scoreflow_jax.data import DataSource, Units
+
+_MOST = 3000  # points drawn of a set
+
+Points = Float[np.ndarray, "points dimension"]
+Labels = Int[np.ndarray, " points"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PointPlots:
+    """Draws points.
+
+    Attributes:
+        units: of the table.
+        names: of the classes.
+        behind: training points for comparison, in the table's own units; None: none are at hand.
+    """
+
+    units: Units
+    names: tuple[str, ...]
+    behind: Points | None = None
+
+    @classmethod
+    def over(cls, source: DataSource, units: Units, names: tuple[str, ...]) -> "PointPlots":
+        """With the points of a source behind, or some of them."""
+        chosen = np.unique(np.linspace(0, len(source) - 1, min(len(source), _MOST)).astype(int))
+        return cls(units, names, units.own(source.read(chosen)["image"]))
+
+    def samples(self, path: pathlib.Path, points: Points, labels: Labels | None, title: str = "generated") -> None:
+        """Draws points in the colours of their classes."""
+        cloud = plots.Cloud(
+            title, self.units.own(points[:_MOST]), None if labels is None else labels[:_MOST], self.behind
+        )
+        with files.whole_file(path) as temporary:
+            plots.save_clouds(temporary, [cloud], self.units.columns, self.names)
+
+    def translations(
+        self, path: pathlib.Path, sources: Points, labels: Labels, targets: Labels, translated: dict[str, Points]
+    ) -> None:
+        """Draws points in the colours of their classes, and for each method arrows to what became of them, in their targets'."""
+        own = self.units.own
+        first = plots.Cloud("source", own(sources), labels, self.behind)
+        arrows = [
+            plots.Cloud(name, own(sources), targets, self.behind, own(points)) for name, points in translated.items()
+        ]
+        with files.whole_file(path) as temporary:
+            plots.save_clouds(temporary, [first, *arrows], self.units.columns, self.names)
+
+    def tracks(
+        self, path: pathlib.Path, tracks: Float[np.ndarray, "points steps dimension"], labels: Labels | None, title: str
+    ) -> None:
+        """Draws the ways of points."""
+        own = self.units.own(tracks)
+        cloud = plots.Cloud(title, own[:, 0], labels, self.behind)
+        with files.whole_file(path) as temporary:
+            plots.save_tracks(temporary, own, cloud, self.units.columns, self.names)

@@ -1,0 +1,95 @@
+"""A network for points: residual blocks of dense layers, told time and class as the image network's blocks are (eq. 21)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scoreflow_jax.models.base import Network
+from scoreflow_jax.models.blocks import (
+    Context,
+    Vectors,
+    class_gain,
+    dense,
+    embed_condition,
+    residual_divisor,
+    residual_sum,
+)
+from scoreflow_jax.models.embeddings import positional_embedding
+from scoreflow_jax.typing import Condition, Times
+
+Points = Float[Array, "batch dimension"]
+
+
+class MLP(Network):
+    """f(x, t, c): points, times and conditions to a drift of the points' dimension.
+
+    Fields of the base: `num_classes`, `condition_dim`, `label_dropout` and `dtype`.
+
+    Attributes:
+        width: numbers in every hidden layer and in the embeddings of time and condition; even.
+        num_blocks: residual blocks, of two dense layers each.
+        skip_rescale: divide residual sums by sqrt(2).
+        time_scale: time is embedded by sines of time_scale * t.
+    """
+
+    width: int = 256
+    num_blocks: int = 4
+    skip_rescale: bool = True
+    time_scale: float = 999.0
+
+    @nn.compact
+    def __call__(self, x: Points, t: Times, condition: Condition | None, train: bool = False) -> Points:
+        """Returns dx/dt at the points x and times t under the given conditions.
+
+        Raises:
+            ValueError: a condition that the network does not take or lacks, or images.
+        """
+        self.check_shape(x.shape[1:])
+        self.check_condition(condition)
+        h = positional_embedding(self.time_scale * t, self.width).astype(self.dtype)
+        h = dense(self.width, name="time_0", dtype=self.dtype)(h)
+        time = nn.swish(dense(self.width, name="time_1", dtype=self.dtype)(nn.swish(h)))
+        divisor = residual_divisor(self.skip_rescale, t)
+        context = Context(time, *embed_condition(self, condition, self.width, train), divisor)
+        h = dense(self.width, name="in", dtype=self.dtype)(x.astype(self.dtype))
+        for i in range(self.num_blocks):
+            h = DenseBlock(self.width, self.dtype, name=f"block_{i}")(h, context)
+        return dense(x.shape[-1], name="out", scale=0.0, dtype=self.dtype)(nn.swish(h)).astype(jnp.float32)
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuses images, and sizes that cannot be.
+
+        Raises:
+            ValueError: with what would do; also for a rate of label dropout outside [0, 1).
+        """
+        if len(shape) != 1:
+            raise ValueError(f"mlp takes points (dimension,), got images of shape {shape}: use ncsnpp")
+        if self.width < 4 or self.width % 2:
+            raise ValueError(f"width is {self.width}, expected an even number of at least 4")
+        if self.num_blocks < 1:
+            raise ValueError(f"num_blocks is {self.num_blocks}, expected at least 1")
+        self.check_rates()
+
+
+class DenseBlock(nn.Module):
+    """x + dense(swish(emb_c * dense(swish(x)) + emb_t)), the sum divided by the context's divisor.
+
+    Attributes:
+        width: of both dense layers.
+        dtype: of the computation.
+    """
+
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Vectors, context: Context) -> Vectors:
+        """Returns the block's output."""
+        h = dense(self.width, name="dense_0", dtype=self.dtype)(nn.swish(x))
+        if context.condition is not None:
+            h = h * class_gain(self.width, context, self.dtype)
+        h = h + dense(self.width, name="time", dtype=self.dtype)(context.time)
+        h = dense(self.width, name="dense_1", scale=0.0, dtype=self.dtype)(nn.swish(h))
+        return residual_sum(x, h, context)

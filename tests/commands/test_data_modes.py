@@ -1,0 +1,211 @@
+"""Data from the command line: packs, runs that must not go on with other data, and models between two data sets."""
+
+import itertools
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import scoreflow_jax
+from scoreflow_jax.command_line import load_config
+from scoreflow_jax.commands import evaluate, interpolate, pack, sample, train, translate
+from scoreflow_jax.commands import workdir as workdirs
+from scoreflow_jax.data import Digits, Packed, Selected, read_all
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.experiment import build, differences, resolve, to_plain
+from tests.commands.test_commands import experiment_of, report
+from tests.conftest import ROOT
+
+SMALL = {"sample__likelihood": False, "train__num_steps": 2, "train__sample_every": 0, "train__checkpoint_every": 1}
+
+
+def copy_of(folder, target, classes=("cat", "dog")):
+    """Some classes of the pictures, without folders for the splits."""
+    for name in classes:
+        shutil.copytree(folder / "afhq" / "train" / name, target / name)
+    return target
+
+
+def test_classes_are_found_in_the_data_and_remembered_by_the_run(tmp_path, pictures_dir):
+    config = load_config(str(ROOT / "configs" / "image_folder.py:smoke"))
+    config.data.path = str(copy_of(pictures_dir, tmp_path / "two"))
+    found = resolve(config)
+    assert (found["data"]["num_classes"], found["model"]["conditional"]) == (2, True)
+    config.data.path = str(pictures_dir / "afhq" / "train" / "cat")
+    alone = resolve(config)
+    assert (alone["data"]["num_classes"], alone["model"]["conditional"]) == (0, False)
+    config.data.path = "/nowhere"  # a run in hand knows it, wherever its data are by now
+    assert resolve(config, found)["data"]["num_classes"] == 2
+    config.model.conditional = False
+    assert resolve(config, found)["model"]["conditional"] is False
+    with pytest.raises(UserError, match="num_classes is None"):
+        build(config)
+
+
+def test_train_pack_resume_from_it_and_sample_with_the_data_gone(tmp_path, pictures_dir, capsys):
+    """The losses after going over to the pack are those of a run that never did."""
+    folder = copy_of(pictures_dir, tmp_path / "pictures")
+    (folder / "cat" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    go = lambda path, workdir, steps: train.run_command(
+        experiment_of("image_folder.py", path, train__num_steps=steps, train__log_every=1), workdir
+    )
+    go(folder, tmp_path / "whole", 4)
+    printed = capsys.readouterr()
+    assert re.search(r"data: 3\d images, natural sampling of 2 classes: cat \d+, dog \d+", printed.out)
+    assert "cat/broken.png: not a picture that Pillow can read" in printed.err
+    go(folder, tmp_path / "changed", 2)
+    pack.run_command(experiment_of("image_folder.py", folder), tmp_path, out=str(tmp_path / "pack"))
+    assert "train with --config.data.path=" in capsys.readouterr().out
+    go(tmp_path / "pack", tmp_path / "changed", 4)
+    read = lambda run: [json.loads(x)["loss"] for x in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+    assert read("changed") == read("whole")
+    shutil.rmtree(folder)
+    config = load_config(str(ROOT / "configs" / "image_folder.py:smoke"))
+    sample.run_command(workdirs.build_for("sample", config, tmp_path / "whole"), tmp_path / "whole")
+    assert np.load(tmp_path / "whole" / "sample" / "samples.npz")["labels"].tolist() == [0, 1] * 5
+    assert workdirs.class_names(workdirs.build_for("sample", config, tmp_path / "whole"), tmp_path / "whole") == (
+        "cat",
+        "dog",
+    )
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path, pictures_dir):
+    workdir, folder = tmp_path / "run", copy_of(pictures_dir, tmp_path / "pictures")
+    train.run_command(experiment_of("image_folder.py", folder, **SMALL), workdir)
+    again = lambda path: train.run_command(
+        experiment_of("image_folder.py", path, **{**SMALL, "train__num_steps": 3}), workdir
+    )
+    other = copy_of(pictures_dir, tmp_path / "other", ("dog", "wild"))
+    with pytest.raises(UserError, match="trained on the classes cat, dog, these data have dog, wild"):
+        again(other)
+    strangers = tmp_path / "strangers"
+    for name in ("cat", "dog"):
+        (strangers / name).mkdir(parents=True)
+        for i in range(20):
+            Image.new("RGB", (40 + i, 40), (i, 0, 0)).save(strangers / name / f"{i:02d}.png")
+    with pytest.raises(UserError, match="another folder of pictures: about 0% of its files"):
+        again(strangers)
+    with pytest.raises(UserError, match="data.num_classes is 3, was 2"):
+        again(pictures_dir / "afhq")
+    for i in range(100):  # new pictures in the old folder are welcome
+        Image.new("RGB", (40, 40), (i, i, 0)).save(folder / "cat" / f"new{i:03d}.png")
+    again(folder)
+
+
+def test_paths_are_free_and_all_else_of_the_data_is_not():
+    plain = lambda: to_plain(load_config(str(ROOT / "configs" / "celeba_metfaces.py")))
+    ours, theirs = plain(), plain()
+    ours["data"]["parts"]["metfaces"]["path"], ours["data"]["path"], ours["data"]["strict"] = "/a", "/b", True
+    assert differences(ours, theirs, ("data",)) == []
+    ours["data"]["parts"]["metfaces"]["framing"] = "fit"
+    assert differences(ours, theirs, ("data",)) == ["data.parts.metfaces.framing is 'fit', was None"]
+
+
+def test_what_cannot_be_packed(tmp_path, pictures_dir):
+    out = str(tmp_path / "pack")
+    digits = experiment_of("digits.py")
+    pack.run_command(digits, tmp_path, out=out)
+    np.testing.assert_array_equal(read_all(Packed(out, "test"))["image"], read_all(Digits("test"))["image"])
+    with pytest.raises(UserError, match="is a pack already"):
+        pack.run_command(experiment_of("digits.py", out), tmp_path, out=str(tmp_path / "again"))
+
+
+def test_a_pack_without_a_test_split_says_so(tmp_path, pictures_dir, capsys):
+    folder = copy_of(pictures_dir, tmp_path / "pictures")
+    experiment = experiment_of("image_folder.py", folder, data__test_share=0.0)
+    pack.run_command(experiment, tmp_path, out=str(tmp_path / "pack"))
+    assert "packing without a test split: no pictures of" in capsys.readouterr().out
+    assert len(Packed(tmp_path / "pack", "train")) == 40
+
+
+def threes_to_eights(**changes):
+    """Digits 3 at t = 0, digits 8 at t = 1."""
+    plain = {
+        "data__classes": (8,),
+        "data__base": {"classes": (3,)},
+        "data__num_classes": 0,
+        "model__conditional": False,
+    }
+    off = {"eval__likelihood": False, "eval__translation": False}
+    return experiment_of("digits.py", **{**plain, **off, **changes})
+
+
+@pytest.fixture(scope="module")
+def between(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("between")
+    train.run_command(threes_to_eights(), workdir)
+    return workdir
+
+
+def test_the_data_at_t_0_are_drawn_apart_from_those_at_t_1():
+    """Both streams go through their own data, and pairs differ from epoch to epoch."""
+    experiment = threes_to_eights(train__batch_size=8)
+    from scoreflow_jax.parallel import make_layout
+
+    layout = make_layout()
+    sources = experiment.source("train"), experiment.base_source("train")
+    batches = train._batches(experiment, sources, layout, 0)
+    pairs = [(np.asarray(b["base"]), np.asarray(b["image"])) for b in itertools.islice(batches, 60)]
+    batches.close()
+    seen = [{image.tobytes() for batch in side for image in batch} for side in zip(*pairs, strict=True)]
+    known = [{i.tobytes() for i in read_all(Selected(Digits("train"), (c,)))["image"]} for c in (3, 8)]
+    assert seen == known
+    assert len({(a.tobytes(), b.tobytes()) for x, y in pairs for a, b in zip(x, y, strict=True)}) > 400
+
+
+def test_translation_between_data_sets_is_the_ode_itself(between):
+    experiment = threes_to_eights()
+    translate.run_command(experiment, between)
+    stored = np.load(between / "translate" / "translations.npz")
+    three, eight = (read_all(Selected(Digits("test"), (c,)), 10)["image"] for c in (3, 8))
+    sources = experiment.scaling.to_pixels(experiment.scaling.to_images(np.concatenate([three, eight])))
+    np.testing.assert_array_equal(stored["source_images"], sources)
+    assert stored["source_labels"].tolist() == [0] * 10 + [1] * 10
+    model = scoreflow_jax.load(between)
+    forth, back = (
+        experiment.scaling.to_pixels(f(experiment.scaling.to_images(x)))
+        for f, x in ((model.decode, three), (model.encode, eight))
+    )
+    np.testing.assert_array_equal(stored["translated_images"], np.concatenate([forth, back]))
+    told = report(between / "translate")["translations"]
+    assert told.keys() == {"3 to 8", "8 to 3"}
+    assert all(t["there_and_back_error"] < 0.02 and t["images"] == 10 for t in told.values())
+    one_way = threes_to_eights(translate__source=1)
+    translate.run_command(one_way, between)
+    assert report(between / "translate")["translations"].keys() == {"8 to 3"}
+    with pytest.raises(UserError, match="config.translate.source is 3, expected 0"):
+        translate.run_command(threes_to_eights(translate__source=3), between)
+
+
+def test_samples_begin_at_the_data_of_t_0(between):
+    import jax
+
+    model = scoreflow_jax.load(between)
+    threes = read_all(Selected(Digits("test"), (3,)))["image"]
+    known = {image.tobytes() for image in model.experiment.scaling.to_images(threes)}
+    points = np.asarray(model.source_points(jax.random.key(0), len(threes)))
+    assert {p.tobytes() for p in points} == known
+    np.testing.assert_array_equal(points[4:9], model.source_points(jax.random.key(0), 5, first=4))
+    assert not np.array_equal(points, model.source_points(jax.random.key(1), len(threes)))
+    sample.run_command(threes_to_eights(), between)
+    stored = np.load(between / "sample" / "samples.npz")["images"]
+    np.testing.assert_array_equal(stored, model.experiment.scaling.to_pixels(model.decode(points[:10])))
+
+
+def test_what_needs_noise_is_refused_between_data_sets(between):
+    with pytest.raises(UserError, match="has no latents to interpolate"):
+        interpolate.run_command(threes_to_eights(), between)
+    with pytest.raises(UserError, match="its source is not Gaussian"):
+        scoreflow_jax.load(between).log_likelihood(np.zeros((1, 8, 8, 1)))
+
+
+def test_evaluation_between_data_sets_generates_each_image_once(between):
+    """37 threes are held out; 40 samples were asked for."""
+    evaluate.run_command(threes_to_eights(eval__classifier=False), between)
+    measured = report(between / "eval" / "4")
+    held_out = len(Selected(Digits("test"), (3,)))
+    assert measured["generation"]["images"] == held_out < 40
+    assert "reversibility" in measured
