@@ -124,7 +124,6 @@ def use_256(config: ConfigDict) -> ConfigDict:
     )
     config.train.update(batch_size=64, ema_decay=0.999)
     config.sample.batch_size = config.translate.batch_size = config.interpolate.batch_size = 16
-    config.figures.batch_size = 16
     config.eval.batch_size = 16
     config.eval.keep_images = False
     return config
@@ -155,7 +154,6 @@ def use_size(config: ConfigDict, size: int) -> ConfigDict:
     config.model.update(channel_multipliers=multipliers, num_blocks=2, dropout=0.1, dtype="bfloat16")
     config.train.update(batch_size=64, ema_decay=0.9999, num_steps=400_000)
     config.sample.batch_size = config.translate.batch_size = config.interpolate.batch_size = 50
-    config.figures.batch_size = 50
     config.eval.batch_size = 50
     return config
 
@@ -260,7 +258,7 @@ def figures() -> ConfigDict:
             "num_times": 9,  # pictures along t in figure 5
             "num_pairs": 4,  # rows of figure 6, and images of figure 5 along t
             "num_steps": 9,  # pictures from one end of figure 6 to the other, both included
-            "batch_size": 100,
+            "batch_size": 16,  # small: what all figures solve for is then a multiple, and one program serves them
             "seed": 0,
         }
     )
@@ -341,7 +339,7 @@ def variant(config: ConfigDict, name: str) -> ConfigDict:
     config.sample.update(num_images=10, batch_size=10)
     config.translate.update(num_images=10, batch_size=10, shown=4)
     config.interpolate.update(num_pairs=2, num_steps=5)
-    config.figures.update(num_images=4, num_times=3, num_pairs=2, num_steps=3, batch_size=20)
+    config.figures.update(num_images=4, num_times=3, num_pairs=2, num_steps=3, batch_size=4)
     config.eval.update(extractor="pixels", num_images=40, batch_size=20, num_reconstructions=10, translation_images=1)
     config.eval.update(
         reconstruction_tolerances=(1e-3,), likelihood_images=20, truncation_images=10, truncation_times=3

@@ -416,6 +416,8 @@ def _check_data(settings: DataSettings) -> None:
             f"config.data.levels is {settings.levels}, but config.data.source is {settings.source!r}: expected 0 for a "
             "table, and for nothing else"
         )
+    if settings.base and not settings.levels:
+        raise UserError("config.data.base describes images at t = 0, but config.data.source is a table: leave it empty")
     axes = "(height, width, channels)" if settings.levels else "(dimension,), or () to find it in the table"
     if len(settings.shape) != (3 if settings.levels else 1) or min(settings.shape) < 1:
         raise UserError(f"config.data.shape is {settings.shape}, expected {axes}")

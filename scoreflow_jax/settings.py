@@ -97,7 +97,7 @@ class FiguresSettings:
     num_times: int = 9
     num_pairs: int = 4
     num_steps: int = 9
-    batch_size: int = 100
+    batch_size: int = 16
     seed: int = 0
 
 

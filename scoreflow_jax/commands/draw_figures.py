@@ -210,14 +210,15 @@ def _figure6(case: _Case) -> Drawn:
     """Walks between two latents."""
     s, classes = case.settings, _classes(case.model.experiment)
     labels = balanced_labels(s.num_pairs, classes)
+    shown = () if labels is None else labels.tolist()
     noise = case.points(6, 2 * s.num_pairs)
     ends, how = (noise[0::2], noise[1::2]), {"num_steps": s.num_steps, "rule": "square_root", "latents": True}
     solved, _ = case.model.solve_interpolate(*ends, labels, **how)
     heads = [f"α={alpha:.2f}" for alpha in np.linspace(0, 1, s.num_steps)]
-    captions = [] if labels is None else [case.label(c) for c in labels]
-    panel = Panel(list(solved.y), "interpolation in latent space, z = √(1−α) z₀ + √α z₁", captions, heads)
-    shown = () if labels is None else dict.fromkeys(labels.tolist())
-    told = {"shows": "interpolations", "method": _INTERPOLATE, "classes": case.told(tuple(shown))}
+    panel = Panel(
+        list(solved.y), "interpolation in latent space, z = √(1−α) z₀ + √α z₁", [case.label(c) for c in shown], heads
+    )
+    told = {"shows": "interpolations", "method": _INTERPOLATE, "classes": case.told(shown)}
     return [[panel]], {**told, "num_pairs": s.num_pairs, "num_steps": s.num_steps, "cost": solved.stats.summary()}
 
 

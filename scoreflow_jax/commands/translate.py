@@ -28,7 +28,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
         return
     if not experiment.conditional:
         raise UserError("an unconditional model cannot translate: it has no classes. Use a conditional config")
-    job, names = _job(experiment)
+    job, names = _job(experiment, workdir)
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)
     times = np.linspace(0.0, 1.0, settings.num_times)
     images_and_labels = (job.images, job.source, job.target)
@@ -65,7 +65,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
         )
 
 
-def _job(experiment: Experiment) -> tuple[Job, tuple[str, ...]]:
+def _job(experiment: Experiment, workdir: pathlib.Path) -> tuple[Job, tuple[str, ...]]:
     """The images to translate, from a folder or from the test split, and the names of all classes."""
     settings, classes = experiment.translate, experiment.spec.num_classes
     if settings.images is not None:
@@ -78,7 +78,7 @@ def _job(experiment: Experiment) -> tuple[Job, tuple[str, ...]]:
                 "config.translate.images is a folder, so say its class: give --config.translate.source=CLASS"
             )
         pixels, levels = read_pictures(settings.images, experiment.spec.shape, settings.num_images), 256
-        names = tuple(str(label) for label in range(classes))
+        names = workdirs.class_names(experiment, workdir)
         source = np.full(len(pixels), settings.source, np.int32)
     else:
         every = settings.source is None and settings.target is None

@@ -88,11 +88,9 @@ def describe(source: DataSource, sampling: str = "") -> str:
     if not source.spec.num_classes:
         names = f", all of one class ({source.class_names[0]})" if source.class_names else ""
         return f"{total} without classes{names}"
-    names = (
-        source.class_names
-        if counts is None
-        else [f"{name} {count}" for name, count in zip(source.class_names, counts, strict=True)]
-    )
+    names = [f"{i} {name}" for i, name in enumerate(source.class_names)]
+    if counts is not None:
+        names = [f"{name}: {count}" for name, count in zip(names, counts, strict=True)]
     more = f", and {len(names) - _CLASSES_SHOWN} classes more" if len(names) > _CLASSES_SHOWN else ""
     drawn = f", {sampling} sampling" if sampling else ""
     return f"{total}{drawn} of {len(names)} classes: {', '.join(names[:_CLASSES_SHOWN])}{more}"

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import stat
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -16,11 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, overload
 
 import numpy as np
+import PIL.Image
 from jaxtyping import Int32, UInt64
 
-from scoreflow_jax.data.pictures import UnreadablePicture, check_picture, suffixes
+from scoreflow_jax.data.pictures import PASSING, UnreadablePicture, check_picture, printable, suffixes, why_not_read
 from scoreflow_jax.errors import UserError, first_line
-from scoreflow_jax.files import cache_dir, save_arrays
+from scoreflow_jax.files import cache_dir, save_arrays, whole_file
 from scoreflow_jax.progress import progress
 
 _VERSION = 1  # of what the cache holds
@@ -55,8 +57,9 @@ class Names(Sequence[str]):
         """One name, or a list of some."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        first = int(self._ends[index - 1]) if index else 0
-        return os.fsdecode(self._block[first : int(self._ends[index])])
+        place = range(len(self))[index]
+        first = int(self._ends[place - 1]) if place else 0
+        return os.fsdecode(self._block[first : int(self._ends[place])])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,37 +99,33 @@ def scan_folder(folder: pathlib.Path | str) -> Scan:
         UserError: no such folder, no picture in it, or two classes that other systems would not tell apart.
     """
     root = pathlib.Path(folder).expanduser()
-    if not root.is_dir():
-        raise UserError(f"{folder} is not a folder; expected a folder of pictures, or of one sub-folder for each class")
+    if not os.path.isdir(root):
+        raise UserError(
+            f"{printable(str(folder))} is not a folder; expected a folder of pictures, or of one sub-folder for each class"
+        )
     root = root.resolve()
     skipped: dict[str, str] = {}
-    found = sorted(_walk(root, skipped), key=lambda f: unicodedata.normalize("NFC", f.name))
-    classes = sorted({f.name.split("/", 1)[0] for f in found if "/" in f.name}, key=_normal)
-    if classes:
-        loose = [f for f in found if "/" not in f.name]
-        skipped.update({printable(f.name): "not in a class folder, as others are" for f in loose})
-        found = [f for f in found if "/" in f.name]
-    _check_class_names(root, classes)
-    keys = np.asarray([f.key for f in found], np.uint64)
-    sizes, reasons, read = _check(root, found, keys)
+    found = list(_walk(root, skipped))
+    if any(f.folder for f in found):
+        skipped.update({printable(f.name): "not in a class folder, as others are" for f in found if not f.folder})
+        found = [f for f in found if f.folder]
+    found.sort(key=lambda f: (_normal(f.folder), _normal(f.name), f.name))
+    _check_class_names(root, sorted({f.folder for f in found}))
+    sizes, reasons, read = _check(root, found, np.asarray([f.key for f in found], np.uint64))
     skipped.update({printable(f.name): r for f, r in zip(found, reasons, strict=True) if r})
     good = [i for i, reason in enumerate(reasons) if not reason]
-    found, sides = [found[i] for i in good], sizes.min(axis=1)[good]
-    classes = [c for c in classes if any(f.name.startswith(c + "/") for f in found)] if classes else []
-    if not found:
+    if not good:
         raise UserError(f"no pictures in {printable(str(root))}{_listed(skipped)}")
-    number = {name: i for i, name in enumerate(classes)}
-    order = sorted(range(len(found)), key=lambda i: number[found[i].name.split("/", 1)[0]]) if classes else None
-    chosen = found if order is None else [found[i] for i in order]
-    sides = sides if order is None else sides[order]
+    found, sides = [found[i] for i in good], sizes[good].min(axis=1)
+    number = {name: i for i, name in enumerate(dict.fromkeys(f.folder for f in found))}
     return Scan(
         root=root,
-        names=Names([f.name for f in chosen]),
-        labels=np.asarray([number[f.name.split("/", 1)[0]] if classes else 0 for f in chosen], np.int32),
-        sides=sides.astype(np.int32),
-        hashes=np.asarray([_hash(_normal(f.name)) for f in chosen], np.uint64),
-        sketch=tuple(f"{h:016x}" for h in sorted(_hash(f"{_normal(f.name)}|{f.size}") for f in chosen)[:SKETCH]),
-        class_names=tuple(classes),
+        names=Names([f.name for f in found]),
+        labels=np.asarray([number[f.folder] for f in found], np.int32),
+        sides=sides,
+        hashes=np.asarray([_hash(_normal(f.name)) for f in found], np.uint64),
+        sketch=tuple(f"{h:016x}" for h in sorted(_hash(f"{_normal(f.name)}|{f.size}") for f in found)[:SKETCH]),
+        class_names=tuple(_normal(name) for name in number if name),
         skipped=dict(sorted(skipped.items())),
         read=read,
     )
@@ -138,6 +137,11 @@ class _File:
     size: int
     key: int  # of name, size and time of change
 
+    @property
+    def folder(self) -> str:
+        """The sub-folder of the root that it is in; "" for the root itself."""
+        return self.name.split("/", 1)[0] if "/" in self.name else ""
+
 
 def _walk(root: pathlib.Path, skipped: dict[str, str]) -> Iterator[_File]:
     """Files with a picture's ending, in no order; what else is there goes to `skipped`."""
@@ -147,25 +151,34 @@ def _walk(root: pathlib.Path, skipped: dict[str, str]) -> Iterator[_File]:
         try:
             entries = list(os.scandir(root / prefix))
         except OSError as error:
-            skipped[printable(prefix)] = (
-                "no permission to list it" if isinstance(error, PermissionError) else str(error)
-            )
+            skipped[printable(prefix) or "the folder itself"] = why_not_read(error)
             continue
         for entry in entries:
             name = prefix + entry.name
             if entry.name.startswith((".", "__")):
                 continue
-            if entry.is_symlink():
-                skipped[printable(name)] = LINK
-            elif entry.is_dir(follow_symlinks=False):
-                pending.append(name + "/")
-            elif not entry.is_file(follow_symlinks=False):
-                skipped[printable(name)] = "not a file"
-            elif os.path.splitext(entry.name)[1].lower() not in suffixes():
-                skipped[printable(name)] = OTHER
-            else:
+            try:
+                reason = _reason_against(entry)
                 status = entry.stat(follow_symlinks=False)
+            except OSError as error:  # in a folder that may be listed and not entered, or deleted meanwhile
+                reason = why_not_read(error)
+            if reason:
+                skipped[printable(name)] = reason
+            elif stat.S_ISDIR(status.st_mode):
+                pending.append(name + "/")
+            else:
                 yield _File(name, status.st_size, _hash(f"{name}|{status.st_size}|{status.st_mtime_ns}"))
+
+
+def _reason_against(entry: os.DirEntry[str]) -> str:
+    """Why a thing in a folder is neither a sub-folder nor a picture, by its kind and name; empty for those."""
+    if entry.is_symlink():
+        return LINK
+    if entry.is_dir(follow_symlinks=False):
+        return ""
+    if not entry.is_file(follow_symlinks=False):
+        return "not a file"
+    return "" if os.path.splitext(entry.name)[1].lower() in suffixes() else OTHER
 
 
 def _check(
@@ -205,19 +218,18 @@ def _from_cache(
 ) -> tuple[Int32[np.ndarray, "files 2"], list[str], Any]:
     sizes, reasons, known = np.zeros((len(keys), 2), np.int32), [""] * len(keys), np.zeros(len(keys), bool)
     try:
-        stored = np.load(cache, allow_pickle=False)
-        old, old_sizes, old_reasons = stored["keys"], stored["sizes"], stored["reasons"].tolist()
-        numbers = stored["numbers"]
+        with np.load(cache, allow_pickle=False) as stored:
+            old, old_sizes, old_reasons = stored["keys"], stored["sizes"], stored["reasons"].tolist()
+            numbers, reader = stored["numbers"], str(stored["reader"])
         places = np.clip(np.searchsorted(old, keys), 0, len(old) - 1)
         known = old[places] == keys
         sizes[known] = old_sizes[places[known]]
         for i in np.flatnonzero(known & (numbers[places] > 0)):
             reasons[i] = old_reasons[numbers[places[i]]]
+            # By now it may be readable without having changed.
+            known[i] = reader == _reader() and not reasons[i].startswith(PASSING)
     except Exception:  # absent, or damaged in any way: everything is read anew
         known[:] = False
-    # A file that could not be opened may be readable by now without having changed.
-    for i in np.flatnonzero(known):
-        known[i] = not reasons[i].startswith("no permission")
     return sizes, reasons, known
 
 
@@ -230,11 +242,17 @@ def _to_cache(
     numbers = np.asarray([number[r] for r in reasons], np.int64)
     try:
         arrays = {"keys": keys[order], "sizes": sizes[order], "numbers": numbers[order]}
-        save_arrays(cache, {**arrays, "reasons": np.asarray(different)}, compressed=False)
+        arrays.update(reasons=np.asarray(different), reader=np.asarray(_reader()))
+        save_arrays(cache, arrays, compressed=False)
     except OSError as error:
         print(
             f"cannot keep the scan in {cache.parent} ({first_line(error)}): it is made anew each time", file=sys.stderr
         )
+
+
+def _reader() -> str:
+    """What else decides whether a file can be read: another Pillow may know its format, another limit let it pass."""
+    return f"Pillow {PIL.__version__}, {PIL.Image.MAX_IMAGE_PIXELS} pixels"
 
 
 def warning_of(skipped: dict[str, str], root: pathlib.Path) -> str:
@@ -242,9 +260,13 @@ def warning_of(skipped: dict[str, str], root: pathlib.Path) -> str:
     lines = [f"  {name}: {reason}" for name, reason in skipped.items()]
     if len(lines) > _NAMED:
         path = cache_dir() / "folders" / f"{_hash(str(root)):016x}-skipped.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(line.strip() for line in lines) + "\n")
-        lines = [*lines[:_NAMED], f"  and {len(lines) - _NAMED} more: see {path}"]
+        where = f": see {path}"
+        try:
+            with whole_file(path) as temporary:
+                temporary.write_text("\n".join(line.strip() for line in lines) + "\n", encoding="utf-8")
+        except OSError as error:
+            where = f", which cannot be listed in {path} ({first_line(error)})"
+        lines = [*lines[:_NAMED], f"  and {len(lines) - _NAMED} more{where}"]
     return "\n".join([f"skipped {len(skipped)} in {printable(root.name)} (config.data.strict refuses them):", *lines])
 
 
@@ -268,11 +290,6 @@ def refuse_skipped(skipped: dict[str, str], root: pathlib.Path) -> None:
             f"{printable(str(root))} has {len(skipped)} files{_listed(skipped)}. Repair or remove them, or set "
             "config.data.strict=False to train without them"
         )
-
-
-def printable(name: str) -> str:
-    """A file name in any script, with what no terminal can show (broken encodings, line breaks) escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def _check_class_names(root: pathlib.Path, classes: list[str]) -> None:

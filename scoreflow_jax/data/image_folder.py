@@ -1,16 +1,17 @@
 """Pictures from folders of the user's own: sub-folders are classes, loose pictures have none."""
 
+import os
 import pathlib
 import sys
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int, Int32, UInt8
 
 from scoreflow_jax.data.base import DataSource, DataSpec, Example
-from scoreflow_jax.data.folder_scan import Scan, printable, refuse_skipped, scan_folder, warning_of
+from scoreflow_jax.data.folder_scan import Scan, refuse_skipped, scan_folder, warning_of
 from scoreflow_jax.data.obtain import how_to_get
-from scoreflow_jax.data.pictures import FILTER, UnreadablePicture, read_picture, suffixes
+from scoreflow_jax.data.pictures import FILTER, UnreadablePicture, printable, read_picture, suffixes
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.settings import DataSettings
 
@@ -39,61 +40,48 @@ class ImageFolder(DataSource):
             UserError: no path, no such folder, no pictures in it or in this split of it, a file that cannot be used under
                 strict, or two classes that other systems would not tell apart.
         """
-        if settings.path is None:
-            raise UserError(
-                f"no folder of pictures is given for {settings.name}: set config.data.path (of a part or a base: that one's path) "
-                f"to a folder with a sub-folder for each class, or with pictures.{how_to_get(settings.name)}"
-            )
-        root = pathlib.Path(settings.path).expanduser()
-        if not root.is_dir():
-            raise UserError(
-                f"config.data.path is {printable(settings.path)}, which is not a folder; expected a folder of pictures, or of one "
-                f"sub-folder for each class.{how_to_get(settings.name)}"
-            )
+        root = _given_folder(settings)
         folder = _split_folder(root, split, settings)
         scan = scan_folder(folder or root)
         height, width, channels = settings.shape
-        smallest = min(height, width) / ENLARGED
+        smallest = -(-min(height, width) // ENLARGED)
         tiny = scan.sides < smallest
-        skipped = dict(scan.skipped)
-        for i in np.flatnonzero(tiny):
-            skipped[printable(scan.names[int(i)])] = (
-                f"tiny: {scan.sides[i]} pixels, expected {int(np.ceil(smallest))} at least"
-            )
+        names = [scan.names[int(i)] for i in np.flatnonzero(tiny)]
+        small = [f"tiny: {side} pixels, expected {smallest} at least" for side in scan.sides[tiny]]
+        skipped = {**scan.skipped, **dict(zip(map(printable, names), small, strict=True))}
         if settings.strict:
             refuse_skipped(skipped, scan.root)
         _warn(skipped, scan.root)
         chosen = ~tiny
+        held_out = "a folder of its own"
         if folder is None:
             out = scan.hashes < np.uint64(settings.test_share * 2.0**64) if settings.test_share else np.zeros_like(tiny)
             chosen &= out == (split == "test")
-        self._keep(scan, chosen, split, settings)
-        classes = scan.class_names
+            held_out = f"{settings.test_share:g} of the files, by their names' hash"
+        classes, labels = _classes(scan, root, folder, settings)
+        self._keep(scan, np.flatnonzero(chosen), len(names), split, settings)
+        self._labels = labels[self._chosen]
         self.spec = DataSpec(shape=(height, width, channels), num_classes=len(classes) if len(classes) > 1 else 0)
         self.class_names = tuple(printable(name) for name in classes)
-        share = (
-            "a folder of its own"
-            if folder is not None
-            else f"{settings.test_share:g} of the files, by their names' hash"
-        )
         self.facts: dict[str, Any] = {
             "kind": "folder of pictures",
             "filter": FILTER,
             "framing": settings.framing,
-            "held_out": share,
+            "held_out": held_out,
             "sketch": list(scan.sketch),
         }
 
-    def _keep(self, scan: Scan, chosen: np.ndarray, split: str, settings: DataSettings) -> None:
+    def _keep(
+        self, scan: Scan, chosen: Int[np.ndarray, " chosen"], tiny: int, split: str, settings: DataSettings
+    ) -> None:
         """Keeps the scan and the numbers of the files chosen from it."""
         self._root, self._names, self._framing = scan.root, scan.names, settings.framing
-        self._chosen = np.flatnonzero(chosen)
-        self._labels = scan.labels[self._chosen] if len(scan.class_names) > 1 else np.zeros(len(self._chosen), np.int32)
+        self._chosen = chosen
         if not len(self._chosen):
             raise UserError(
                 f"no pictures of {printable(str(scan.root))} are in the split {split!r}: of {len(scan.names)} readable ones "
-                f"config.data.test_share={settings.test_share:g} holds out a part by their names' hash. Add pictures, change "
-                "that share, or make folders train and test"
+                f"{tiny} are too small for config.data.shape, and of the others config.data.test_share={settings.test_share:g} "
+                "holds out a part by their names' hash. Add pictures, change that share, or make folders train and test"
             )
 
     def __len__(self) -> int:
@@ -116,19 +104,56 @@ class ImageFolder(DataSource):
         return self._labels
 
 
+def _given_folder(settings: DataSettings) -> pathlib.Path:
+    if settings.path is None:
+        raise UserError(
+            f"no folder of pictures is given for {settings.name}: set config.data.path (of a part or a base: that one's path) "
+            f"to a folder with a sub-folder for each class, or with pictures.{how_to_get(settings.name)}"
+        )
+    root = pathlib.Path(settings.path).expanduser()
+    if not os.path.isdir(root):
+        raise UserError(
+            f"config.data.path is {printable(settings.path)}, which is not a folder; expected a folder of pictures, or of one "
+            f"sub-folder for each class.{how_to_get(settings.name)}"
+        )
+    return root
+
+
 def _split_folder(root: pathlib.Path, split: str, settings: DataSettings) -> pathlib.Path | None:
     """<root>/<split> where the folder comes with its splits; else None, and splits are made."""
-    if not (root / settings.train_split).is_dir():
+    if not os.path.isdir(root / settings.train_split):
         return None
     own = settings.split_name(split)
     others = _TEST_FOLDERS if split == "test" else ()
-    for name in (own, *others):
-        if (root / name).is_dir():
-            return root / name
-    raise UserError(
-        f"{printable(str(root))} has a folder {settings.train_split!r} but no {own!r} beside it: make one, or call it "
-        f"{' or '.join(others) or own}"
-    )
+    folder = next((root / name for name in (own, *others) if os.path.isdir(root / name)), None)
+    if folder is None:
+        raise UserError(
+            f"{printable(str(root))} has a folder {settings.train_split!r} but no {own!r} beside it: make one, or call it "
+            f"{' or '.join(others)}; where {settings.train_split!r} is a class, set config.data.train_split to another name"
+        )
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise UserError(
+            f"{printable(str(folder))} leads out of the folder, of which nothing outside is read: copy the pictures into it, or "
+            "set config.data.path to where they are"
+        )
+    return folder
+
+
+def _classes(
+    scan: Scan, root: pathlib.Path, folder: pathlib.Path | None, settings: DataSettings
+) -> tuple[tuple[str, ...], Int32[np.ndarray, " files"]]:
+    """Class names and the label of every file. A test folder's classes are the training folder's, of which it may lack some."""
+    train, own = root / settings.train_split, scan.class_names
+    names = own if folder in (None, train) else scan_folder(train).class_names
+    if max(len(names), len(own)) < 2:
+        return names, np.zeros(len(scan.names), np.int32)
+    unknown = [name for name in own or ("(none)",) if name not in names]
+    if unknown:
+        raise UserError(
+            f"{printable(str(folder))} has the classes {printable(', '.join(unknown))}, expected some of the training pictures' "
+            f"{printable(', '.join(names)) or '(none)'}: make the same sub-folders in both"
+        )
+    return names, np.asarray([names.index(name) for name in own], np.int32)[scan.labels]
 
 
 def _warn(skipped: dict[str, str], root: pathlib.Path) -> None:
@@ -156,13 +181,13 @@ def read_pictures(
         UserError: no such folder, no picture in it, or one that cannot be read.
     """
     root = pathlib.Path(folder).expanduser()
-    if not root.is_dir():
-        raise UserError(f"{folder} is not a folder; expected a folder of pictures")
+    if not os.path.isdir(root):
+        raise UserError(f"{printable(folder)} is not a folder; expected a folder of pictures")
     found = sorted(
         path for path in root.iterdir() if path.suffix.lower() in suffixes() and not path.name.startswith(".")
     )[:limit]
     if not found:
-        raise UserError(f"no pictures in {folder}; expected files such as a.jpg or a.png")
+        raise UserError(f"no pictures in {printable(folder)}; expected files such as a.jpg or a.png")
     return np.stack([_read_or_name(path, shape, framing) for path in found])
 
 

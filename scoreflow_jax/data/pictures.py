@@ -44,7 +44,12 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class UnreadablePicture(ValueError):
-    """A file that is no picture, or a damaged one. The message is a reason without the file's name."""
+    """A file that is no picture, or a damaged one. The message is a printable reason without the file's name."""
+
+
+def printable(name: str) -> str:
+    """A file name in any script, with what no terminal can show (broken encodings, line breaks) escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 @functools.cache
@@ -146,7 +151,7 @@ def _decode(path: pathlib.Path | str, mode: str) -> Image.Image:
         raise UnreadablePicture(_too_large(None)) from None
     # Decoders raise whatever a damaged file makes them run into: OSError, SyntaxError, struct.error, IndexError, ...
     except Exception as error:
-        raise UnreadablePicture(why_not_read(error) or f"damaged: {first_line(error)}") from error
+        raise UnreadablePicture(why_not_read(error) or f"damaged: {printable(first_line(error))}") from error
 
 
 PASSING = ("no permission", "cannot be read")
@@ -199,6 +204,8 @@ def _plain(picture: Image.Image, mode: str) -> Image.Image:
         picture = Image.fromarray(np.where(clear, _WHITE, np.round(values / 257.0)).astype(np.uint8))
     elif picture.mode == "F":
         raise UnreadablePicture("its values are floating-point numbers, whose range a picture does not say")
+    elif picture.mode == "LAB":  # Pillow has no way from it to grey
+        picture = picture.convert("RGB")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         background = Image.new("RGBA", picture.size, (_WHITE,) * 4)

@@ -63,11 +63,11 @@ def data_features(source: DataSource, extractor: Extractor, folder: pathlib.Path
 def _chunks(source: DataSource) -> Iterator[tuple[Stored, Int32[np.ndarray, " batch"]]]:
     """The source's images, 8-bit, and labels, `CHUNK` at a time."""
     for first in range(0, len(source), CHUNK):
-        examples = [source[i] for i in range(first, min(first + CHUNK, len(source)))]
-        pixels = np.stack([e["image"] for e in examples])
+        examples = source.read(np.arange(first, min(first + CHUNK, len(source))))
+        pixels = examples["image"]
         if source.spec.levels not in (0, 256):
             pixels = to_pixels(to_unit_range_host(pixels, source.spec.levels))
-        yield pixels, np.asarray([e["label"] for e in examples], np.int32)
+        yield pixels, examples["label"]
 
 
 def _cached(pixels: Stored, extractor: Extractor, path: pathlib.Path) -> Float[np.ndarray, "batch features"]:

@@ -10,6 +10,7 @@ from scoreflow_jax import files, plots
 from scoreflow_jax.data import DataSource, Units
 
 _MOST = 3000  # points drawn of a set
+_MOST_TRACKS = 40
 
 Points = Float[np.ndarray, "points dimension"]
 Labels = Int[np.ndarray, " points"]
@@ -58,8 +59,8 @@ class PointPlots:
     def tracks(
         self, path: pathlib.Path, tracks: Float[np.ndarray, "points steps dimension"], labels: Labels | None, title: str
     ) -> None:
-        """Draws the ways of points."""
-        own = self.units.own(tracks)
-        cloud = plots.Cloud(title, own[:, 0], labels, self.behind)
+        """Draws the ways of the first points."""
+        own = self.units.own(tracks[:_MOST_TRACKS])
+        cloud = plots.Cloud(title, own[:, 0], None if labels is None else labels[:_MOST_TRACKS], self.behind)
         with files.whole_file(path) as temporary:
             plots.save_tracks(temporary, own, cloud, self.units.columns, self.names)

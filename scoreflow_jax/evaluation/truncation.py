@@ -40,7 +40,8 @@ def measure_truncation(model: Model, data: Data, out: pathlib.Path) -> dict[str,
             estimate = z + t * _drift(model, at, float(t), chosen)
             errors[name].append(_rms(estimate - at))
     curves = [plots.Curve(name, times.tolist(), values, marked=False) for name, values in errors.items()]
-    axes = plots.Axes(f"{model.experiment.name}: distance to the straight path", "t", "root mean square over pixels")
+    over = "pixels" if model.experiment.spec.levels else "coordinates"
+    axes = plots.Axes(f"{model.experiment.name}: distance to the straight path", "t", f"root mean square over {over}")
     with files.whole_file(out / "truncation.png") as temporary:
         plots.save_curves(temporary, curves, axes)
     return {"images": len(images), "times": times.tolist(), "root_mean_square": errors}

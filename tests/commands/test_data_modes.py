@@ -54,7 +54,7 @@ def test_train_pack_resume_from_it_and_sample_with_the_data_gone(tmp_path, pictu
     )
     go(folder, tmp_path / "whole", 4)
     printed = capsys.readouterr()
-    assert re.search(r"data: 3\d images, natural sampling of 2 classes: cat \d+, dog \d+", printed.out)
+    assert re.search(r"data: 3\d images, natural sampling of 2 classes: 0 cat: \d+, 1 dog: \d+", printed.out)
     assert "cat/broken.png: not a picture that Pillow can read" in printed.err
     go(folder, tmp_path / "changed", 2)
     pack.run_command(experiment_of("image_folder.py", folder), tmp_path, out=str(tmp_path / "pack"))

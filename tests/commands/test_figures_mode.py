@@ -4,21 +4,22 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-import scoreflow_jax
 from scoreflow_jax import figures
 from scoreflow_jax.commands import draw_figures, train
-from scoreflow_jax.data import Digits
+from scoreflow_jax.data import Digits, Selected
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment, build
+from scoreflow_jax.model import Model
 from scoreflow_jax.pixels import to_pixels
 from tests.commands.test_commands import experiment_of, report
 
-FIXED = {"solver__method": "heun", "solver__num_steps": 3}  # so that images do not depend on who shares their batch
-TRAINED = {"train__num_steps": 100, "train__checkpoint_every": 100, "train__sample_every": 0, "train__ema_decay": 0.9}
+FIXED = {"solver__method": "euler", "solver__num_steps": 6}  # so that images do not depend on who shares their batch
+TRAINED = {"train__num_steps": 100, "train__checkpoint_every": 100, "train__sample_every": 0, "train__log_every": 50}
 NAMES = ["zero", "один", "猫", "3", "4", "5", "6", "7", "a name that is far too long for a picture", "9"]
 CLASSES = (1, 0, 2)
 N, PAIRS = 4, 2  # of the smoke variant
@@ -35,19 +36,34 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def drawn(run):
-    """All figures, and the panels of each."""
-    panels = []
+def both(run):
+    """All figures drawn: the panels of each, and the model, which has compiled what the tests ask of it again."""
+    panels, models = [], []
     with pytest.MonkeyPatch.context() as patch:
-        real = figures.save_panels
-        patch.setattr(figures, "save_panels", lambda path, lines: (panels.append(lines), real(path, lines)))
+        save, load = figures.save_panels, draw_figures.workdirs.open_model
+        patch.setattr(figures, "save_panels", lambda path, lines: (panels.append(lines), save(path, lines)))
+        patch.setattr(draw_figures.workdirs, "open_model", lambda *a, **k: (models.append(load(*a, **k)), models[0])[1])
         draw_figures.run_command(experiment_of("digits.py", figures__classes=CLASSES, **FIXED), run)
-    return dict(zip((3, 4, 5, 6), panels, strict=True))
+    return dict(zip((3, 4, 5, 6), panels, strict=True)), models[0]
 
 
 @pytest.fixture(scope="module")
-def model(run):
-    return scoreflow_jax.load(run, batch_size=20).with_solver(experiment_of("digits.py", **FIXED).solver)
+def drawn(both):
+    return both[0]
+
+
+@pytest.fixture(scope="module")
+def model(both):
+    return both[1]
+
+
+def untrained(experiment, monkeypatch):
+    """A model of random parameters, which the command gets in place of a trained one."""
+    rng = np.random.default_rng(0)
+    draw = lambda leaf: jnp.asarray(rng.normal(0, 0.1, leaf.shape), leaf.dtype)
+    model = Model(experiment, jax.tree.map(draw, experiment.parameter_shapes()), 1, batch_size=4)
+    monkeypatch.setattr(draw_figures.workdirs, "open_model", lambda *_, **__: model)
+    return model
 
 
 def picture(workdir, number):
@@ -127,16 +143,17 @@ def test_figure_5_goes_from_the_first_class_to_the_third_along_t(run, drawn, mod
     assert len({y for y, _ in tops}) == 1
     assert tops[0][1] < tops[1][1] < tops[2][1]
     images = test_images(CLASSES[0], PAIRS)
-    ends = {m: model.translate(images, CLASSES[0], CLASSES[2], method=m) for m in ("difference", "latent")}
-    latents = model.encode(images, CLASSES[0])
+    along = {
+        m: model.solve_translate(images, CLASSES[0], CLASSES[2], method=m, times=[0.0, 0.5, 1.0])
+        for m in ("difference", "latent")
+    }
+    latents = along["latent"].path[2]
     for i in range(PAIRS):
-        starts, difference, latent = (places(canvas, x[i]) for x in (images, *ends.values()))
-        met = places(canvas, latents[i])
-        assert [y for y, _ in starts] == [y for y, _ in (*difference, *latent)]  # each row begins at the image
+        starts, met, *ends = (places(canvas, x[i]) for x in (images, latents, *(s.y for s in along.values())))
         assert len(met) == 2  # the end of encoding and the beginning of decoding
-        assert starts[1] < met[0] < met[1] < latent[0]
-    middle = model.solve_translate(images, CLASSES[0], CLASSES[2], method="difference", times=[0.0, 0.5, 1.0]).path[1]
-    assert np.all(grid(canvas, middle[:, None])[:, 0, 1] > starts[0][1])
+        assert [y for y, _ in starts] == [y for y, _ in (*ends[0], *ends[1])]  # each row begins at the image
+        assert starts[1] < met[0] < met[1] < ends[1][0]
+    grid(canvas, np.swapaxes(along["difference"].path[1:], 0, 1))
     titles, _ = texts(drawn[5])
     assert titles[0] == ["(a) samples of один", "(b) samples of zero", "(c) samples of class 2"]
     assert titles[1] == ["(d) один to class 2 along t, from test images, by difference (eq. 20)"]
@@ -157,11 +174,11 @@ def test_figure_6_walks_by_the_square_root_rule(run, drawn, model):
 def test_the_report_states_methods_cost_and_sources(run, drawn):
     r = report(run / "figures")
     assert (r["mode"], r["step"], r["seed"], r["left_out"]) == ("figures", 100, 0, {})
-    assert r["solver"]["method"] == "heun"
+    assert r["solver"]["method"] == "euler"
     told = r["figures"]
     assert told.keys() == {"figure3", "figure4", "figure5", "figure6"}
     assert told["figure3"]["classes"]["2"] == "猫"
-    assert [told[f]["cost"]["nfe_mean"] for f in ("figure3", "figure6")] == [6, 6]  # 3 steps of Heun's method
+    assert [told[f]["cost"]["nfe_mean"] for f in ("figure3", "figure6")] == [6, 6]
     for name in ("figure4", "figure5"):
         assert {m["cost"]["nfe_mean"] for m in told[name]["translations"].values()} == {12}  # two networks, or two legs
         assert "eq. 20" in told[name]["translations"]["difference"]["method"]
@@ -171,28 +188,29 @@ def test_the_report_states_methods_cost_and_sources(run, drawn):
     assert told["figure5"]["times"] == [0, 0.5, 1]
 
 
-def test_generated_images_stand_in_where_there_is_no_test_split(run, model, monkeypatch, capsys):
-    def absent(self, split):
-        raise UserError("no such folder")
+@pytest.mark.parametrize("split", ["absent", "without the class"])
+def test_generated_images_stand_in_where_there_is_no_test_image(model, monkeypatch, split):
+    def source(self, split_name):
+        if split == "absent":
+            raise UserError("no such folder")
+        return Selected(Digits(split_name), (4, 5))
 
-    monkeypatch.setattr(Experiment, "source", absent)
-    monkeypatch.setattr(draw_figures, "_FIGURES", {4: draw_figures._figure4})
-    draw_figures.run_command(experiment_of("digits.py", figures__classes=(3, 8), **FIXED), run)
-    printed = capsys.readouterr().out
-    assert "figure is left out (5): it shows 3 classes, and config.figures.classes names 2" in printed
-    assert not (run / "figures" / "figure5.png").exists()
-    told = report(run / "figures")["figures"]["figure4"]
-    assert told["sources"] == dict.fromkeys("38", "generated images: no such folder, 4 of them")
-    canvas = picture(run, 4)
-    samples = model.generate(key_of(4), np.repeat([3, 8], N))
-    assert all(len(places(canvas, image)) == 2 for image in samples)  # in (a) or (b), and as sources
-    grid(canvas, model.translate(samples[:N], 3, 8)[None])
+    monkeypatch.setattr(Experiment, "source", source)
+    if split != "absent":
+        monkeypatch.setattr(Selected, "labels", lambda self: np.full(len(self), 7, np.int32))
+    lines, told = draw_figures._figure4(draw_figures._Case(model, tuple(NAMES)))
+    why = "no such folder" if split == "absent" else "the test split has none of the class"
+    assert told["sources"] == dict.fromkeys("10", f"generated images: {why}, 4 of them")
+    (a, b), (c,), (d,) = lines
+    for samples, moved in ((a, c), (b, d)):
+        assert moved.captions[0] == "generated images"
+        np.testing.assert_array_equal(np.concatenate(samples.rows), moved.rows[0])
+    np.testing.assert_allclose(c.rows[2], model.translate(c.rows[0], 1, 0), atol=1e-5)
 
 
-def test_an_unconditional_model_has_figures_3_and_6(tmp_path, capsys):
-    experiment = experiment_of("digits.py", model__conditional=False, train__num_steps=2, **FIXED)
-    train.run_command(experiment, tmp_path)
-    capsys.readouterr()
+def test_an_unconditional_model_has_figures_3_and_6(tmp_path, capsys, monkeypatch):
+    experiment = experiment_of("digits.py", model__conditional=False, **FIXED)
+    model = untrained(experiment, monkeypatch)
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "figure4.png").write_text("of an earlier model")
     draw_figures.run_command(experiment, tmp_path)
@@ -202,25 +220,23 @@ def test_an_unconditional_model_has_figures_3_and_6(tmp_path, capsys):
     names = sorted(path.name for path in (tmp_path / "figures").iterdir())
     assert names == ["figure3.png", "figure6.png", "report.json"]
     assert report(tmp_path / "figures")["left_out"].keys() == {"figure4", "figure5"}
-    samples = scoreflow_jax.load(tmp_path).with_solver(experiment.solver).generate(key_of(3), num_images=N * N)
+    samples = model.generate(key_of(3), num_images=N * N)
     grid(picture(tmp_path, 3), samples.reshape(N, N, 8, 8, 1))
 
 
-def test_a_model_between_two_data_sets_has_figures_3_and_4(tmp_path, capsys):
+def test_a_model_between_two_data_sets_has_figures_3_and_4(tmp_path, capsys, monkeypatch):
     changes = {
         "data__classes": (3,),
         "data__base": {"classes": (8,)},
         "data__num_classes": 0,
         "model__conditional": False,
     }
-    experiment = experiment_of("digits.py", **changes, **TRAINED, **FIXED)
-    train.run_command(experiment, tmp_path)
-    capsys.readouterr()
+    experiment = experiment_of("digits.py", **changes, **FIXED)
+    model = untrained(experiment, monkeypatch)
     draw_figures.run_command(experiment, tmp_path)
     printed = capsys.readouterr().out
     assert "figure is left out (5): it is of classes" in printed
     assert "figure is left out (6): it interpolates between Gaussian latents" in printed
-    model = scoreflow_jax.load(tmp_path).with_solver(experiment.solver)
     base = np.asarray(model.source_points(key_of(3), N * PAIRS)).reshape(PAIRS, N, 8, 8, 1)
     eights = {image.tobytes() for image in test_images(8, 1000)}
     assert all(image.tobytes() in eights for row in base for image in row)
