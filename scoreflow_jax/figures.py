@@ -21,7 +21,7 @@ MAXIMAL_WIDTH = 4000  # of panels side by side: what would be wider goes on belo
 _GAP = 2  # screen pixels between tiles
 _SPACE = 14  # around panels
 _TEXT_ROOM = 400  # for captions, where a width is reckoned before they are known
-_FONT_SIZE = 13
+_FONT_SIZE = 13  # of tiles up to ten times as high; it grows with them, since large pictures are looked at from afar
 _INK, _PAPER = (32, 32, 32), (255, 255, 255)
 
 Row = Float[np.ndarray, "_ height width channel"]
@@ -121,15 +121,16 @@ def _broken(line: list[Image.Image]) -> list[list[Image.Image]]:
 
 def _picture(panel: Panel) -> Image.Image:
     """A panel as tight as it goes."""
-    font = _font()
     title, captions, heads = _drawable(panel.title), *([_drawable(t) for t in texts] for texts in panel[2:])
     tiles = [[_tile(image) for image in to_pixels(row)] for row in panel.rows]
     height, width = tiles[0][0].shape[:2]
+    text = max(_FONT_SIZE, height // 10)
+    font, line = _font(text), text * 6 // 5
     cell = max([width, *(int(font.getlength(head)) + 3 * _GAP for head in heads)])
     pitch = cell + _GAP
-    left = max((int(font.getlength(text)) for text in captions), default=-_GAP * 4) + _GAP * 4
-    under_title = _FONT_SIZE + _GAP * 4 if title else 0
-    top = under_title + (_FONT_SIZE + _GAP * 3 if heads else 0)
+    left = max((int(font.getlength(caption)) for caption in captions), default=-_GAP * 4) + _GAP * 4
+    under_title = line + _GAP * 3 if title else 0
+    top = under_title + (line + _GAP * 2 if heads else 0)
     columns = max(len(row) for row in tiles)
     size = (
         max(left + columns * pitch + _GAP, int(font.getlength(title)) + 2 * _GAP if title else 0),
@@ -178,10 +179,15 @@ def _has_glyph(character: str) -> bool:
         return False
     if unicodedata.bidirectional(character) in ("R", "AL") and not features.check("fribidi"):
         return False  # they would stand unjoined and in the wrong order
-    glyph, missing = (_font().getmask(c) for c in (character, "\U0010ffff"))
-    return (glyph.size, bytes(glyph)) != (missing.size, bytes(missing))
+    return _drawn(character) != _drawn("\U0010ffff")
+
+
+def _drawn(character: str) -> bytes:
+    canvas = Image.new("L", (4 * _FONT_SIZE, 3 * _FONT_SIZE))
+    ImageDraw.Draw(canvas).text((_FONT_SIZE, _FONT_SIZE), character, 255, _font(_FONT_SIZE))
+    return canvas.tobytes()
 
 
 @functools.cache
-def _font() -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(font_file(), _FONT_SIZE)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(font_file(), size)

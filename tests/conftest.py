@@ -16,8 +16,10 @@ from PIL import Image
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
-# One program is compiled once in a run of the suite; a new folder each time, so that no run profits from another.
-jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="scoreflow_jax_tests_"))
+# One program is compiled once in a run of the suite, by whichever of its processes comes first (the variable is inherited); a new
+# folder each time, so that no run profits from another.
+COMPILED = os.environ.setdefault("SCOREFLOW_JAX_TESTS_COMPILED", tempfile.mkdtemp(prefix="scoreflow_jax_tests_"))
+jax.config.update("jax_compilation_cache_dir", COMPILED)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="scoreflow_jax_tests_")  # where features are kept
 flags.FLAGS(["pytest"])  # grain's workers refuse flags that nobody parsed

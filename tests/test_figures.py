@@ -64,6 +64,14 @@ def test_a_line_that_is_too_wide_goes_on_below(tmp_path):
     assert 2 * 256 < height < 3 * 256
 
 
+def test_text_grows_with_the_images(tmp_path):
+    tops = []
+    for side in (40, 400):
+        figures.save_rows(tmp_path / "p.png", [-np.ones((1, side, side, 1))], heads=["a"])
+        tops.append(Image.open(tmp_path / "p.png").height - side)
+    assert tops == [15 + 8, 48 + 8]
+
+
 def test_what_the_font_lacks_is_escaped_and_never_an_empty_box(tmp_path):
     assert all(map(figures.can_draw, ("cat", "кошка", "γάτα", "é", "e\u0301", "√α z₀", "a…")))
     assert not any(map(figures.can_draw, ("猫", "고양이", "बिल्ली", "a\nb", "\udcff")))

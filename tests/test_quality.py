@@ -5,7 +5,7 @@ import pytest
 from scoreflow_jax.command_line import load_config
 from scoreflow_jax.commands import evaluate, train, translate
 from scoreflow_jax.experiment import build, to_plain
-from tests.commands.test_commands import report
+from tests.commands.runs import report
 from tests.conftest import ROOT
 
 

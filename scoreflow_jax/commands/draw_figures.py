@@ -84,8 +84,8 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     left_out = _left_out(experiment)
     for why in dict.fromkeys(left_out.values()):
         numbers = [str(number) for number in left_out if left_out[number] == why]
-        are = "s are" if len(numbers) > 1 else " is"
-        print(f"figure{are} left out ({' and '.join(numbers)}): {why}")
+        s, are = ("s", "are") if len(numbers) > 1 else ("", "is")
+        print(f"figure{s} {' and '.join(numbers)} {are} left out: {why}")
     out = workdir / "figures"
     told = {}
     for number, draw in (_BASE_FIGURES if experiment.data.base else _FIGURES).items():
@@ -188,12 +188,12 @@ def _figure5(case: _Case) -> Drawn:
     images, which = _sources(case, first, samples[first], case.settings.num_pairs)
     times = np.linspace(0.0, 1.0, case.settings.num_times)
     moved = {m: case.model.solve_translate(images, first, third, method=m, times=times) for m in _METHODS}
-    title = f"(d) {case.label(first)} to {case.label(third)} along t, from {which.partition(':')[0]}, by"
+    title = f"(d) {case.label(first)} to {case.label(third)} along t, from {which.partition(':')[0]}:"
     lines = [panels, [_progress(moved["difference"], 0, times, f"{title} difference (eq. 20)")]]
     lines.append(
         [
-            _progress(moved["latent"], 0, times[::-1], f"{title} latent: encoding from t=1 to 0"),
-            _progress(moved["latent"], len(times), times, "and decoding from t=0 to 1"),
+            _progress(moved["latent"], 0, times[::-1], f"{title} latent, encoding"),
+            _progress(moved["latent"], len(times), times, "latent, decoding"),
         ]
     )
     return lines, {

@@ -115,7 +115,11 @@ def scan_folder(folder: pathlib.Path | str) -> Scan:
     skipped.update({printable(f.name): r for f, r in zip(found, reasons, strict=True) if r})
     good = [i for i, reason in enumerate(reasons) if not reason]
     if not good:
-        raise UserError(f"no pictures in {printable(str(root))}{_listed(skipped)}")
+        raise UserError(
+            f"no pictures in {printable(str(root))}"
+            + (f" that can be used ({_first(skipped)})" if skipped else ", which is empty")
+            + ": expected a folder of pictures, or of one sub-folder for each class"
+        )
     found, sides = [found[i] for i in good], sizes[good].min(axis=1)
     number = {name: i for i, name in enumerate(dict.fromkeys(f.folder for f in found))}
     return Scan(
@@ -270,13 +274,10 @@ def warning_of(skipped: dict[str, str], root: pathlib.Path) -> str:
     return "\n".join([f"skipped {len(skipped)} in {printable(root.name)} (config.data.strict refuses them):", *lines])
 
 
-def _listed(skipped: dict[str, str]) -> str:
+def _first(skipped: dict[str, str]) -> str:
     """The first skipped files, for an error's one line."""
-    if not skipped:
-        return ", which is empty: expected pictures, or a sub-folder of pictures for each class"
     named = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
-    more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
-    return f" that can be used ({named}{more})"
+    return named + (f"; and {len(skipped) - 3} more" if len(skipped) > 3 else "")
 
 
 def refuse_skipped(skipped: dict[str, str], root: pathlib.Path) -> None:
@@ -287,8 +288,8 @@ def refuse_skipped(skipped: dict[str, str], root: pathlib.Path) -> None:
     """
     if skipped:
         raise UserError(
-            f"{printable(str(root))} has {len(skipped)} files{_listed(skipped)}. Repair or remove them, or set "
-            "config.data.strict=False to train without them"
+            f"{printable(str(root))} has {len(skipped)} files that cannot be used ({_first(skipped)}). Repair or remove them, or "
+            "set config.data.strict=False to train without them"
         )
 
 

@@ -1,8 +1,8 @@
 """Where data sets come from that cannot simply be downloaded: what a message adds when one is not there."""
 
 HOW_TO_GET = {
-    "afhq": "AFHQ: `bash download.sh afhq-dataset` of github.com/clovaai/stargan-v2 makes data/afhq with folders train and val of "
-    "cat, dog and wild; give that folder",
+    "afhq": "AFHQ: `bash download.sh afhq-dataset` of github.com/clovaai/stargan-v2 makes data/afhq with folders train and val "
+    "of cat, dog and wild; give that folder",
     "celeb_a": "CelebA: tensorflow-datasets downloads it from Google Drive, which refuses when too many do; else download "
     "img_align_celeba.zip and the four text files from mmlab.ie.cuhk.edu.hk/projects/CelebA.html into its manual folder, or use "
     "a folder of the pictures: source=image_folder",

@@ -147,7 +147,8 @@ def _prepare(name: str, root: pathlib.Path) -> pathlib.Path:
     print(f"preparing {name} in {root} (once)", flush=True)
     advice = (
         f"Prepare it on a machine with network and TensorFlow by tfds.builder({name!r}, file_format='array_record')"
-        f".download_and_prepare(), copy the folder here and set TFDS_DATA_DIR or config.data.path to its parent.{how_to_get(name)}"
+        f".download_and_prepare(), copy the folder here and set TFDS_DATA_DIR or config.data.path to its "
+        f"parent.{how_to_get(name)}"
     )
     created = [path for path in (root / name.split("/")[0], root / "downloads") if not path.exists()]
     try:

@@ -31,13 +31,14 @@ class MLP(Network):
         width: numbers in every hidden layer and in the embeddings of time and condition; even.
         num_blocks: residual blocks, of two dense layers each.
         skip_rescale: divide residual sums by sqrt(2).
-        time_scale: time is embedded by sines of time_scale * t.
+        time_scale: time is embedded by sines of time_scale * t. By those of the image network's 999 t the drift of points ripples
+            in t, and an adaptive solver pays: 256 evaluations in place of 51 on three Gaussian classes, at equal likelihood.
     """
 
     width: int = 256
     num_blocks: int = 4
     skip_rescale: bool = True
-    time_scale: float = 999.0
+    time_scale: float = 10.0
 
     @nn.compact
     def __call__(self, x: Points, t: Times, condition: Condition | None, train: bool = False) -> Points:

@@ -16,7 +16,7 @@ from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.data import Digits, Packed, Selected, read_all
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import build, differences, resolve, to_plain
-from tests.commands.test_commands import experiment_of, report
+from tests.commands.runs import experiment_of, report
 from tests.conftest import ROOT
 
 SMALL = {"sample__likelihood": False, "train__num_steps": 2, "train__sample_every": 0, "train__checkpoint_every": 1}

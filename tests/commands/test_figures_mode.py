@@ -11,12 +11,12 @@ from PIL import Image
 
 from scoreflow_jax import figures
 from scoreflow_jax.commands import draw_figures, train
-from scoreflow_jax.data import Digits, Selected
+from scoreflow_jax.data import Digits
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment, build
 from scoreflow_jax.model import Model
 from scoreflow_jax.pixels import to_pixels
-from tests.commands.test_commands import experiment_of, report
+from tests.commands.runs import experiment_of, report
 
 FIXED = {"solver__method": "euler", "solver__num_steps": 6}  # so that images do not depend on who shares their batch
 TRAINED = {"train__num_steps": 100, "train__checkpoint_every": 100, "train__sample_every": 0, "train__log_every": 50}
@@ -156,7 +156,7 @@ def test_figure_5_goes_from_the_first_class_to_the_third_along_t(run, drawn, mod
     grid(canvas, np.swapaxes(along["difference"].path[1:], 0, 1))
     titles, _ = texts(drawn[5])
     assert titles[0] == ["(a) samples of один", "(b) samples of zero", "(c) samples of class 2"]
-    assert titles[1] == ["(d) один to class 2 along t, from test images, by difference (eq. 20)"]
+    assert titles[1] == ["(d) один to class 2 along t, from test images: difference (eq. 20)"]
     heads = [panel.heads for line in drawn[5][1:] for panel in line]
     assert heads == [["t=0.00", "t=0.50", "t=1.00"], ["t=1.00", "t=0.50", "t=0.00"], ["t=0.00", "t=0.50", "t=1.00"]]
 
@@ -193,11 +193,11 @@ def test_generated_images_stand_in_where_there_is_no_test_image(model, monkeypat
     def source(self, split_name):
         if split == "absent":
             raise UserError("no such folder")
-        return Selected(Digits(split_name), (4, 5))
+        return Digits(split_name)
 
     monkeypatch.setattr(Experiment, "source", source)
     if split != "absent":
-        monkeypatch.setattr(Selected, "labels", lambda self: np.full(len(self), 7, np.int32))
+        monkeypatch.setattr(Digits, "labels", lambda self: np.full(len(self), 7, np.int32))
     lines, told = draw_figures._figure4(draw_figures._Case(model, tuple(NAMES)))
     why = "no such folder" if split == "absent" else "the test split has none of the class"
     assert told["sources"] == dict.fromkeys("10", f"generated images: {why}, 4 of them")
@@ -215,7 +215,7 @@ def test_an_unconditional_model_has_figures_3_and_6(tmp_path, capsys, monkeypatc
     (tmp_path / "figures" / "figure4.png").write_text("of an earlier model")
     draw_figures.run_command(experiment, tmp_path)
     first, *rest = capsys.readouterr().out.splitlines()
-    assert first == "figures are left out (4 and 5): they translate between classes, and the model is unconditional"
+    assert first == "figures 4 and 5 are left out: they translate between classes, and the model is unconditional"
     assert len(rest) == 2
     names = sorted(path.name for path in (tmp_path / "figures").iterdir())
     assert names == ["figure3.png", "figure6.png", "report.json"]
@@ -235,8 +235,8 @@ def test_a_model_between_two_data_sets_has_figures_3_and_4(tmp_path, capsys, mon
     model = untrained(experiment, monkeypatch)
     draw_figures.run_command(experiment, tmp_path)
     printed = capsys.readouterr().out
-    assert "figure is left out (5): it is of classes" in printed
-    assert "figure is left out (6): it interpolates between Gaussian latents" in printed
+    assert "figure 5 is left out: it is of classes" in printed
+    assert "figure 6 is left out: it interpolates between Gaussian latents" in printed
     base = np.asarray(model.source_points(key_of(3), N * PAIRS)).reshape(PAIRS, N, 8, 8, 1)
     eights = {image.tobytes() for image in test_images(8, 1000)}
     assert all(image.tobytes() in eights for row in base for image in row)
@@ -250,6 +250,8 @@ def test_two_classes_have_figure_4_and_one_has_neither():
     two = experiment_of("digits.py", data__classes=(3, 8), data__num_classes=2)
     assert draw_figures._left_out(two) == {5: "it shows 3 classes, and the model has 2"}
     assert draw_figures._left_out(experiment_of("digits.py", figures__classes=(4,))).keys() == {4, 5}
+    named = draw_figures._left_out(experiment_of("digits.py", figures__classes=(4, 2)))
+    assert named == {5: "it shows 3 classes, and config.figures.classes names 2"}
 
 
 def test_many_classes_are_said_to_be_the_first(run, model, monkeypatch):

@@ -13,7 +13,7 @@ from scoreflow_jax.commands import evaluate, import_checkpoint, interpolate, sam
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.parallel import make_layout
 from scoreflow_jax.training import state_shapes
-from tests.commands.test_commands import experiment_of
+from tests.commands.runs import experiment_of
 from tests.models.published_network import PublishedNetwork, Weights
 from tests.torch_writer import archive, checkpoint, integer, mapping
 

@@ -2,10 +2,14 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from scoreflow_jax.command_line import load_config
 from scoreflow_jax.data import Digits, Merged, Selected, class_counts, open_source
 from scoreflow_jax.data.base import DataSpec, read_all
 from scoreflow_jax.errors import UserError
+from scoreflow_jax.experiment import build, to_plain
+from tests.conftest import ROOT, shared
 from tests.data.sources import settings_of
 
 
@@ -73,3 +77,20 @@ def test_parts_that_do_not_fit():
         open_source("train", settings_of("merged", parts={"one": {"source": "digits"}}))
     with pytest.raises(UserError, match="config.data.parts.a has 'pth', expected fields of config.data: source, name"):
         open_source("train", settings_of("merged", parts={"a": {"pth": "x"}, "b": {}}))
+
+
+def test_the_papers_two_class_set_on_real_pictures():
+    """CelebA-HQ (two folders, which are not classes here) and MetFaces, at their own size: the files' own pixels."""
+    celeba, metfaces = shared("data", "celeba_hq_samples"), shared("data", "metfaces_samples")
+    config = to_plain(load_config(str(ROOT / "configs" / "celeba_metfaces.py")))
+    config["data"]["parts"]["celeba"].update(source="image_folder", path=str(celeba))
+    config["data"]["parts"]["metfaces"].update(path=str(metfaces), test_share=0.3)  # one or two of the three, by their names
+    experiment = build(config)
+    sources = [experiment.source(split) for split in ("train", "test")]
+    assert sources[0].class_names == ("celeba", "metfaces")
+    counts = np.sum([class_counts(source) for source in sources], axis=0)
+    files = [[*folder.rglob("*.jpg"), *folder.rglob("*.png")] for folder in (celeba, metfaces)]
+    assert counts.tolist() == [len(found) for found in files] == [56, 3]
+    real = {(np.asarray(Image.open(path).convert("RGB")).tobytes(), label) for label in (0, 1) for path in files[label]}
+    read = {(e["image"].tobytes(), int(e["label"])) for s in sources for e in (s[i] for i in range(len(s)))}
+    assert read == real

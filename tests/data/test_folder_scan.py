@@ -1,5 +1,6 @@
 """Scans of folders: what is found, what is named as unusable, what is kept, and that nothing outside is touched."""
 
+import builtins
 import hashlib
 import io
 import os
@@ -173,22 +174,23 @@ def test_links_are_named_and_never_followed(folder, tmp_path, cache, monkeypatch
     (folder / "cat" / "loop").symlink_to("..")
     (folder / "cat" / "itself.png").symlink_to("itself.png")
     (folder / "cat" / "nowhere.png").symlink_to("nothing.png")
-    touched = []
-    for module, name in ((os, "open"), (os, "scandir")):
-        real = getattr(module, name)
-        monkeypatch.setattr(
-            module, name, lambda path, *a, real=real, **k: (touched.append(os.fspath(path)), real(path, *a, **k))[1]
-        )
-    before = tree(tmp_path)
-    scan = scan_folder(folder)
-    monkeypatch.undo()
+    touched, before = [], tree(tmp_path)
+
+    def seen(real):
+        return lambda path, *a, **k: (touched.append(path), real(path, *a, **k))[1]
+
+    with monkeypatch.context() as patch:
+        for module, name in ((os, "open"), (os, "scandir"), (os, "listdir"), (builtins, "open")):
+            patch.setattr(module, name, seen(getattr(module, name)))
+        scan = scan_folder(folder)
     assert (list(scan.names), scan.class_names) == (["cat/1.png"], ("cat",))
     links = ("cat/file.png", "cat/folder", "cat/itself.png", "cat/loop", "cat/nowhere.png", "dog")
     assert scan.skipped == dict.fromkeys(links, LINK)
-    assert str(folder / "cat" / "1.png") in touched
+    assert folder / "cat" / "1.png" in touched
     for path in touched:
-        real = pathlib.Path(path).resolve()
-        assert real.is_relative_to(folder.resolve()) or real.is_relative_to(cache)
+        if not isinstance(path, int):  # a file that is open already
+            real = pathlib.Path(path).resolve()
+            assert real.is_relative_to(folder.resolve()) or real.is_relative_to(cache)
     assert tree(tmp_path) == before
 
 
@@ -285,8 +287,11 @@ def test_only_what_changed_is_read_again(folder):
     assert (scan.read, len(scan.names)) == (0, 7)
     (folder / "6.png").rename(folder / "seven.png")
     assert scan_folder(folder).read == 1
-    # Of the same size, with another time of change.
+    # Of the same size at another time, and of another size at the same time.
     status = (folder / "2.png").stat()
+    os.utime(folder / "2.png", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert scan_folder(folder).read == 1
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes() + b"more")
     os.utime(folder / "2.png", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     assert scan_folder(folder).read == 1
     assert scan_folder(folder).read == 0
@@ -543,7 +548,9 @@ def test_classes_that_another_system_would_take_for_one(folder, names):
 def test_an_empty_folder(folder):
     with pytest.raises(UserError) as caught:
         scan_folder(folder)
-    one_line(caught, "no pictures in", "which is empty", "a sub-folder of pictures for each class")
+    one_line(
+        caught, "no pictures in", "which is empty: expected a folder of pictures, or of one sub-folder for each class"
+    )
 
 
 def test_a_folder_without_a_usable_picture(folder):
@@ -568,7 +575,10 @@ def test_the_strict_refusal_names_and_advises(folder):
     with pytest.raises(UserError) as caught:
         refuse_skipped({f"{i}.png": "damaged" for i in range(5)}, folder)
     one_line(
-        caught, "has 5 files", "0.png: damaged; 1.png: damaged; 2.png: damaged; and 2 more", "config.data.strict=False"
+        caught,
+        "has 5 files that cannot be used (",
+        "0.png: damaged; 1.png: damaged; 2.png: damaged; and 2 more",
+        "config.data.strict=False",
     )
 
 

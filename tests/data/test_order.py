@@ -1,5 +1,7 @@
 """The training stream as a function of seed and place."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -26,9 +28,9 @@ def test_the_stream_does_not_depend_on_how_it_is_cut(size, cuts, balanced):
     whole = Order(size, 7, labels)(np.arange(200))
     bounds = sorted({0, 200, *cuts})
     order = Order(size, 7, labels)
-    parts = [order(np.arange(a, b)) for a, b in zip(bounds[:-1], bounds[1:])]
+    parts = [order(np.arange(a, b)) for a, b in itertools.pairwise(bounds)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
-    backwards = [Order(size, 7, labels)(np.arange(a, b)) for a, b in reversed(list(zip(bounds[:-1], bounds[1:])))]
+    backwards = [Order(size, 7, labels)(np.arange(a, b)) for a, b in reversed([*itertools.pairwise(bounds)])]
     np.testing.assert_array_equal(np.concatenate(backwards[::-1]), whole)
 
 
@@ -54,7 +56,7 @@ def test_balanced_draws_each_class_equally_often_and_each_member_once_a_round():
         np.testing.assert_array_equal(np.bincount(batch, minlength=3), [2, 2, 2])
     for label, size in enumerate((20, 3, 7)):
         own = drawn[LABELS[drawn] == label].reshape(-1, size)
-        assert all(sorted(round_) == np.flatnonzero(LABELS == label).tolist() for round_ in own)
+        assert all(sorted(round_) == np.flatnonzero(label == LABELS).tolist() for round_ in own)
         assert len({tuple(round_) for round_ in own}) > 1
 
 

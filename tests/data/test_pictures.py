@@ -502,9 +502,14 @@ def test_whatever_damage_is_read_or_refused(tmp_path_factory, format, changes, i
     assert reason.isprintable()
 
 
-def test_what_a_file_writes_into_a_message_cannot_reach_the_terminal(tmp_path):
-    (tmp_path / "a.ppm").write_bytes(b"P6 \x1b[2J\x1b[31m1234567890 8 255\n")
-    refused(tmp_path / "a.ppm", r"\x1b[2J")
+def test_what_a_file_writes_into_a_message_cannot_reach_the_terminal(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.png", noise(8, 8))
+
+    def quote(*_, **__):
+        raise SyntaxError("no such keyword: \x1b[2J\u202e\nand more")
+
+    monkeypatch.setattr(Image, "open", quote)
+    refused(path, r"damaged: no such keyword: \x1b[2J\u202e")
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):

@@ -14,7 +14,6 @@ from sklearn.datasets import load_digits
 from scoreflow_jax import data
 from scoreflow_jax.data import Digits, Merged, TfdsImages, class_counts, open_source
 from scoreflow_jax.data.base import DataSpec, check_spec, read_all
-from scoreflow_jax.data.image_folder import ImageFolder, read_pictures
 from scoreflow_jax.data.pictures import framed
 from scoreflow_jax.errors import UserError
 from tests.data import fake_celeba, fake_cifar10
@@ -197,48 +196,3 @@ def test_every_source_survives_pickling(tfds_dir, pictures_dir, tmp_path):
 def test_a_source_that_is_not_what_the_config_says():
     with pytest.raises(UserError, match="correct config.data"):
         check_spec(Digits("test"), DataSpec(shape=(8, 8, 1), num_classes=10, levels=256), "digits")
-
-
-def test_pictures_are_cropped_in_the_middle_and_resized(tmp_path):
-    wide = np.zeros((40, 80, 3), np.uint8)
-    wide[:, 20:60] = (200, 100, 50)  # the centered square is of one color
-    Image.fromarray(wide).save(tmp_path / "b.png")
-    Image.fromarray(np.full((20, 20), 77, np.uint8)).save(tmp_path / "a.png")
-    (tmp_path / "notes.txt").write_text("not a picture")
-    pictures = read_pictures(str(tmp_path), (16, 16, 3))
-    assert pictures.shape == (2, 16, 16, 3)
-    np.testing.assert_array_equal(pictures[0], 77)
-    np.testing.assert_array_equal(pictures[1], np.broadcast_to([200, 100, 50], (16, 16, 3)))
-    assert read_pictures(str(tmp_path), (16, 16, 1), limit=1).shape == (1, 16, 16, 1)
-
-
-def test_pictures_that_are_not(tmp_path):
-    with pytest.raises(UserError, match="not a folder"):
-        read_pictures(str(tmp_path / "none"), (8, 8, 3))
-    with pytest.raises(UserError, match="no pictures"):
-        read_pictures(str(tmp_path), (8, 8, 3))
-    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n but then nothing")
-    with pytest.raises(UserError, match="broken.png"):
-        read_pictures(str(tmp_path), (8, 8, 3))
-
-
-def test_class_folders_are_the_classes_in_order_of_their_names(tmp_path):
-    for name, grey in (("wild", 250), ("cat", 10), ("dog", 100)):
-        (tmp_path / "afhq" / "train" / name).mkdir(parents=True)
-        for i in range(2):
-            Image.new("L", (12, 9), grey + i).save(tmp_path / "afhq" / "train" / name / f"{i}.png")
-    (tmp_path / "afhq" / "train" / "cat" / "notes.txt").write_text("not a picture")
-    (tmp_path / "afhq" / "train" / "__MACOSX").mkdir()
-    source = ImageFolder(str(tmp_path), "afhq", "train", (4, 4, 3))
-    assert (len(source), source.class_names, source.spec.num_classes) == (6, ("cat", "dog", "wild"), 3)
-    seen = [(int(e["label"]), int(e["image"].mean()), e["image"].shape) for e in (source[i] for i in range(6))]
-    assert seen == [
-        (0, 10, (4, 4, 3)),
-        (0, 11, (4, 4, 3)),
-        (1, 100, (4, 4, 3)),
-        (1, 101, (4, 4, 3)),
-        (2, 250, (4, 4, 3)),
-        (2, 251, (4, 4, 3)),
-    ]
-    with pytest.raises(UserError, match="expected a sub-folder for each class"):
-        ImageFolder(str(tmp_path), "afhq", "test", (4, 4, 3))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scoreflow_jax.data import Digits
+from scoreflow_jax.data import DataSource, Digits
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation import generation, report
 from scoreflow_jax.evaluation.data import Data
@@ -24,13 +24,13 @@ from scoreflow_jax.model import Model
 from scoreflow_jax.paths import LinearPath
 from scoreflow_jax.sampling import Solved, SolveStats
 from tests import oracles
-from tests.commands.test_commands import experiment_of
+from tests.commands.runs import experiment_of
 from tests.conftest import shared
 
 PIXELS = pixel_extractor((8, 8, 1))
 
 
-class Few:
+class Few(DataSource):
     """The first images of a source."""
 
     def __init__(self, source, count):

@@ -7,7 +7,7 @@ import pytest
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.models.lpips import import_lpips, lpips
-from tests.commands.test_commands import experiment_of
+from tests.commands.runs import experiment_of
 from tests.torch_writer import checkpoint
 
 RNG = np.random.default_rng(0)

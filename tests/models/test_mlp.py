@@ -21,7 +21,7 @@ def randomized(network, scale=0.4):
     return jax.tree.map(lambda s: jnp.asarray(scale * rng.normal(size=s.shape), jnp.float32), shapes)
 
 
-def reference(params, x, t, condition, time_scale=999.0):
+def reference(params, x, t, condition, time_scale=10.0):
     """The network once more in float64; condition: embedded already, or None."""
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
     dense = lambda h, layer: h @ layer["kernel"] + layer["bias"]

@@ -1,0 +1,25 @@
+"""The smoke variant of a config as an experiment, and the report of a run."""
+
+import json
+
+from scoreflow_jax.command_line import load_config
+from scoreflow_jax.experiment import build, resolve, to_plain
+from tests.conftest import ROOT
+
+
+def experiment_of(name, path=None, **changes):
+    """The smoke variant of a config, with changes like train__num_steps=2."""
+    config = to_plain(load_config(f"{ROOT / 'configs' / name}:smoke"))
+    if path is not None:
+        config["data"]["path"] = str(path)
+    for field, value in changes.items():
+        section, _, key = field.partition("__")
+        if key:
+            config[section][key] = value
+        else:
+            config[section] = value
+    return build(resolve(config))
+
+
+def report(path):
+    return json.loads((path / "report.json").read_text())
