@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-import stat
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ from scoreflow_jax.progress import progress
 _VERSION = 1  # of what the cache holds
 _CHUNK = 256  # files given to the threads at a time
 _NAMED = 20  # skipped files in a warning; all of them stand in a file
+_EXPECTED = "a folder of pictures, or of one sub-folder for each class"
 
 SKETCH = 32
 """Hashes in a sketch."""
@@ -100,26 +100,17 @@ def scan_folder(folder: pathlib.Path | str) -> Scan:
     """
     root = pathlib.Path(folder).expanduser()
     if not os.path.isdir(root):
-        raise UserError(
-            f"{printable(str(folder))} is not a folder; expected a folder of pictures, or of one sub-folder for each class"
-        )
+        raise UserError(f"{printable(str(folder))} is not a folder; expected {_EXPECTED}")
     root = root.resolve()
     skipped: dict[str, str] = {}
-    found = list(_walk(root, skipped))
-    if any(f.folder for f in found):
-        skipped.update({printable(f.name): "not in a class folder, as others are" for f in found if not f.folder})
-        found = [f for f in found if f.folder]
-    found.sort(key=lambda f: (_normal(f.folder), _normal(f.name), f.name))
+    found = _files_of_classes(root, skipped)
     _check_class_names(root, sorted({f.folder for f in found}))
     sizes, reasons, read = _check(root, found, np.asarray([f.key for f in found], np.uint64))
     skipped.update({printable(f.name): r for f, r in zip(found, reasons, strict=True) if r})
     good = [i for i, reason in enumerate(reasons) if not reason]
     if not good:
-        raise UserError(
-            f"no pictures in {printable(str(root))}"
-            + (f" that can be used ({_first(skipped)})" if skipped else ", which is empty")
-            + ": expected a folder of pictures, or of one sub-folder for each class"
-        )
+        why = f" that can be used ({_first(skipped)})" if skipped else ", which is empty"
+        raise UserError(f"no pictures in {printable(str(root))}{why}: expected {_EXPECTED}")
     found, sides = [found[i] for i in good], sizes[good].min(axis=1)
     number = {name: i for i, name in enumerate(dict.fromkeys(f.folder for f in found))}
     return Scan(
@@ -147,6 +138,15 @@ class _File:
         return self.name.split("/", 1)[0] if "/" in self.name else ""
 
 
+def _files_of_classes(root: pathlib.Path, skipped: dict[str, str]) -> list[_File]:
+    """Files with a picture's ending in order of class and name, and none outside the classes where there are any."""
+    found = list(_walk(root, skipped))
+    if any(f.folder for f in found):
+        skipped.update({printable(f.name): "not in a class folder, as others are" for f in found if not f.folder})
+        found = [f for f in found if f.folder]
+    return sorted(found, key=lambda f: (_normal(f.folder), _normal(f.name), f.name))
+
+
 def _walk(root: pathlib.Path, skipped: dict[str, str]) -> Iterator[_File]:
     """Files with a picture's ending, in no order; what else is there goes to `skipped`."""
     pending = [""]
@@ -162,27 +162,29 @@ def _walk(root: pathlib.Path, skipped: dict[str, str]) -> Iterator[_File]:
             if entry.name.startswith((".", "__")):
                 continue
             try:
-                reason = _reason_against(entry)
-                status = entry.stat(follow_symlinks=False)
+                kind = _kind(entry, name)
             except OSError as error:  # in a folder that may be listed and not entered, or deleted meanwhile
-                reason = why_not_read(error)
-            if reason:
-                skipped[printable(name)] = reason
-            elif stat.S_ISDIR(status.st_mode):
+                kind = why_not_read(error)
+            if isinstance(kind, _File):
+                yield kind
+            elif kind is None:
                 pending.append(name + "/")
             else:
-                yield _File(name, status.st_size, _hash(f"{name}|{status.st_size}|{status.st_mtime_ns}"))
+                skipped[printable(name)] = kind
 
 
-def _reason_against(entry: os.DirEntry[str]) -> str:
-    """Why a thing in a folder is neither a sub-folder nor a picture, by its kind and name; empty for those."""
+def _kind(entry: os.DirEntry[str], name: str) -> _File | str | None:
+    """A file with a picture's ending, None for a sub-folder, or why it is neither."""
     if entry.is_symlink():
         return LINK
     if entry.is_dir(follow_symlinks=False):
-        return ""
+        return None
     if not entry.is_file(follow_symlinks=False):
         return "not a file"
-    return "" if os.path.splitext(entry.name)[1].lower() in suffixes() else OTHER
+    if os.path.splitext(entry.name)[1].lower() not in suffixes():
+        return OTHER
+    status = entry.stat(follow_symlinks=False)
+    return _File(name, status.st_size, _hash(f"{name}|{status.st_size}|{status.st_mtime_ns}"))
 
 
 def _check(

@@ -45,21 +45,18 @@ class ImageFolder(DataSource):
         scan = scan_folder(folder or root)
         height, width, channels = settings.shape
         smallest = -(-min(height, width) // ENLARGED)
-        tiny = scan.sides < smallest
-        names = [scan.names[int(i)] for i in np.flatnonzero(tiny)]
-        small = [f"tiny: {side} pixels, expected {smallest} at least" for side in scan.sides[tiny]]
-        skipped = {**scan.skipped, **dict(zip(map(printable, names), small, strict=True))}
-        if settings.strict:
-            refuse_skipped(skipped, scan.root)
-        _warn(skipped, scan.root)
-        chosen = ~tiny
+        chosen = scan.sides >= smallest
+        tiny = {
+            printable(scan.names[int(i)]): f"tiny: {scan.sides[i]} pixels, expected {smallest} at least"
+            for i in np.flatnonzero(~chosen)
+        }
+        _tell({**scan.skipped, **tiny}, scan.root, strict=settings.strict)
         held_out = "a folder of its own"
         if folder is None:
-            out = scan.hashes < np.uint64(settings.test_share * 2.0**64) if settings.test_share else np.zeros_like(tiny)
-            chosen &= out == (split == "test")
+            chosen &= (scan.hashes / 2.0**64 < settings.test_share) == (split == "test")
             held_out = f"{settings.test_share:g} of the files, by their names' hash"
         classes, labels = _classes(scan, root, folder, settings)
-        self._keep(scan, np.flatnonzero(chosen), len(names), split, settings)
+        self._keep(scan, np.flatnonzero(chosen), len(tiny), split, settings)
         self._labels = labels[self._chosen]
         self.spec = DataSpec(shape=(height, width, channels), num_classes=len(classes) if len(classes) > 1 else 0)
         self.class_names = tuple(printable(name) for name in classes)
@@ -156,7 +153,10 @@ def _classes(
     return names, np.asarray([names.index(name) for name in own], np.int32)[scan.labels]
 
 
-def _warn(skipped: dict[str, str], root: pathlib.Path) -> None:
+def _tell(skipped: dict[str, str], root: pathlib.Path, *, strict: bool) -> None:
+    """Refuses what cannot be used, or warns of it, once."""
+    if strict:
+        refuse_skipped(skipped, root)
     said = (str(root), *skipped)
     if skipped and said not in _warned:
         _warned.add(said)

@@ -97,7 +97,7 @@ def _label_path(name: str, features: Any, label: str | None) -> str:
     feature = features
     for part in label.split("/"):
         if not hasattr(feature, "keys") or part not in feature:
-            names = ", ".join(feature) if hasattr(feature, "keys") else "none below it"
+            names = ", ".join(sorted(feature)) if hasattr(feature, "keys") else "none below it"
             raise UserError(f"{name} has no feature {label!r} (config.data.label), expected one of {names}")
         feature = feature[part]
     return label

@@ -247,14 +247,14 @@ def test_a_folder_that_may_not_be_reached():
 
 def test_a_file_that_vanishes_while_the_folder_is_walked(folder, monkeypatch):
     write(folder, "1.png", "2.png")
-    real = folder_scan._reason_against
+    real = folder_scan._kind
 
-    def remove(entry):
-        if entry.name == "2.png":
+    def remove(entry, name):
+        if name == "2.png":
             os.unlink(entry.path)
-        return real(entry)
+        return real(entry, name)
 
-    monkeypatch.setattr(folder_scan, "_reason_against", remove)
+    monkeypatch.setattr(folder_scan, "_kind", remove)
     scan = scan_folder(folder)
     assert (list(scan.names), scan.skipped) == (["1.png"], {"2.png": "cannot be read: No such file or directory"})
 

@@ -1,4 +1,4 @@
-"""Sources: the digits, tensorflow-datasets from array_record, and a folder of pictures."""
+"""Sources: the digits, and tensorflow-datasets from array_record; and what holds of every source."""
 
 import os
 import pathlib
