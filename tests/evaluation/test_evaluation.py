@@ -310,7 +310,7 @@ class Straight(Model):
         flat = jnp.asarray(x, jnp.float32).reshape(len(x), 64)
         return self._drift(flat, jnp.full((len(x),), t)).reshape(x.shape)
 
-    def noise(self, key, count):
+    def source_points(self, key, count):
         return jax.random.normal(key, (count, 8, 8, 1))
 
     def solve_encode(self, images, labels, times):
