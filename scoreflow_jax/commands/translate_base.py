@@ -22,7 +22,9 @@ BASE, DATA = 0, 1
 def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     """Writes translate/{translations.npz, grid.png, path.png, report.json}: both ways, or the one that `source` names."""
     if experiment.conditional:
-        raise UserError("a model between two data sets that also has classes cannot be translated with here; use the Python API")
+        raise UserError(
+            "a model between two data sets that also has classes cannot be translated with here; use the Python API"
+        )
     ways = _ways(experiment)
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.translate.batch_size)
     names, pixels = _names_and_pixels(experiment, ways)
@@ -38,7 +40,14 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
         "target_labels": np.concatenate([np.full(len(pixels[way]), 1 - way, np.int32) for way in ways]),
     }
     files.save_arrays(out / "translations.npz", joined)
-    _draw(out, experiment, names, ways, {way: (scaling.to_images(pixels[way]), solved[way], back[way]) for way in ways}, times)
+    _draw(
+        out,
+        experiment,
+        names,
+        ways,
+        {way: (scaling.to_images(pixels[way]), solved[way], back[way]) for way in ways},
+        times,
+    )
     told = {
         f"{names[way]} to {names[1 - way]}": {
             "images": len(pixels[way]),

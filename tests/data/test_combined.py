@@ -84,7 +84,9 @@ def test_the_papers_two_class_set_on_real_pictures():
     celeba, metfaces = shared("data", "celeba_hq_samples"), shared("data", "metfaces_samples")
     config = to_plain(load_config(str(ROOT / "configs" / "celeba_metfaces.py")))
     config["data"]["parts"]["celeba"].update(source="image_folder", path=str(celeba))
-    config["data"]["parts"]["metfaces"].update(path=str(metfaces), test_share=0.3)  # one or two of the three, by their names
+    config["data"]["parts"]["metfaces"].update(
+        path=str(metfaces), test_share=0.3
+    )  # one or two of the three, by their names
     experiment = build(config)
     sources = [experiment.source(split) for split in ("train", "test")]
     assert sources[0].class_names == ("celeba", "metfaces")
