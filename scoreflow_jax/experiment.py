@@ -171,7 +171,7 @@ class Experiment:
 
 
 def _base_settings(settings: DataSettings) -> DataSettings:
-    return data.changed(settings, {"base": {}, "units": {}, **settings.base}, "base")
+    return data.changed(settings, settings.base, "base")
 
 
 def resolve(config: ConfigDict | Mapping[str, Any], trained: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -411,24 +411,43 @@ def _check_data(settings: DataSettings) -> None:
     ):
         if value not in names:
             raise UserError(f"config.data.{name} is {value!r}, expected one of {', '.join(names)}")
-    if (settings.source == "table") != (settings.levels == 0):
-        raise UserError(
-            f"config.data.levels is {settings.levels}, but config.data.source is {settings.source!r}: expected 0 for a "
-            "table, and for nothing else"
-        )
-    if settings.base and not settings.levels:
-        raise UserError("config.data.base describes images at t = 0, but config.data.source is a table: leave it empty")
-    axes = "(height, width, channels)" if settings.levels else "(dimension,), or () to find it in the table"
-    if len(settings.shape) != (3 if settings.levels else 1) or min(settings.shape) < 1:
-        raise UserError(f"config.data.shape is {settings.shape}, expected {axes}")
-    if settings.num_classes is None:
-        raise UserError("config.data.num_classes is None: give a number, or let experiment.resolve look at the data")
     if not 0 <= settings.test_share < 1:
         raise UserError(f"config.data.test_share is {settings.test_share}, expected at least 0 and less than 1")
     if any(type(c) is not int for c in settings.classes):
         raise UserError(f"config.data.classes is {settings.classes}, expected whole numbers, such as (3, 5)")
+    if settings.label is not None and settings.source not in ("tfds", "table"):
+        raise UserError(
+            f"config.data.label is {settings.label!r}, but classes of {settings.source} are not features or columns: leave it"
+        )
+    _check_shape(settings)
+    if settings.num_classes is None:
+        raise UserError("config.data.num_classes is None: give a number, or let experiment.resolve look at the data")
     if settings.sampling == "balanced" and settings.num_classes < 2:
         raise UserError("config.data.sampling is 'balanced', but the data have no classes: set it to 'natural'")
+    for where, fields in (("base", settings.base), *((f"parts.{name}", part) for name, part in settings.parts.items())):
+        if fields:
+            _check_data(dataclasses.replace(data.changed(settings, fields, where), num_classes=0, sampling="natural"))
+
+
+def _check_shape(settings: DataSettings) -> None:
+    """Shape and levels: images have pixels, tables have points.
+
+    Raises:
+        UserError: they do not go together.
+    """
+    shape, images = settings.shape, settings.levels > 0
+    if (settings.source == "table") == images:
+        raise UserError(
+            f"config.data.levels is {settings.levels}, but config.data.source is {settings.source!r}: expected 0 for a "
+            "table, and for nothing else"
+        )
+    if settings.base and not images:
+        raise UserError("config.data.base describes images at t = 0, but config.data.source is a table: leave it empty")
+    if len(shape) != (3 if images else 1) or min(shape) < 1:
+        axes = "(height, width, channels)" if images else "(dimension,), or () to find it in the table"
+        raise UserError(f"config.data.shape is {shape}, expected {axes}")
+    if images and shape[2] not in (1, 3):
+        raise UserError(f"config.data.shape is {shape}, expected 1 channel (grey) or 3 (RGB)")
 
 
 def _check_eval(experiment: Experiment) -> None:

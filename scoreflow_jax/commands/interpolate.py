@@ -9,7 +9,7 @@ from scoreflow_jax import figures, files
 from scoreflow_jax.commands import points
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.commands.sample import balanced_labels
-from scoreflow_jax.data import read_all
+from scoreflow_jax.data import spread
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model
@@ -69,14 +69,15 @@ def _real_pairs(experiment: Experiment, labels: np.ndarray | None, count: int) -
     Raises:
         UserError: the test split has too few of a class.
     """
-    test = read_all(experiment.source("test"))
-    pool: dict[int, list[int]] = {c: np.flatnonzero(test["label"] == c).tolist() for c in np.unique(test["label"])}
-    pool[-1] = list(range(len(test["label"])))
+    test = experiment.source("test")
+    known = test.labels()
+    pool: dict[int, list[int]] = {c: np.flatnonzero(known == c).tolist() for c in np.unique(known)}
+    pool[-1] = spread(known, len(known)).tolist()
     chosen: list[int] = []
     for label in labels if labels is not None else [-1] * count:
         members = pool.get(int(label), [])
         if len(members) < 2:
             raise UserError(f"too few test images of class {label}: lower config.interpolate.num_pairs")
         chosen += [members.pop(0), members.pop(0)]
-    images = experiment.scaling.to_images(test["image"][chosen])
+    images = experiment.scaling.to_images(test.read(chosen)["image"])
     return images[0::2], images[1::2]

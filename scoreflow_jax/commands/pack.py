@@ -5,7 +5,7 @@ import pathlib
 import time
 
 from scoreflow_jax.commands import workdir as workdirs
-from scoreflow_jax.data import is_packed, open_source
+from scoreflow_jax.data import NoExamples, is_packed, open_source, user_path
 from scoreflow_jax.data.packed import write_pack
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
@@ -31,14 +31,18 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str) -> None
     splits = {"train": open_source("train", whole)}
     try:
         splits["test"] = open_source("test", whole)
-    except UserError as error:
+    except NoExamples as error:
         print(f"packing without a test split: {error}")
+    if experiment.data.base.keys() & {"source", "name", "path"}:
+        print(
+            "only the data at t = 1 are packed: pack those of config.data.base by --config.data.path=THEIRS, to another --out"
+        )
     start = time.perf_counter()
-    write_pack(out, splits)
+    write_pack(out, splits, whole)
     seconds, images = time.perf_counter() - start, sum(map(len, splits.values()))
     for name, source in splits.items():
         print(f"{name}: {workdirs.describe(source)}")
-    size = sum(file.stat().st_size for file in pathlib.Path(out).expanduser().iterdir())
+    size = sum(file.stat().st_size for file in user_path(out).iterdir())
     print(
         f"packed {images} images ({size / 1e6:.0f} MB) at {images / seconds:.0f} images/s; train with --config.data.path={out}"
     )

@@ -17,7 +17,7 @@ def noun(experiment: Experiment) -> str:
 
 
 def stored(experiment: Experiment, workdir: pathlib.Path, x: HostState) -> np.ndarray:
-    """What files hold: 8-bit images, or float32 points in the table's own units."""
+    """What files hold: 8-bit images, or float64 points in the table's own units."""
     if experiment.spec.levels:
         return experiment.scaling.to_pixels(x)
     return workdirs.read_units(workdir).own(x)

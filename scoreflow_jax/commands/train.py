@@ -40,7 +40,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     for each in (source, base):
         if each is not None:
             check_epoch_holds_batch(experiment.train.batch_size, len(each))
-    workdirs.check_same_data(source, workdir)
+    workdirs.check_same_data(source, base, workdir)
     with workdirs.locked(workdir):
         checkpoints = Checkpoints(workdir / "checkpoints", keep=experiment.train.keep_checkpoints)
         try:
@@ -62,10 +62,12 @@ def _train(
         print(f"already trained to step {first}: raise --config.train.num_steps to go on, or give another --workdir")
         return
     files.write_json(workdir / "config.json", experiment.config)
-    workdirs.write_data_facts(experiment, workdir, sources[0])
+    workdirs.write_data_facts(experiment, workdir, *sources)
     for name, each in zip(("data", "data at t = 0"), sources, strict=True):
         if each is not None:
-            print(f"{name}: {workdirs.describe(each, experiment.data.sampling)}", flush=True)
+            sampling = experiment.data.sampling if each is sources[0] else ""
+            print(f"{name}: {workdirs.describe(each, sampling)}", flush=True)
+            workdirs.warn_of_empty_classes(each)
     overview = writers.parameter_overview(state.params)
     with files.whole_file(workdir / "parameters.txt") as path:
         path.write_text(overview + "\n")

@@ -9,7 +9,7 @@ import numpy as np
 from scoreflow_jax import figures, files
 from scoreflow_jax.commands import points, translate_base
 from scoreflow_jax.commands import workdir as workdirs
-from scoreflow_jax.data import read_all
+from scoreflow_jax.data import spread
 from scoreflow_jax.data.image_folder import read_pictures
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
@@ -77,20 +77,25 @@ def _job(experiment: Experiment, workdir: pathlib.Path) -> tuple[Job, tuple[str,
             raise UserError(
                 "config.translate.images is a folder, so say its class: give --config.translate.source=CLASS"
             )
-        pixels, levels = read_pictures(settings.images, experiment.spec.shape, settings.num_images), 256
+        pixels, levels = (
+            read_pictures(settings.images, experiment.spec.shape, settings.num_images, experiment.data.framing),
+            256,
+        )
         names = workdirs.class_names(experiment, workdir)
         source = np.full(len(pixels), settings.source, np.int32)
     else:
-        every = settings.source is None and settings.target is None
         split = experiment.source("test")
-        test, names = read_all(split, settings.num_images if every else None), split.class_names
-        wanted = test["label"] == settings.source if settings.source is not None else np.ones(len(test["label"]), bool)
+        labels, names = split.labels(), split.class_names
+        wanted = np.full(len(labels), True) if settings.source is None else labels == settings.source
         if settings.target is not None:
-            wanted &= test["label"] != settings.target
-        pixels, levels = test["image"][wanted][: settings.num_images], experiment.spec.levels
-        source = test["label"][wanted][: settings.num_images]
-    if not len(pixels):
-        raise UserError(f"no test images of class {settings.source} that are not of class {settings.target} already")
+            wanted &= labels != settings.target
+        wanted = np.flatnonzero(wanted)
+        if not len(wanted):
+            raise UserError(
+                f"no test images of class {settings.source} that are not of class {settings.target} already"
+            )
+        test = split.read(wanted[spread(labels[wanted], settings.num_images)])
+        pixels, source, levels = test["image"], test["label"], experiment.spec.levels
     if settings.target is not None:
         target = np.full(len(pixels), settings.target, np.int32)
     else:  # every other class in turn

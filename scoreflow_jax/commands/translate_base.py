@@ -1,5 +1,6 @@
 """--mode=translate of a model between two data sets: the plain ODE, from the one at t = 0 forwards, from that at t = 1 back."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from scoreflow_jax import figures, files
 from scoreflow_jax.commands import workdir as workdirs
-from scoreflow_jax.data import DataSource, read_all
+from scoreflow_jax.data import DataSource, spread
 from scoreflow_jax.data.image_folder import read_pictures
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
@@ -28,7 +29,8 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     ways = _ways(experiment)
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.translate.batch_size)
     names, pixels = _names_and_pixels(experiment, ways)
-    scaling = experiment.scaling
+    levels = 256 if experiment.translate.images is not None else experiment.spec.levels
+    scaling = dataclasses.replace(experiment.scaling, levels=levels)
     times = np.linspace(0.0, 1.0, experiment.translate.num_times)
     solved = {way: _carry(model, scaling.to_images(pixels[way]), way, times) for way in ways}
     back = {way: _carry(model, solved[way].y, 1 - way, None) for way in ways}
@@ -84,10 +86,11 @@ def _names_and_pixels(experiment: Experiment, ways: list[int]) -> tuple[tuple[st
     """What both data sets are called, and the test images, or the folder's, to start from."""
     count, folder = experiment.translate.num_images, experiment.translate.images
     if folder is not None:
-        return ("data at t=0", "data at t=1"), {ways[0]: read_pictures(folder, experiment.spec.shape, count)}
+        pictures = read_pictures(folder, experiment.spec.shape, count, experiment.data.framing)
+        return ("data at t=0", "data at t=1"), {ways[0]: pictures}
     sources = experiment.base_source("test"), experiment.source("test")
     first, second = (_name(source, number) for number, source in enumerate(sources))
-    return (first, second), {way: read_all(sources[way], count)["image"] for way in ways}
+    return (first, second), {way: sources[way].read(spread(sources[way].labels(), count))["image"] for way in ways}
 
 
 def _name(source: DataSource, number: int) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import platform
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -96,7 +97,20 @@ def describe(source: DataSource, sampling: str = "") -> str:
     return f"{total}{drawn} of {len(names)} classes: {', '.join(names[:_CLASSES_SHOWN])}{more}"
 
 
-def write_data_facts(experiment: Experiment, workdir: pathlib.Path, source: DataSource) -> None:
+def warn_of_empty_classes(source: DataSource) -> None:
+    """A class without training examples is one that the model is asked for and never saw."""
+    empty = [name for name, n in zip(source.class_names, class_counts(source) or (), strict=False) if not n]
+    if empty:
+        print(
+            f"warning: nothing to train on in {', '.join(empty)}: all that there is is held out. Add some, or lower "
+            "config.data.test_share",
+            file=sys.stderr,
+        )
+
+
+def write_data_facts(
+    experiment: Experiment, workdir: pathlib.Path, source: DataSource, base: DataSource | None
+) -> None:
     """Writes data.json: the classes' names, and what the run was trained on."""
     files.write_json(
         workdir / _DATA,
@@ -106,6 +120,7 @@ def write_data_facts(experiment: Experiment, workdir: pathlib.Path, source: Data
             "train_images_by_class": class_counts(source),
             "sampling": experiment.data.sampling,
             **source.facts,
+            **({} if base is None else {"base": {"class_names": base.class_names, **base.facts}}),
         },
     )
 
@@ -119,8 +134,13 @@ def class_names(experiment: Experiment, workdir: pathlib.Path) -> tuple[str, ...
     return names if len(names) == experiment.num_classes else tuple(map(str, range(experiment.num_classes)))
 
 
-def check_same_data(source: DataSource, workdir: pathlib.Path) -> None:
+def check_same_data(source: DataSource, base: DataSource | None, workdir: pathlib.Path) -> None:
     """Refuses to go on with a run on other data: other classes, or a folder that has few of its files.
+
+    Args:
+        source: the data at t = 1.
+        base: those at t = 0, where they are no noise.
+        workdir: of the run.
 
     Raises:
         UserError: with what differs.
@@ -137,12 +157,25 @@ def check_same_data(source: DataSource, workdir: pathlib.Path) -> None:
             f"{workdir} was trained on the classes {', '.join(known.get('class_names', ()))}, these data have "
             f"{', '.join(source.class_names)}. {advice}"
         )
-    share = _share_kept(known.get("sketch", ()), source.facts.get("sketch", ()))
-    if share < _SAME_SHARE:
-        raise UserError(
-            f"{workdir} was trained on other data: about {share:.0%} of its files (by name and size) or rows are in these. "
-            f"{advice}"
-        )
+    facts = {**source.facts, **({} if base is None else {"base": base.facts})}
+    now = dict(_sketches(facts))
+    for where, sketch in _sketches(known):
+        share = _share_kept(sketch, now.get(where, ()))
+        if share < _SAME_SHARE:
+            raise UserError(
+                f"{workdir} was trained on other data{where}: about {share:.0%} of its files (by name and size) or rows are in "
+                f"these. {advice}"
+            )
+
+
+def _sketches(facts: dict[str, Any], where: str = "") -> Iterator[tuple[str, Sequence[str]]]:
+    """The sketch of data, and those of their parts and base, with words that say which."""
+    if "sketch" in facts:
+        yield where, facts["sketch"]
+    for name, part in facts.get("parts", {}).items():
+        yield from _sketches(part, f"{where} of part {name}")
+    if "base" in facts:
+        yield from _sketches(facts["base"], f"{where} at t = 0")
 
 
 def _share_kept(before: Sequence[str], now: Sequence[str]) -> float:

@@ -9,9 +9,12 @@ from scoreflow_jax.data.base import (
     DataSpec,
     Example,
     Examples,
+    NoExamples,
     check_spec,
     class_counts,
     read_all,
+    spread,
+    user_path,
 )
 from scoreflow_jax.data.combined import Merged, Selected
 from scoreflow_jax.data.digits import Digits
@@ -26,9 +29,7 @@ from scoreflow_jax.settings import DataSettings
 
 def _merged(split: str, data: DataSettings) -> DataSource:
     """`data.parts`, each with its own fields in place of those of `data`."""
-    own = {
-        name: changed(data, {"parts": {}, "classes": (), **data.parts[name]}, f"parts.{name}") for name in data.parts
-    }
+    own = {name: changed(data, {"classes": (), **data.parts[name]}, f"parts.{name}") for name in data.parts}
     return Merged({name: open_source(split, own[name]) for name in sorted(own)})
 
 
@@ -56,10 +57,16 @@ def open_source(split: str, data: DataSettings) -> DataSource:
     if data.source not in SOURCES:
         raise UserError(f"config.data.source is {data.source!r}, expected one of {', '.join(SOURCES)}")
     if is_packed(data.path):
-        source: DataSource = Packed(str(data.path), split)
+        source: DataSource = Packed(str(data.path), split, data)
     else:
         source = SOURCES[data.source](split, data)
     return Selected(source, data.classes) if data.classes else source
+
+
+PART_FIELDS = (
+    "source", "name", "path", "train_split", "test_split", "framing", "test_share", "strict", "label", "classes",
+)  # fmt: skip
+"""Fields that parts of merged data, and the data at t = 0, can have of their own; the others are those of `config.data`."""
 
 
 def changed(data: DataSettings, fields: dict[str, Any], where: str) -> DataSettings:
@@ -68,14 +75,16 @@ def changed(data: DataSettings, fields: dict[str, Any], where: str) -> DataSetti
     Raises:
         UserError: a field that config.data does not have, naming it as config.data.<where>.<field>.
     """
-    names = [f.name for f in dataclasses.fields(data)]
-    unknown = [name for name in fields if name not in names]
+    unknown = [name for name in fields if name not in PART_FIELDS]
     if unknown:
-        raise UserError(f"config.data.{where} has {unknown[0]!r}, expected fields of config.data: {', '.join(names)}")
-    return dataclasses.replace(data, **fields)
+        raise UserError(
+            f"config.data.{where} has {unknown[0]!r}, expected of config.data's fields {', '.join(PART_FIELDS)}"
+        )
+    return dataclasses.replace(data, parts={}, base={}, units={}, **fields)
 
 
 __all__ = [
+    "PART_FIELDS",
     "SKETCH",
     "SOURCES",
     "DataSource",
@@ -85,6 +94,7 @@ __all__ = [
     "Examples",
     "ImageFolder",
     "Merged",
+    "NoExamples",
     "Packed",
     "Selected",
     "Table",
@@ -96,4 +106,6 @@ __all__ = [
     "is_packed",
     "open_source",
     "read_all",
+    "spread",
+    "user_path",
 ]

@@ -4,13 +4,18 @@ Random access is all that shuffling, sharding and exact resume need; `pipeline.p
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int32, UInt8
+from jaxtyping import Float, Int, Int32, UInt8
 
-from scoreflow_jax.errors import UserError
+from scoreflow_jax.errors import UserError, first_line
+
+
+class NoExamples(UserError):
+    """A split without a single example."""
 
 
 class Example(TypedDict):
@@ -84,6 +89,27 @@ class DataSource(Protocol):
 def read_all(source: DataSource, limit: int | None = None) -> Examples:
     """Reads the first `limit` examples, or all, into memory."""
     return source.read(np.arange(len(source) if limit is None else min(limit, len(source))))
+
+
+def spread(labels: Int32[np.ndarray, " examples"], count: int) -> Int[np.ndarray, " chosen"]:
+    """Numbers of at most `count` examples, going round the classes: sources may list one class after the other."""
+    by_class = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels)
+    rank = np.empty(len(labels), np.int64)  # of each example within its class
+    rank[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.lexsort((labels, rank))[:count]
+
+
+def user_path(path: str | pathlib.Path) -> pathlib.Path:
+    """A path as a user gives it, with ~ for a home.
+
+    Raises:
+        UserError: the home of a user that there is not.
+    """
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"there is no folder {path}: {first_line(error)} Give the whole path") from error
 
 
 def class_counts(source: DataSource) -> list[int] | None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples
+from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples, NoExamples
 from scoreflow_jax.errors import UserError
 
 
@@ -24,6 +24,8 @@ class Selected(DataSource):
             UserError: classes that the source does not have, or the same one twice.
         """
         count = source.spec.num_classes
+        if not count:
+            raise UserError(f"config.data.classes is {classes}, but these data have no classes: leave it empty")
         if len(set(classes)) < len(classes) or any(not 0 <= c < count for c in classes):
             names = ", ".join(f"{i} {name}" for i, name in enumerate(source.class_names))
             raise UserError(
@@ -31,14 +33,17 @@ class Selected(DataSource):
             )
         number = np.full(count, -1, np.int32)
         number[list(classes)] = np.arange(len(classes))
-        labels = number[source.labels()]
+        own = source.labels()
+        labels = np.where(
+            own >= 0, number[own], -1
+        )  # some test splits of tensorflow-datasets are labelled -1 throughout
         self._source, self._chosen = source, np.flatnonzero(labels >= 0)
         self._labels = labels[self._chosen] if len(classes) > 1 else np.zeros(len(self._chosen), np.int32)
         self.class_names = tuple(source.class_names[c] for c in classes)
         self.spec = DataSpec(source.spec.shape, len(classes) if len(classes) > 1 else 0, source.spec.levels)
         self.facts = {**source.facts, "classes": list(classes)}
         if not len(self._chosen):
-            raise UserError(f"there are no examples of class {' or '.join(self.class_names)}")
+            raise NoExamples(f"there are no examples of class {' or '.join(self.class_names)}")
 
     def __len__(self) -> int:
         """The number of examples of these classes."""

@@ -19,6 +19,7 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Int32, UInt64
 
+from scoreflow_jax.data.base import user_path
 from scoreflow_jax.data.pictures import PASSING, UnreadablePicture, check_picture, printable, suffixes, why_not_read
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.files import cache_dir, save_arrays, whole_file
@@ -32,8 +33,11 @@ _EXPECTED = "a folder of pictures, or of one sub-folder for each class"
 SKETCH = 32
 """Hashes in a sketch."""
 
+NOT_OURS = ("__MACOSX", "__pycache__")
+"""Folders that archives and Python leave behind."""
+
 LINK = "a link; links are not followed, since nothing outside the folder is read. Copy the file, or make a hard link"
-OTHER = "not a picture by its name"
+OTHER = "by its name not of a format that Pillow reads"
 
 
 class Names(Sequence[str]):
@@ -98,7 +102,7 @@ def scan_folder(folder: pathlib.Path | str) -> Scan:
     Raises:
         UserError: no such folder, no picture in it, or two classes that other systems would not tell apart.
     """
-    root = pathlib.Path(folder).expanduser()
+    root = user_path(folder)
     if not os.path.isdir(root):
         raise UserError(f"{printable(str(folder))} is not a folder; expected {_EXPECTED}")
     root = root.resolve()
@@ -140,15 +144,18 @@ class _File:
 
 def _files_of_classes(root: pathlib.Path, skipped: dict[str, str]) -> list[_File]:
     """Files with a picture's ending in order of class and name, and none outside the classes where there are any."""
-    found = list(_walk(root, skipped))
+    folders: set[str] = set()
+    found = list(_walk(root, skipped, folders))
+    told = {printable(f.folder) for f in found} | {name.split("/")[0] for name in skipped}
+    skipped.update({name: "an empty folder" for name in map(printable, folders) if name not in told})
     if any(f.folder for f in found):
         skipped.update({printable(f.name): "not in a class folder, as others are" for f in found if not f.folder})
         found = [f for f in found if f.folder]
     return sorted(found, key=lambda f: (_normal(f.folder), _normal(f.name), f.name))
 
 
-def _walk(root: pathlib.Path, skipped: dict[str, str]) -> Iterator[_File]:
-    """Files with a picture's ending, in no order; what else is there goes to `skipped`."""
+def _walk(root: pathlib.Path, skipped: dict[str, str], folders: set[str]) -> Iterator[_File]:
+    """Files with a picture's ending, in no order; what else is there goes to `skipped`, sub-folders of the root to `folders`."""
     pending = [""]
     while pending:
         prefix = pending.pop()
@@ -159,7 +166,7 @@ def _walk(root: pathlib.Path, skipped: dict[str, str]) -> Iterator[_File]:
             continue
         for entry in entries:
             name = prefix + entry.name
-            if entry.name.startswith((".", "__")):
+            if entry.name.startswith(".") or entry.name in NOT_OURS:
                 continue
             try:
                 kind = _kind(entry, name)
@@ -169,6 +176,7 @@ def _walk(root: pathlib.Path, skipped: dict[str, str]) -> Iterator[_File]:
                 yield kind
             elif kind is None:
                 pending.append(name + "/")
+                folders.update(() if prefix else (entry.name,))
             else:
                 skipped[printable(name)] = kind
 

@@ -1,5 +1,6 @@
 """Pictures from folders of the user's own: sub-folders are classes, loose pictures have none."""
 
+import dataclasses
 import os
 import pathlib
 import sys
@@ -8,17 +9,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
-from scoreflow_jax.data.base import DataSource, DataSpec, Example
-from scoreflow_jax.data.folder_scan import Scan, refuse_skipped, scan_folder, warning_of
+from scoreflow_jax.data.base import DataSource, DataSpec, Example, NoExamples, user_path
+from scoreflow_jax.data.folder_scan import NOT_OURS, Scan, refuse_skipped, scan_folder, warning_of
 from scoreflow_jax.data.obtain import how_to_get
-from scoreflow_jax.data.pictures import FILTER, UnreadablePicture, printable, read_picture, suffixes
+from scoreflow_jax.data.pictures import FILTER, UnreadablePicture, printable, read_picture, suffixes, why_not_read
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.settings import DataSettings
 
 ENLARGED = 4
 """Pictures that would have to be enlarged by more than this are tiny: they are skipped, or refused under strict."""
 
-_TEST_FOLDERS = ("test", "val", "valid", "validation")
+_TRAIN_FOLDERS = ("training",)
+_TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
 _warned: set[tuple[str, ...]] = set()  # what was said in this process is not said again for the other split
 
 
@@ -40,9 +42,8 @@ class ImageFolder(DataSource):
             UserError: no path, no such folder, no pictures in it or in this split of it, a file that cannot be used under
                 strict, or two classes that other systems would not tell apart.
         """
-        root = _given_folder(settings)
-        folder = _split_folder(root, split, settings)
-        scan = scan_folder(folder or root)
+        layout = _layout(_given_folder(settings), split, settings)
+        scan = scan_folder(layout.folder)
         height, width, channels = settings.shape
         smallest = -(-min(height, width) // ENLARGED)
         chosen = scan.sides >= smallest
@@ -50,12 +51,12 @@ class ImageFolder(DataSource):
             printable(scan.names[int(i)]): f"tiny: {scan.sides[i]} pixels, expected {smallest} at least"
             for i in np.flatnonzero(~chosen)
         }
-        _tell({**scan.skipped, **tiny}, scan.root, strict=settings.strict)
+        _tell({**layout.unread, **scan.skipped, **tiny}, scan.root, strict=settings.strict)
+        classes, labels = _classes(scan, layout, smallest)
         held_out = "a folder of its own"
-        if folder is None:
+        if layout.by_hash:
             chosen &= (scan.hashes / 2.0**64 < settings.test_share) == (split == "test")
             held_out = f"{settings.test_share:g} of the files, by their names' hash"
-        classes, labels = _classes(scan, root, folder, settings)
         self._keep(scan, np.flatnonzero(chosen), len(tiny), split, settings)
         self._labels = labels[self._chosen]
         self.spec = DataSpec(shape=(height, width, channels), num_classes=len(classes) if len(classes) > 1 else 0)
@@ -75,7 +76,7 @@ class ImageFolder(DataSource):
         self._root, self._names, self._framing = scan.root, scan.names, settings.framing
         self._chosen = chosen
         if not len(self._chosen):
-            raise UserError(
+            raise NoExamples(
                 f"no pictures of {printable(str(scan.root))} are in the split {split!r}: of {len(scan.names)} readable ones "
                 f"{tiny} are too small for config.data.shape, and of the others config.data.test_share={settings.test_share:g} "
                 "holds out a part by their names' hash. Add pictures, change that share, or make folders train and test"
@@ -107,7 +108,7 @@ def _given_folder(settings: DataSettings) -> pathlib.Path:
             f"no folder of pictures is given for {settings.name}: set config.data.path (of a part or a base: that one's path) "
             f"to a folder with a sub-folder for each class, or with pictures.{how_to_get(settings.name)}"
         )
-    root = pathlib.Path(settings.path).expanduser()
+    root = user_path(settings.path)
     if not os.path.isdir(root):
         raise UserError(
             f"config.data.path is {printable(settings.path)}, which is not a folder; expected a folder of pictures, or of one "
@@ -116,41 +117,85 @@ def _given_folder(settings: DataSettings) -> pathlib.Path:
     return root
 
 
-def _split_folder(root: pathlib.Path, split: str, settings: DataSettings) -> pathlib.Path | None:
-    """<root>/<split> where the folder comes with its splits; else None, and splits are made."""
-    if not os.path.isdir(root / settings.train_split):
-        return None
-    own = settings.split_name(split)
-    others = _TEST_FOLDERS if split == "test" else ()
-    folder = next((root / name for name in (own, *others) if os.path.isdir(root / name)), None)
-    if folder is None:
-        raise UserError(
-            f"{printable(str(root))} has a folder {settings.train_split!r} but no {own!r} beside it: make one, or call it "
-            f"{' or '.join(others)}; where {settings.train_split!r} is a class, set config.data.train_split to another name"
-        )
-    if not folder.resolve().is_relative_to(root.resolve()):
-        raise UserError(
-            f"{printable(str(folder))} leads out of the folder, of which nothing outside is read: copy the pictures into it, or "
-            "set config.data.path to where they are"
-        )
-    return folder
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """Where the pictures of a split are.
+
+    Attributes:
+        folder: to scan.
+        train: the training pictures' folder, whose sub-folders are the classes of both splits.
+        by_hash: whether files are held out of that folder by their names; else test pictures have a folder of their own.
+        unread: sub-folders beside those of the splits.
+    """
+
+    folder: pathlib.Path
+    train: pathlib.Path
+    by_hash: bool
+    unread: dict[str, str]
 
 
-def _classes(
-    scan: Scan, root: pathlib.Path, folder: pathlib.Path | None, settings: DataSettings
-) -> tuple[tuple[str, ...], Int32[np.ndarray, " files"]]:
-    """Class names and the label of every file. A test folder's classes are the training folder's, of which it may lack some."""
-    train, own = root / settings.train_split, scan.class_names
-    names = own if folder in (None, train) else scan_folder(train).class_names
+def _layout(root: pathlib.Path, split: str, settings: DataSettings) -> _Layout:
+    """Folders train and test, whatever their case, where there are any; else splits are made."""
+    folders = sorted(
+        e.name
+        for e in _entries(root)
+        if os.path.isdir(e.path) and not e.name.startswith(".") and e.name not in NOT_OURS
+    )
+    for name in (settings.train_split, settings.test_split):
+        if pathlib.PurePath(name).name != name:
+            raise UserError(f"the split {printable(name)!r} leads out of the folder, of which nothing outside is read")
+    named = {name.casefold(): name for name in folders}
+    train = _first_of(named, (settings.train_split, *(_TRAIN_FOLDERS if settings.train_split == "train" else ())))
+    if train is None:
+        return _Layout(root, root, True, {})
+    test = _first_of(named, (settings.test_split, *_TEST_FOLDERS))
+    others = [name for name in folders if name not in (train, test)]
+    if test is None and others:
+        raise UserError(
+            f"{printable(str(root))} has a folder {train!r} beside {printable(', '.join(others[:3]))}, but none called "
+            f"{settings.test_split!r}: make one; or, where {train!r} is a class, set config.data.train_split to another name"
+        )
+    for name in (train, test):
+        if name is not None and not (root / name).resolve().is_relative_to(root.resolve()):
+            raise UserError(
+                f"{printable(str(root / name))} leads out of the folder, of which nothing outside is read: copy the pictures "
+                "into it, or set config.data.path to where they are"
+            )
+    folder = root / (train if split == "train" or test is None else test)
+    reason = "beside the folders of the splits, so not read"
+    return _Layout(folder, root / train, test is None, {printable(name): reason for name in others})
+
+
+def _entries(root: pathlib.Path) -> list[os.DirEntry[str]]:
+    try:
+        return list(os.scandir(root))
+    except OSError as error:
+        raise UserError(f"cannot list {printable(str(root))} ({why_not_read(error)})") from error
+
+
+def _first_of(named: dict[str, str], wanted: tuple[str, ...]) -> str | None:
+    return next((named[name.casefold()] for name in wanted if name.casefold() in named), None)
+
+
+def _classes(scan: Scan, layout: _Layout, smallest: int) -> tuple[tuple[str, ...], Int32[np.ndarray, " files"]]:
+    """Names of the classes with training pictures that are large enough, and the label of every file, -1 of the others'."""
+    train = scan if layout.folder == layout.train else scan_folder(layout.train)
+    own, sides = scan.class_names, scan.sides
+    names = (
+        tuple(train.class_names[c] for c in np.unique(train.labels[train.sides >= smallest]))
+        if train.class_names
+        else ()
+    )
     if max(len(names), len(own)) < 2:
         return names, np.zeros(len(scan.names), np.int32)
-    unknown = [name for name in own or ("(none)",) if name not in names]
+    used = {own[c] if own else "(none)" for c in np.unique(scan.labels[sides >= smallest])}
+    unknown = sorted(used - {*names})
     if unknown:
         raise UserError(
-            f"{printable(str(folder))} has the classes {printable(', '.join(unknown))}, expected some of the training pictures' "
-            f"{printable(', '.join(names)) or '(none)'}: make the same sub-folders in both"
+            f"{printable(str(scan.root))} has the classes {printable(', '.join(unknown))}, expected some of the training "
+            f"pictures' {printable(', '.join(names)) or '(none)'}: make the same sub-folders in both"
         )
-    return names, np.asarray([names.index(name) for name in own], np.int32)[scan.labels]
+    return names, np.asarray([names.index(name) if name in names else -1 for name in own], np.int32)[scan.labels]
 
 
 def _tell(skipped: dict[str, str], root: pathlib.Path, *, strict: bool) -> None:
@@ -180,7 +225,7 @@ def read_pictures(
     Raises:
         UserError: no such folder, no picture in it, or one that cannot be read.
     """
-    root = pathlib.Path(folder).expanduser()
+    root = user_path(folder)
     if not os.path.isdir(root):
         raise UserError(f"{printable(folder)} is not a folder; expected a folder of pictures")
     found = sorted(

@@ -9,6 +9,9 @@ HOW_TO_GET = {
     "celeb_a_hq": "CelebA-HQ has no direct download: either the 30,000 pictures of CelebAMask-HQ "
     "(github.com/switchablenorms/CelebAMask-HQ, folder CelebA-HQ-img) as source=image_folder, or tensorflow-datasets' own tar "
     "file in its manual folder, or CelebA instead: configs/celeba_metfaces.py:celeba",
+    "imagenet_resized": "ImageNet at 32x32: the zip files Imagenet32_train_npz.zip and Imagenet32_val_npz.zip of image-net.org's "
+    "downsampled images, for which it wants an account; put them into tensorflow-datasets' download folder",
+    "downsampled_imagenet": "this set of ImageNet at 32x32 is no longer offered by image-net.org: only copies of others have it",
     "metfaces": "MetFaces: the 1,336 pictures of github.com/NVlabs/metfaces-dataset (folder images); give that folder",
     "edges2shoes": "shoes: edges2shoes.tar.gz of efrosgans.eecs.berkeley.edu/pix2pix/datasets; give the folder edges2shoes",
     "edges2handbags": "handbags: edges2handbags.tar.gz of efrosgans.eecs.berkeley.edu/pix2pix/datasets; give the folder "

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,13 +16,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples
+from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples, NoExamples, user_path
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.files import write_json
 from scoreflow_jax.progress import progress
+from scoreflow_jax.settings import DataSettings
 
 INFO = "info.json"
 _FORMAT = "scoreflow_jax pack 1"
+_NAME = re.compile(
+    r"(train|test)-(\d{5}-of-\d{5}\.array_record|labels\.npy)"
+)  # of the files that a pack has and may lose
+_MADE_WITH = ("framing", "test_share", "label")  # fields of config.data that a pack has settled
+_KEYS = {"shape", "num_classes", "levels", "class_names", "facts", "made_with", "splits"}
 _SHARD_BYTES = 2**30
 _CHUNK = 256
 # One record is one unit of reading. Pixels hardly compress, and uncompressed ones need no time to unpack.
@@ -31,28 +38,35 @@ _READER = "readahead_buffer_size:0,max_parallelism:0"
 
 def is_packed(folder: str | pathlib.Path | None) -> bool:
     """Whether a folder is a whole pack."""
-    return folder is not None and _read_info(pathlib.Path(folder).expanduser()) is not None
+    return folder is not None and _read_info(user_path(folder)) is not None
 
 
 class Packed(DataSource):
     """One split of a pack."""
 
-    def __init__(self, folder: str | pathlib.Path, split: str) -> None:
+    def __init__(self, folder: str | pathlib.Path, split: str, settings: DataSettings | None = None) -> None:
         """Opens it.
 
         Args:
             folder: of the pack.
             split: "train" or "test", as training uses them.
+            settings: where given, what the pack settled must be the same there.
 
         Raises:
-            UserError: no whole pack, no such split in it, or a file of it missing or cut short.
+            UserError: no whole pack, no such split in it, other settings, or a file of it missing, cut short or out of place.
         """
-        self._folder = pathlib.Path(folder).expanduser()
+        self._folder = user_path(folder)
         info = _read_info(self._folder)
         if info is None:
             raise UserError(f"{folder} holds no whole pack (no usable {INFO}): make it with --mode=pack --out={folder}")
+        for name, made in info["made_with"].items() if settings is not None else ():
+            if made != (wanted := getattr(settings, name, None)):
+                raise UserError(
+                    f"the pack {folder} was made with config.data.{name}={made!r}, which is {wanted!r} now: give the same, or "
+                    "pack the data again"
+                )
         if split not in info["splits"]:
-            raise UserError(
+            raise NoExamples(
                 f"the pack {folder} has no split {split!r}, expected {' or '.join(info['splits'])}: there were no images in "
                 "it when it was packed"
             )
@@ -60,7 +74,11 @@ class Packed(DataSource):
         self.spec = DataSpec((height, width, channels), info["num_classes"], info["levels"])
         self.class_names = tuple(info["class_names"])
         self.facts = {**info["facts"], "packed": True}
-        self._shards = [(self._folder / s["file"], s["records"]) for s in info["splits"][split]]
+        count = len(info["splits"][split])
+        self._shards = [
+            (self._folder / f"{split}-{i:05d}-of-{count:05d}.array_record", records)
+            for i, records in enumerate(info["splits"][split])
+        ]
         self._ends = np.cumsum([records for _, records in self._shards])
         self._labels = self._read_labels(self._folder / f"{split}-labels.npy")
         self._readers: dict[tuple[int, int], Any] = {}
@@ -103,6 +121,8 @@ class Packed(DataSource):
             raise UserError(f"cannot read {path} ({first_line(error)}): pack the data again") from error
         if labels.shape != (self._ends[-1],):
             raise UserError(f"{path} has {labels.size} labels, expected {self._ends[-1]}: pack the data again")
+        if labels.min() < 0 or labels.max() >= max(1, self.spec.num_classes):
+            raise UserError(f"{path} has labels outside its {self.spec.num_classes} classes: pack the data again")
         return labels
 
     def _reader(self, shard: int) -> Any:
@@ -112,6 +132,8 @@ class Packed(DataSource):
             from array_record.python import array_record_module
 
             path, records = self._shards[shard]
+            if path.is_symlink():
+                raise UserError(f"{path} is a link, expected a file of the pack: copy it there, or pack the data again")
             try:
                 reader = array_record_module.ArrayRecordReader(str(path), options=_READER, file_reader_buffer_size=4096)
                 found = reader.num_records()
@@ -127,12 +149,15 @@ class Packed(DataSource):
         return {**self.__dict__, "_readers": {}}
 
 
-def write_pack(folder: str | pathlib.Path, splits: dict[str, DataSource]) -> dict[str, Any]:
+def write_pack(
+    folder: str | pathlib.Path, splits: dict[str, DataSource], settings: DataSettings | None = None
+) -> dict[str, Any]:
     """Packs the splits of a data set, with a bar.
 
     Args:
         folder: to make, or empty, or left by a packing that was stopped.
         splits: sources by the names "train" and "test".
+        settings: `config.data`, with which they were opened.
 
     Returns:
         What info.json says.
@@ -140,7 +165,7 @@ def write_pack(folder: str | pathlib.Path, splits: dict[str, DataSource]) -> dic
     Raises:
         UserError: the folder holds something else, or cannot be written.
     """
-    folder = pathlib.Path(folder).expanduser()
+    folder = user_path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _clear(folder)
@@ -153,6 +178,7 @@ def write_pack(folder: str | pathlib.Path, splits: dict[str, DataSource]) -> dic
             "levels": first.spec.levels,
             "class_names": first.class_names,
             "facts": first.facts,
+            "made_with": {name: getattr(settings, name) for name in _MADE_WITH if settings is not None},
             "splits": shards,
         }
         write_json(folder / INFO, info)
@@ -166,33 +192,43 @@ def _clear(folder: pathlib.Path) -> None:
     here = sorted(path.name for path in folder.iterdir())
     if INFO in here:
         raise UserError(f"{folder} holds a pack already: use it as config.data.path, remove it, or give another --out")
-    foreign = [name for name in here if not name.endswith((".array_record", "-labels.npy"))]
+    foreign = [name for name in here if not _NAME.fullmatch(name)]
     if foreign:
         raise UserError(f"{folder} holds {foreign[0]!r}, expected an empty folder: give another --out")
     for name in here:
         (folder / name).unlink()
 
 
-def _write_split(folder: pathlib.Path, split: str, source: DataSource) -> list[dict[str, Any]]:
+def _write_split(folder: pathlib.Path, split: str, source: DataSource) -> list[int]:
+    """Writes a split's files; returns how many images each holds."""
     from array_record.python import array_record_module
 
     count = -(-len(source) * int(np.prod(source.spec.shape)) // _SHARD_BYTES)
     bounds = np.linspace(0, len(source), count + 1).astype(int)
-    shards, labels = [], []
+    labels = []
     with progress(f"packing {split}", len(source), " images") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         for shard, (first, last) in enumerate(itertools.pairwise(bounds)):
             name = f"{split}-{shard:05d}-of-{count:05d}.array_record"
             writer = array_record_module.ArrayRecordWriter(str(folder / name), _WRITER)
             for examples in _read_ahead(source, range(first, last), pool):
-                for image in examples["image"]:
-                    writer.write(image.tobytes())
+                _write(writer, examples)
                 labels.append(examples["label"])
                 bar.update(len(examples["label"]))
-            writer.close()
-            shards.append({"file": name, "records": int(last - first)})
+            _write(writer, None)
     with (folder / f"{split}-labels.npy").open("wb") as file:
         np.save(file, np.concatenate(labels))
-    return shards
+    return [int(last - first) for first, last in itertools.pairwise(bounds)]
+
+
+def _write(writer: Any, examples: Examples | None) -> None:
+    """Writes the images, or closes the file; array_record's errors, such as a full disk, are RuntimeErrors."""
+    try:
+        for image in examples["image"] if examples is not None else ():
+            writer.write(image.tobytes())
+        if examples is None:
+            writer.close()
+    except RuntimeError as error:
+        raise OSError(first_line(error)) from error
 
 
 def _read_ahead(source: DataSource, numbers: range, pool: ThreadPoolExecutor) -> Iterator[Examples]:
@@ -208,4 +244,5 @@ def _read_info(folder: pathlib.Path) -> dict[str, Any] | None:
         info = json.loads((folder / INFO).read_text())
     except (OSError, ValueError):
         return None
-    return info if isinstance(info, dict) and info.get("format") == _FORMAT else None
+    whole = isinstance(info, dict) and info.get("format") == _FORMAT and info.keys() >= _KEYS
+    return info if whole else None

@@ -8,7 +8,6 @@ nothing for the others, and equal points are on one side.
 import dataclasses
 import hashlib
 import math
-import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int32, UInt64
 
-from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples
+from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples, user_path
 from scoreflow_jax.data.folder_scan import SKETCH
 from scoreflow_jax.data.table_files import Columns, read_table
 from scoreflow_jax.errors import UserError
@@ -61,8 +60,8 @@ class Units:
         return sum(math.log(s) for s in self.scale)
 
     def own(self, points: Float[np.ndarray, "*batch dimension"]) -> Float[np.ndarray, "*batch dimension"]:
-        """Standardized points in the table's own units, float32."""
-        return (np.asarray(points, np.float64) * np.asarray(self.scale) + np.asarray(self.shift)).astype(np.float32)
+        """Standardized points in the table's own units, float64: an offset may be large, as that of times in seconds is."""
+        return np.asarray(points, np.float64) * np.asarray(self.scale) + np.asarray(self.shift)
 
     def standardized(self, points: Float[np.ndarray, "*batch dimension"]) -> Float[np.ndarray, "*batch dimension"]:
         """The inverse of `own`, float32."""
@@ -87,7 +86,7 @@ class Table(DataSource):
             raise UserError(
                 "no table is given: --config.data.path=FILE, a .csv or .npz with a column for each coordinate"
             )
-        table = read_table(pathlib.Path(settings.path).expanduser(), _label_names(settings))
+        table = read_table(user_path(settings.path), _label_names(settings))
         columns = _chosen_columns(table, settings)
         values = table.values[:, [table.names.index(name) for name in columns]]
         usable = _usable(table, columns, values, settings.strict)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from scoreflow_jax.data.base import DataSource, DataSpec, Example
+from scoreflow_jax.data.base import DataSource, DataSpec, Example, user_path
 from scoreflow_jax.data.obtain import how_to_get
 from scoreflow_jax.data.pictures import FILTER, framed
 from scoreflow_jax.errors import UserError, first_line
@@ -39,12 +39,10 @@ class TfdsImages(DataSource):
             UserError: the data set is not there and cannot be prepared, or has no such split, image or label.
         """
         name, split = settings.name, settings.split_name(split)
-        root = pathlib.Path(settings.path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+        root = user_path(settings.path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
         builder = _open(name, root)
         self.directory = str(builder.data_path)
         features: Any = builder.info.features
-        if split.partition("[")[0] not in builder.info.splits:
-            raise UserError(f"{name} has no split {split!r}, expected one of {', '.join(builder.info.splits)}")
         if "image" not in features:
             raise UserError(f"{name} has features {', '.join(features)}; expected an image among them")
         self._label = _label_path(name, features, settings.label)
@@ -53,7 +51,7 @@ class TfdsImages(DataSource):
         classes = len(self.class_names)
         self.spec = DataSpec(shape=(height, width, channels), num_classes=classes if classes > 1 else 0)
         self._framing = settings.framing
-        self._source: Any = builder.as_data_source(split=split)
+        self._source = _open_split(builder, name, split)
         self._undecoded = builder, split
         self.labels_at_hand = False
         self.facts = {"kind": f"tensorflow-datasets {builder.info.full_name}", "split": split}
@@ -84,6 +82,20 @@ class TfdsImages(DataSource):
         for part in self._label.split("/") if self._label else ():
             example = example[part]
         return np.int32(example) if self._label else np.int32(0)
+
+
+def _open_split(builder: Any, name: str, split: str) -> Any:
+    try:
+        source = builder.as_data_source(split=split)
+        if len(source):
+            return source
+        why = "it is empty"
+    except Exception as error:  # whatever its parser of splits runs into
+        why = first_line(error)
+    raise UserError(
+        f"{name} has no split {split!r} ({why}), expected one of {', '.join(builder.info.splits)}, or a part such as "
+        "'train[:90%]'"
+    )
 
 
 def _label_path(name: str, features: Any, label: str | None) -> str:

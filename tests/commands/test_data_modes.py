@@ -13,11 +13,13 @@ import scoreflow_jax
 from scoreflow_jax.command_line import load_config
 from scoreflow_jax.commands import evaluate, interpolate, pack, sample, train, translate
 from scoreflow_jax.commands import workdir as workdirs
-from scoreflow_jax.data import Digits, Packed, Selected, read_all
+from scoreflow_jax.data import Digits, Merged, Packed, Selected, open_source, read_all
+from scoreflow_jax.data.pictures import framed
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import build, differences, resolve, to_plain
 from tests.commands.runs import experiment_of, report
-from tests.conftest import ROOT
+from tests.conftest import ROOT, shared
+from tests.data.sources import settings_of
 
 SMALL = {"sample__likelihood": False, "train__num_steps": 2, "train__sample_every": 0, "train__checkpoint_every": 1}
 
@@ -86,13 +88,64 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, pictures_dir):
         (strangers / name).mkdir(parents=True)
         for i in range(20):
             Image.new("RGB", (40 + i, 40), (i, 0, 0)).save(strangers / name / f"{i:02d}.png")
-    with pytest.raises(UserError, match="another folder of pictures: about 0% of its files"):
+    with pytest.raises(UserError, match="trained on other data: about 0% of its files"):
         again(strangers)
     with pytest.raises(UserError, match="data.num_classes is 3, was 2"):
         again(pictures_dir / "afhq")
     for i in range(100):  # new pictures in the old folder are welcome
         Image.new("RGB", (40, 40), (i, i, 0)).save(folder / "cat" / f"new{i:03d}.png")
     again(folder)
+
+
+def test_other_parts_and_other_data_at_t_0_are_noticed_too(tmp_path, pictures_dir):
+    """By the sketches in data.json, without training."""
+    strangers = tmp_path / "strangers"
+    strangers.mkdir()
+    for i in range(40):
+        Image.new("RGB", (40 + i, 40), (i, 0, 0)).save(strangers / f"{i:02d}.png")
+    pictures = [pictures_dir / "afhq" / "train" / name for name in ("cat", "dog")]
+    folder = lambda path: open_source("train", settings_of("image_folder", path=str(path)))
+    merged = lambda second: Merged({"a": folder(pictures[0]), "b": folder(second)})
+    (tmp_path / "run" / "checkpoints" / "2").mkdir(parents=True)
+    experiment = experiment_of("digits.py")
+    workdirs.write_data_facts(experiment, tmp_path / "run", merged(pictures[1]), folder(pictures[0]))
+    workdirs.check_same_data(merged(pictures[1]), folder(pictures[0]), tmp_path / "run")
+    with pytest.raises(UserError, match="other data of part b: about 0% of its files"):
+        workdirs.check_same_data(merged(strangers), folder(pictures[0]), tmp_path / "run")
+    with pytest.raises(UserError, match="other data at t = 0: about 0% of its files"):
+        workdirs.check_same_data(merged(pictures[1]), folder(strangers), tmp_path / "run")
+
+
+def test_a_class_that_is_wholly_held_out_is_said(capsys):
+    class Lacking(Digits):
+        def labels(self):
+            return np.minimum(super().labels(), 8)
+
+    workdirs.warn_of_empty_classes(Lacking("train"))
+    assert "nothing to train on in 9: all that there is is held out" in capsys.readouterr().err
+    workdirs.warn_of_empty_classes(Digits("train"))
+    assert capsys.readouterr().err == ""
+
+
+def test_real_animals_from_scan_to_translation(tmp_path, capsys):
+    """AFHQ's samples: scanned, packed, trained on, resumed from the pack with a worker, cats translated to wild animals."""
+    animals = shared("data", "afhq_samples")
+    made = {"data__test_share": 0.3, "train__num_steps": 1, "train__sample_every": 0, "train__checkpoint_every": 1}
+    train.run_command(experiment_of("image_folder.py", animals, **made), tmp_path / "run")
+    pack.run_command(experiment_of("image_folder.py", animals, **made), tmp_path, out=str(tmp_path / "pack"))
+    again = {**made, "train__num_steps": 2, "train__num_workers": 1}
+    train.run_command(experiment_of("image_folder.py", tmp_path / "pack", **again), tmp_path / "run")
+    assert "resuming from step 1" in capsys.readouterr().out
+    to_wild = {**made, "translate__source": 0, "translate__target": 2}
+    translate.run_command(experiment_of("image_folder.py", tmp_path / "pack", **to_wild), tmp_path / "run")
+    stored = np.load(tmp_path / "run" / "translate" / "translations.npz")
+    cats = {framed(Image.open(path), (32, 32, 3)).tobytes() for path in (animals / "cat").iterdir()}
+    assert len(stored["source_images"]) > 2
+    assert {image.tobytes() for image in stored["source_images"]} < cats
+    assert (set(stored["source_labels"]), set(stored["target_labels"])) == ({0}, {2})
+    every = experiment_of("image_folder.py", tmp_path / "pack", **{**made, "translate__num_images": 3})
+    job, names = translate._job(every, tmp_path / "run")  # of a source that lists one class after the other
+    assert (sorted(job.source), names) == ([0, 1, 2], ("cat", "dog", "wild"))
 
 
 def test_paths_are_free_and_all_else_of_the_data_is_not():
@@ -111,6 +164,48 @@ def test_what_cannot_be_packed(tmp_path, pictures_dir):
     np.testing.assert_array_equal(read_all(Packed(out, "test"))["image"], read_all(Digits("test"))["image"])
     with pytest.raises(UserError, match="is a pack already"):
         pack.run_command(experiment_of("digits.py", out), tmp_path, out=str(tmp_path / "again"))
+
+
+def test_a_test_split_that_cannot_be_packed_is_no_reason_to_leave_it_out(tmp_path, pictures_dir):
+    folder = tmp_path / "pictures"
+    shutil.copytree(pictures_dir / "afhq", folder)
+    (folder / "test" / "cat" / "broken.png").write_text("woof")
+    experiment = experiment_of("image_folder.py", folder, data__strict=True)
+    with pytest.raises(UserError, match="cat/broken.png"):
+        pack.run_command(experiment, tmp_path, out=str(tmp_path / "pack"))
+    assert not (tmp_path / "pack").exists()
+
+
+def test_tables_are_not_packed_and_data_at_t_0_apart(tmp_path, capsys):
+    np.savez(tmp_path / "points.npz", x=np.random.default_rng(0).normal(size=(50, 2)))
+    with pytest.raises(UserError, match="a table needs no packing"):
+        pack.run_command(experiment_of("table.py", tmp_path / "points.npz"), tmp_path, out=str(tmp_path / "pack"))
+    config = {"data__base": {"source": "digits", "path": None}, "data__num_classes": 0, "model__conditional": False}
+    off = {"eval__likelihood": False, "eval__translation": False}
+    pack.run_command(experiment_of("digits.py", **config, **off), tmp_path, out=str(tmp_path / "pack"))
+    assert "only the data at t = 1 are packed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"base": {"framing": "nope"}}, "config.data.framing is 'nope'"),
+        ({"base": {"test_share": 9.0}}, "config.data.test_share is 9.0"),
+        (
+            {"base": {"sampling": "balanced"}},
+            "config.data.base has 'sampling', expected of config.data's fields source",
+        ),
+        ({"base": {"classes": ("a",)}}, "expected whole numbers"),
+        ({"parts": {"x": {"source": "web"}}}, "config.data.source is 'web'"),
+        ({"label": "colour"}, "classes of digits are not features or columns"),
+        ({"shape": (8, 8, 4)}, "expected 1 channel .grey. or 3 .RGB."),
+    ],
+)
+def test_fields_without_meaning_are_refused_before_anything_is_opened(fields, message):
+    config = to_plain(load_config(str(ROOT / "configs" / "digits.py")))
+    config["data"].update(fields)
+    with pytest.raises(UserError, match=message):
+        build(config)
 
 
 def test_a_pack_without_a_test_split_says_so(tmp_path, pictures_dir, capsys):

@@ -16,13 +16,15 @@ def images_and_labels() -> tuple[np.ndarray, np.ndarray]:
     return images, (np.arange(len(images)) % 10).astype(np.uint8)
 
 
-def prepare(root: pathlib.Path) -> pathlib.Path:
+def prepare(
+    root: pathlib.Path, data: tuple[np.ndarray, np.ndarray] | None = None, num_train: int = NUM_TRAIN
+) -> pathlib.Path:
     """Writes the official layout and has tensorflow-datasets make array_record files of it under `root`."""
     import tensorflow_datasets as tfds
 
-    images, labels = images_and_labels()
+    images, labels = images_and_labels() if data is None else data
     rows = np.concatenate([labels[:, None], images.transpose(0, 3, 1, 2).reshape(len(images), -1)], axis=1)
-    parts = [*np.split(rows[:NUM_TRAIN], 5), rows[NUM_TRAIN:]]
+    parts = [*np.split(rows[:num_train], 5), rows[num_train:]]
     names = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
     with tempfile.TemporaryDirectory() as folder:
         base = pathlib.Path(folder) / "cifar-10-batches-bin"

@@ -39,6 +39,21 @@ def test_classes_that_cannot_be_selected(classes):
         Selected(Digits("train"), classes)
 
 
+def test_classes_of_data_without_classes():
+    with pytest.raises(UserError, match="these data have no classes: leave it empty"):
+        Selected(Selected(Digits("test"), (1,)), (0,))
+
+
+def test_examples_labelled_minus_one_are_of_no_class():
+    """As the test splits of some sets of tensorflow-datasets are."""
+
+    class Unlabelled(Digits):
+        def labels(self):
+            return np.where(np.arange(len(self)) < 10, super().labels(), -1).astype(np.int32)
+
+    assert len(Selected(Unlabelled("test"), tuple(range(10)))) == 10
+
+
 def test_merged_sources_are_a_class_each():
     threes, eights = Selected(Digits("train"), (3,)), Selected(Digits("train"), (8,))
     both = Merged({"eight": eights, "three": threes})
@@ -75,7 +90,7 @@ def test_parts_have_their_own_settings_and_classes_in_order_of_their_names(pictu
 def test_parts_that_do_not_fit():
     with pytest.raises(UserError, match="1 parts, expected at least two"):
         open_source("train", settings_of("merged", parts={"one": {"source": "digits"}}))
-    with pytest.raises(UserError, match="config.data.parts.a has 'pth', expected fields of config.data: source, name"):
+    with pytest.raises(UserError, match="config.data.parts.a has 'pth', expected of config.data's fields source, name"):
         open_source("train", settings_of("merged", parts={"a": {"pth": "x"}, "b": {}}))
 
 

@@ -131,7 +131,7 @@ def test_a_class_without_a_readable_picture_is_none(folder):
     (folder / "empty").mkdir()
     scan = scan_folder(folder)
     assert (scan.class_names, scan.labels.tolist()) == (("cat", "wild"), [0, 1])
-    assert scan.skipped == {"dog/1.png": "not a picture that Pillow can read"}
+    assert scan.skipped == {"dog/1.png": "not a picture that Pillow can read", "empty": "an empty folder"}
 
 
 def test_everything_that_cannot_be_used_is_named_with_its_reason(folder):

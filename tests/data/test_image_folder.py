@@ -1,5 +1,6 @@
 """A user's own folder of pictures as a data set: splits that stay, classes, sizes, and what is refused."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -80,7 +81,6 @@ def test_class_folders_are_the_classes_in_order_of_their_names(tmp_path):
     ]
     np.testing.assert_array_equal(source.labels(), read_all(source)["label"])
     assert class_counts(source) == [2, 2, 2]
-    refusal(tmp_path, "no 'test' beside it: make one, or call it test or val", split="test")
 
 
 def test_pictures_without_sub_folders_are_data_without_labels(tmp_path):
@@ -439,3 +439,63 @@ def test_real_photographs_in_three_classes():
             wanted = np.asarray(picture.convert("RGB").resize((32, 32), Image.Resampling.LANCZOS))
         np.testing.assert_array_equal(test[i]["image"], wanted)
         assert names_of(test)[i].split("/")[0] == test.class_names[test[i]["label"]]
+
+
+def grey(path, size=16):
+    """A picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (size, size), (size, 7, 9)).save(path)
+
+
+def test_folders_of_the_splits_in_any_spelling(tmp_path):
+    for split in ("Training", "VAL"):
+        for name in ("cat", "dog"):
+            for i in range(3):
+                grey(tmp_path / split / name / f"{i}.png")
+    settings = settings_of("image_folder", path=str(tmp_path))
+    train, test = open_source("train", settings), open_source("test", settings)
+    assert (len(train), len(test), train.class_names) == (6, 6, ("cat", "dog"))
+
+
+def test_a_class_called_train_beside_others_is_not_a_split(tmp_path):
+    for name in ("train", "car", "plane"):
+        for i in range(12):
+            grey(tmp_path / name / f"{i}.png")
+    settings = settings_of("image_folder", path=str(tmp_path))
+    for split in ("train", "test"):
+        with pytest.raises(
+            UserError, match="'train' beside car, plane, but none called 'test'.*set config.data.train_split"
+        ):
+            open_source(split, settings)
+    other = settings_of("image_folder", path=str(tmp_path), train_split="fit")
+    assert open_source("train", other).class_names == ("car", "plane", "train")
+
+
+def test_a_folder_train_alone_has_pictures_held_out_of_it(tmp_path):
+    for i in range(60):
+        grey(tmp_path / "train" / "cat" / f"{i}.png")
+        grey(tmp_path / "train" / "dog" / f"{i}.png")
+    settings = settings_of("image_folder", path=str(tmp_path))
+    train, test = open_source("train", settings), open_source("test", settings)
+    assert len(train) + len(test) == 120
+    assert 0 < len(test) < 40
+    assert train.class_names == test.class_names == ("cat", "dog")
+
+
+def test_what_stands_beside_the_splits_is_named(tmp_path, capsys):
+    for folder in ("train/cat", "train/dog", "test/cat", "extra/cat"):
+        for i in range(2):
+            grey(tmp_path / folder / f"{i}.png")
+    settings = settings_of("image_folder", path=str(tmp_path))
+    assert len(open_source("train", settings)) == 4
+    assert "extra: beside the folders of the splits, so not read" in capsys.readouterr().err
+    with pytest.raises(UserError, match="extra: beside the folders of the splits"):
+        open_source("test", dataclasses.replace(settings, strict=True))
+
+
+def test_a_class_of_tiny_pictures_alone_is_none(tmp_path):
+    for name, size in (("a", 40), ("b", 4), ("c", 40)):
+        for i in range(10):
+            grey(tmp_path / name / f"{i}.png", size)
+    source = open_source("train", settings_of("image_folder", path=str(tmp_path), shape=(32, 32, 3), test_share=0.0))
+    assert (source.class_names, class_counts(source)) == (("a", "c"), [10, 10])

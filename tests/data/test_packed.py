@@ -4,6 +4,7 @@ import itertools
 import json
 import pickle
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -81,6 +82,15 @@ def test_a_pack_is_whole_or_none(tmp_path, monkeypatch):
 def test_nothing_is_overwritten(tmp_path, digits_pack):
     with pytest.raises(UserError, match="holds a pack already"):
         write_pack(digits_pack, {"train": Digits("train")})
+    for name in ("my-labels.npy", "backup.array_record"):  # not of a pack's own names
+        mine = tmp_path / name.split(".")[0]
+        mine.mkdir()
+        (mine / name).write_text("years of work")
+        with pytest.raises(UserError, match="expected an empty folder"):
+            write_pack(mine, {"train": Digits("train")})
+        assert (mine / name).read_text() == "years of work"
+    tmp_path = tmp_path / "other"
+    tmp_path.mkdir()
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match=re.escape("holds 'thesis.tex', expected an empty folder")):
         write_pack(tmp_path, {"train": Digits("train")})
@@ -108,9 +118,56 @@ def test_damage_is_named(tmp_path, name, change, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_disk_that_is_full_is_one_line(tmp_path, monkeypatch):
+    """array_record says RuntimeError."""
+
+    class Full:
+        def __init__(self, *_):
+            pass
+
+        def write(self, _):
+            raise RuntimeError("write() failed: No space left on device\nand more")
+
+    from array_record.python import array_record_module
+
+    monkeypatch.setattr(array_record_module, "ArrayRecordWriter", Full)
+    with pytest.raises(UserError, match="cannot write to .*No space left on device.: give another --out") as caught:
+        write_pack(tmp_path, {"train": Digits("train")})
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_outside_a_pack_is_read(tmp_path, digits_pack):
+    """Names in info.json are not trusted, links are not followed."""
+    pack = tmp_path / "pack"
+    shutil.copytree(digits_pack, pack)
+    record = pack / "test-00000-of-00001.array_record"
+    record.rename(tmp_path / "outside")
+    record.symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match="is a link, expected a file of the pack"):
+        Packed(pack, "test")
+
+
+def test_labels_outside_the_classes_are_damage(tmp_path):
+    write_pack(tmp_path, {"test": Digits("test")})
+    labels = np.load(tmp_path / "test-labels.npy")
+    labels[5] = 10
+    np.save(tmp_path / "test-labels.npy", labels)
+    with pytest.raises(UserError, match="labels outside its 10 classes"):
+        Packed(tmp_path, "test")
+
+
+@pytest.mark.parametrize(("field", "value"), [("framing", "fit"), ("test_share", 0.5), ("label", "other")])
+def test_a_pack_is_not_read_under_settings_that_it_was_not_made_with(tmp_path, field, value):
+    made = settings_of("tfds", path=str(tmp_path))
+    write_pack(tmp_path, {"test": Digits("test")}, made)
+    assert len(open_source("test", made)) == len(Digits("test"))
+    with pytest.raises(UserError, match=f"was made with config.data.{field}=.*pack the data again"):
+        open_source("test", settings_of("tfds", path=str(tmp_path), **{field: value}))
+
+
 def test_a_split_that_was_not_packed(tmp_path):
     write_pack(tmp_path, {"train": Digits("train")})
     with pytest.raises(UserError, match="has no split 'test', expected train"):
         Packed(tmp_path, "test")
     info = json.loads((tmp_path / "info.json").read_text())
-    assert info["splits"] == {"train": [{"file": "train-00000-of-00001.array_record", "records": len(Digits("train"))}]}
+    assert info["splits"] == {"train": [len(Digits("train"))]}

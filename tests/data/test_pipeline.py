@@ -1,16 +1,22 @@
 """The stream of batches: shuffled by epoch, the same for any number of processes and workers, resumed from a count."""
 
+import dataclasses
 import itertools
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from scoreflow_jax.data import open_source
 from scoreflow_jax.data.base import DataSource, DataSpec
+from scoreflow_jax.data.packed import write_pack
 from scoreflow_jax.data.pipeline import train_batches
 from scoreflow_jax.errors import UserError
+from tests.data.sources import settings_of
 
 
 class Counting(DataSource):
@@ -96,6 +102,26 @@ def test_workers_start_without_absls_flags_being_parsed(root, tmp_path):
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, env=environment)
     assert done.stdout.strip() == "(4, 8, 8, 1)", done.stderr[-2000:]
     assert "leaked" not in done.stderr
+
+
+def test_memory_is_flat_along_the_stream(tmp_path):
+    """From a folder and from its pack, over many epochs; a batch kept by mistake would be 25 kB each time."""
+    for i in range(40):
+        path = tmp_path / "pictures" / f"{i:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+    folder = settings_of("image_folder", path=str(path.parent), shape=(32, 32, 3), test_share=0.0)
+    write_pack(tmp_path / "pack", {"train": open_source("train", folder)}, folder)
+    for path in (folder.path, str(tmp_path / "pack")):
+        batches = train_batches(open_source("train", dataclasses.replace(folder, path=path)), 8, seed=0)
+        used = []
+        tracemalloc.start()
+        for _ in range(3):
+            for _ in range(100):
+                next(batches)
+            used.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        assert used[2] - used[1] < 100_000  # bytes, of the 2,500,000 read meanwhile
 
 
 def test_refuses_a_batch_larger_than_the_data():

@@ -12,10 +12,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from scoreflow_jax import data
-from scoreflow_jax.data import Digits, Merged, TfdsImages, class_counts, open_source
+from scoreflow_jax.data import Digits, Merged, TfdsImages, class_counts, open_source, spread
 from scoreflow_jax.data.base import DataSpec, check_spec, read_all
 from scoreflow_jax.data.pictures import framed
 from scoreflow_jax.errors import UserError
+from tests.conftest import shared
 from tests.data import fake_celeba, fake_cifar10
 from tests.data.sources import settings_of
 
@@ -90,6 +91,26 @@ def test_tfds_splits_may_be_cut(tfds_dir):
     whole = read_all(cifar("train", tfds_dir))["image"]
     first, rest = (cifar("train", tfds_dir, train_split=cut) for cut in ("train[:60]", "train[60:]"))
     np.testing.assert_array_equal(np.concatenate([read_all(first)["image"], read_all(rest)["image"]]), whole)
+
+
+@pytest.mark.parametrize("split", ["train[bad]", "train[:200%]", "train[]", "train[5:3]"])
+def test_tfds_splits_that_are_none_are_one_line(tfds_dir, split):
+    with pytest.raises(
+        UserError, match=r"has no split .* expected one of .*, or a part such as 'train\[:90%\]'"
+    ) as caught:
+        cifar("train", tfds_dir, train_split=split)
+    assert "\n" not in str(caught.value)
+
+
+def test_real_cifar10_comes_back_exactly(tmp_path):
+    """500 of the real test images, prepared by tensorflow-datasets' own builder."""
+    pytest.importorskip("tensorflow", reason="preparing a data set needs TensorFlow")
+    stored = np.load(shared("data", "cifar10", "cifar10_test_500.npz"))
+    images, labels = (next(stored[name] for name in stored if name.endswith(end)) for end in ("images", "labels"))
+    fake_cifar10.prepare(tmp_path, (images, labels.astype(np.uint8)), num_train=400)
+    read = [read_all(cifar(split, tmp_path)) for split in ("train", "test")]
+    ours = sorted(i.tobytes() + bytes([c]) for r in read for i, c in zip(r["image"], r["label"], strict=True))
+    assert ours == sorted(i.tobytes() + bytes([c]) for i, c in zip(images, labels.astype(int), strict=True))
 
 
 def test_tfds_images_are_brought_to_the_shape(tfds_dir):
@@ -191,6 +212,19 @@ def test_every_source_survives_pickling(tfds_dir, pictures_dir, tmp_path):
         np.testing.assert_array_equal(copy[7]["image"], source[7]["image"])
         assert copy[7]["image"].dtype == (np.uint8 if source.spec.levels else np.float32)
         assert copy[7]["label"].dtype == np.int32
+
+
+def test_examples_are_spread_over_the_classes():
+    labels = np.asarray([0, 0, 0, 0, 2, 2, 1], np.int32)
+    assert spread(labels, 100).tolist() == [0, 6, 4, 1, 5, 2, 3]
+    assert spread(labels, 3).tolist() == [0, 6, 4]
+    assert spread(np.zeros(4, np.int32), 2).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("source", ["image_folder", "table", "tfds"])
+def test_a_home_that_there_is_not_is_one_line(source):
+    with pytest.raises(UserError, match="there is no folder ~nobody_at_all/x"):
+        open_source("train", settings_of(source, path="~nobody_at_all/x", name="cifar10"))
 
 
 def test_a_source_that_is_not_what_the_config_says():
