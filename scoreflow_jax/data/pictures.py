@@ -28,6 +28,7 @@ _WHITE = 255
 # need one more package.
 _NOT_READ = frozenset({"BUFR", "EPS", "FPX", "GRIB", "HDF5", "IPTC", "MIC", "MPEG", "PDF", "WMF"})
 
+_COMMON = ("JPEG", "PNG", "WEBP")
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -62,7 +63,8 @@ def suffixes() -> frozenset[str]:
 @functools.cache
 def _formats() -> tuple[str, ...]:
     Image.init()
-    return tuple(name for name in Image.OPEN if name not in _NOT_READ)
+    # Common ones first: of every file the formats are tried in turn, and some only by opening it.
+    return tuple(sorted((name for name in Image.OPEN if name not in _NOT_READ), key=lambda name: name not in _COMMON))
 
 
 def read_picture(

@@ -7,6 +7,7 @@ from one integer, the number of batches consumed: grain's iterator states do not
 ever saved.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from scoreflow_jax.data.base import DataSource, Examples
 from scoreflow_jax.data.order import Order
 from scoreflow_jax.errors import UserError
 
-_THREADS = 4
+_THREADS = min(8, os.cpu_count() or 4)
 _AHEAD = 4  # batches read ahead of the one asked for, in each process
 
 
