@@ -1,7 +1,7 @@
 """Batches of a source, in an order that depends on the seed and nothing else. The only module that imports grain.
 
 Grain is given batches, not examples: element n of its data set is batch n, whose examples `order.py` names and the source reads
-in one call. (Grain's own shuffle and batch go example by example through Python: 20,000 small images/s instead of 100,000,
+in one call. (Grain's own shuffle and batch go example by example through Python: a ninth of the rate on small images,
 docs/performance.md.) It reads ahead, in threads or in processes, and keeps the order. A run resumes with the very next image
 from one integer, the number of batches consumed: grain's iterator states do not carry over a change of workers, so none is
 ever saved.
