@@ -151,7 +151,7 @@ def use_size(config: ConfigDict, size: int) -> ConfigDict:
         return use_256(config)
     config.data.shape = (size, size, 3)
     multipliers = {64: (1, 2, 2, 2), 128: (1, 1, 2, 2, 2)}[size]
-    config.model.update(channel_multipliers=multipliers, num_blocks=2, dropout=0.1, dtype="bfloat16")
+    config.model.update(channel_multipliers=multipliers, num_blocks=2, dropout=0.1)
     config.train.update(batch_size=64, ema_decay=0.9999, num_steps=400_000)
     config.sample.batch_size = config.translate.batch_size = config.interpolate.batch_size = 50
     config.eval.batch_size = 50
@@ -329,6 +329,7 @@ def variant(config: ConfigDict, name: str) -> ConfigDict:
         config.model.update(width=16, num_blocks=1)
     else:
         config.model.update(base_channels=8, channel_multipliers=(1, 1), num_blocks=1)
+    config.model.dtype = "float32"  # CPUs, where such runs belong, emulate bfloat16
     height, *_, channels = config.data.shape or (0, 0)
     if height > 32:  # so shallow a network would have attention over 16,384 pixels in the middle of 256x256 images
         config.data.shape = (32, 32, channels)

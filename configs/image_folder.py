@@ -2,7 +2,8 @@
 
 Command     python main.py --config=configs/image_folder.py --mode=train --config.data.path=DIR
             (then --mode=sample, translate, interpolate, figures, eval with the same path)
-Hardware    an accelerator for thousands of pictures at 64x64 and more; a laptop for a trial: configs/image_folder.py:smoke
+Hardware    an accelerator (then add --config.model.dtype=bfloat16 where it computes in that); a laptop for a trial: the smoke
+            variant. Times are not measured
 Expect      what your pictures look like after some 100,000 steps; --mode=eval says how near
 Data        DIR/<class>/<pictures>: the sub-folders are the classes; or DIR/<pictures>: no classes; or either below DIR/train
             and DIR/test. Without those a tenth of the files is held out, by their names. Any format, size and colour mode.
