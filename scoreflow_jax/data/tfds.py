@@ -180,6 +180,11 @@ def _prepare(name: str, root: pathlib.Path) -> pathlib.Path:
     except Exception as error:
         for path in created:  # what was half-written
             shutil.rmtree(path, ignore_errors=True)
+        if type(error).__name__ == "DatasetNotFoundError":
+            raise UserError(
+                f"tensorflow-datasets knows no data set {name!r}: expected a name of its catalog as config.data.name, such as "
+                "cifar10 or celeb_a"
+            ) from error
         raise UserError(
             f"data set {name!r} is not in {root} and could not be prepared ({type(error).__name__}: {first_line(error)}). "
             f"{advice}"

@@ -169,6 +169,12 @@ def test_tfds_labels_that_are_none(faces_dir, label, message):
         faces(faces_dir, label=label)
 
 
+def test_a_misspelt_name_is_said(tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    with pytest.raises(UserError, match="knows no data set 'cifar100000'"):
+        TfdsImages("train", settings_of("tfds", name="cifar100000", path=str(tmp_path)))
+
+
 @pytest.mark.parametrize("name", ["celeb_a_hq/256", "celeb_a"])
 def test_what_cannot_be_downloaded_says_where_to_get_it(tmp_path, monkeypatch, name):
     tfds = pytest.importorskip("tensorflow_datasets")
