@@ -133,7 +133,7 @@ def test_samples_have_the_classes_means_and_deviations_in_own_units(run, points_
     stored = np.load(run / "sample" / "samples.npz")
     assert stored.files == ["points", "labels", "log_likelihood"]
     points, labels = stored["points"], stored["labels"]
-    assert (points.dtype, points.shape, labels.tolist()) == (np.float32, (2000, 2), [0, 1] * 1000)
+    assert (points.dtype, points.shape, labels.tolist()) == (np.float64, (2000, 2), [0, 1] * 1000)
     for c in (0, 1):
         # The error of a mean of 1,000 is 0.03 deviations.
         np.testing.assert_allclose((points[labels == c].mean(0) - MEANS[c]) / STDS, 0, atol=0.15)
@@ -200,10 +200,10 @@ def test_a_table_that_has_grown_is_standardized_as_the_run_knows_it(run, points_
     experiment = workdirs.build_for("eval", load_config_of(config), run)
     assert experiment.source("test").facts["shift"] == known["shift"]
     assert build(resolve(config)).source("test").facts["shift"][0] > known["shift"][0] + 10
-    workdirs.check_same_data(experiment.source("train"), run)
+    workdirs.check_same_data(experiment.source("train"), None, run)
     other = write_table(tmp_path / "other.csv", seed=1)
     with pytest.raises(UserError, match="trained on other data: about 0% of its files .by name and size. or rows"):
-        workdirs.check_same_data(experiment_of(other).source("train"), run)
+        workdirs.check_same_data(experiment_of(other).source("train"), None, run)
 
 
 def load_config_of(plain):

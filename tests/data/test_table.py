@@ -211,3 +211,10 @@ def test_shape_and_classes_are_found_in_the_table(tmp_path):
     known = resolve(plain, {"data": {"shape": [2], "num_classes": 0}})  # of the run in hand, as JSON has it
     assert (known["data"]["shape"], known["data"]["num_classes"], known["model"]["conditional"]) == ((2,), 0, False)
     assert open_source("train", settings(path)).spec.shape == (3,)
+
+
+def test_a_large_offset_costs_no_digits(tmp_path):
+    """Times in seconds: float32 would round them to 128 s."""
+    units = Units(("time",), (1.7e9,), (30.0,))
+    times = 1.7e9 + np.asarray([[0.0], [15.0], [30.0], [61.5]])
+    np.testing.assert_allclose(units.own(units.standardized(times)), times, rtol=0, atol=1e-4)
