@@ -85,7 +85,7 @@ def _memory(experiment: Experiment) -> dict[str, Any]:
     layout = make_layout()
     state = state_shapes(experiment.initial_state, layout)
     start = time.perf_counter()
-    compiled = compile_step(experiment.train_step(), layout, state, experiment.batch_shapes(layout.batch))
+    compiled = compile_step(experiment.train_step(), layout, state, experiment.batch_shapes(layout.batch)).call
     compile_s = time.perf_counter() - start
     memory: Any = getattr(compiled, "memory_analysis")()  # noqa: B009 - a compiled program, typed as a function
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
@@ -111,7 +111,7 @@ def _step(experiment: Experiment) -> dict[str, Any]:
     batch = jax.device_put({"image": pixels, "label": labels}, layout.batch)
     flops = _count(jax.make_jaxpr(experiment.train_step())(state, batch).jaxpr)
     start = time.perf_counter()
-    compiled = compile_step(experiment.train_step(), layout, state, batch)
+    compiled = compile_step(experiment.train_step(), layout, state, batch).call
     compile_s = time.perf_counter() - start
     holder = [state]
 

@@ -184,6 +184,10 @@ def train() -> ConfigDict:
             "checkpoint_every": 5000,
             "keep_checkpoints": 3,
             "num_workers": 0,  # processes that read data ahead; 0: threads
+            "microbatches": 1,  # parts of a batch computed one after the other: less memory, the same gradient
+            "steps_per_call": 1,  # steps in a loop of the device; only for steps of few milliseconds, not on CPU
+            "fsdp": 1,  # devices among which parameters and optimizer state are split; 1: each has all
+            "profile_steps": 0,  # steps traced into <workdir>/profile shortly after the start
             "tensorboard": True,
         }
     )

@@ -6,9 +6,13 @@ a run killed in the middle of a save leaves the last whole one.
 
 Orbax counts a damaged folder as the latest step, and refuses later saves because of it. So steps are tried from the newest
 back, a damaged one is set aside under another name when training goes on, and the manager is built anew before it saves.
+
+Of several processes each writes and reads what its devices hold, all in one folder that all of them see. A step counts as whole
+when every process could read it.
 """
 
 import contextlib
+import json
 import logging
 import pathlib
 import sys
@@ -19,6 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
+from scoreflow_jax import processes
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.typing import PyTree
 
@@ -88,12 +93,9 @@ class Checkpoints:
         """
         damaged = []
         for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                restored = _restore(self._manager, step, ema, train)
-            except (UserError, MemoryError):
-                raise
-            except Exception as error:
-                damaged.append((step, _reason(error)))
+            restored, reason = _try_restore(self._manager, step, ema, train)
+            if restored is None:
+                damaged.append((step, reason))
                 continue
             self._set_aside(damaged)
             return restored
@@ -105,6 +107,12 @@ class Checkpoints:
         if not damaged:
             return
         self._manager.close()
+        if jax.process_index() == 0:
+            self._rename(damaged)
+        processes.wait_for_all("damaged checkpoints set aside")
+        self._manager = self._open()
+
+    def _rename(self, damaged: list[tuple[int, str]]) -> None:
         for step, reason in damaged:
             folder = self._directory / str(step)
             target = folder.with_name(f"damaged-{step}")
@@ -114,10 +122,21 @@ class Checkpoints:
                 target = folder.with_name(f"damaged-{step}-{number}")
             folder.rename(target)
             print(f"checkpoint {folder} is damaged ({reason}); moved to {target.name}", file=sys.stderr)
-        self._manager = self._open()
 
-    def close(self) -> None:
-        """Waits for the save under way and closes.
+    @staticmethod
+    def read_meta(directory: pathlib.Path, step: int) -> dict[str, Any]:
+        """What was saved beside the arrays of a step.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        try:
+            return json.loads((directory / str(step) / "meta" / "metadata").read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"the checkpoint of step {step} in {directory} is damaged ({first_line(error)})") from error
+
+    def wait(self) -> None:
+        """Waits for the save under way.
 
         Raises:
             UserError: that save failed.
@@ -127,6 +146,15 @@ class Checkpoints:
                 self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
             raise UserError(f"could not save a checkpoint in {self._directory}: {_reason(error)}") from error
+
+    def close(self) -> None:
+        """Waits for the save under way and closes.
+
+        Raises:
+            UserError: that save failed.
+        """
+        try:
+            self.wait()
         finally:
             self._manager.close()
 
@@ -152,12 +180,9 @@ def restore_ema(directory: pathlib.Path, *, ema: PyTree, step: int | None = None
         manager = ocp.CheckpointManager(directory.absolute(), item_handlers=_handlers(), options=options)
     damaged = []
     for candidate in [step] if step is not None else reversed(steps):
-        try:
-            restored = _restore(manager, candidate, ema, None)
-        except (UserError, MemoryError):
-            raise
-        except Exception as error:
-            damaged.append((candidate, _reason(error)))
+        restored, reason = _try_restore(manager, candidate, ema, None)
+        if restored is None:
+            damaged.append((candidate, reason))
             continue
         for number, reason in damaged:
             print(f"checkpoint {number} is damaged ({reason}); using step {candidate}", file=sys.stderr)
@@ -179,6 +204,24 @@ def _handlers() -> dict[str, Any]:
         "train": ocp.StandardCheckpointHandler(),
         "meta": ocp.JsonCheckpointHandler(),
     }
+
+
+def _try_restore(
+    manager: ocp.CheckpointManager, step: int, ema: PyTree, train: PyTree | None
+) -> tuple[Restored | None, str]:
+    """Restores one step; None and the reason where it is damaged for any of the processes."""
+    restored, reason = None, ""
+    try:
+        restored = _restore(manager, step, ema, train)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        reason = _reason(error)
+    if jax.process_count() > 1:
+        reasons = [(i, text) for i, text in enumerate(processes.gather_text(reason)) if text]
+        if reasons:
+            return None, "process {}: {}".format(*reasons[0])
+    return restored, reason
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, ema: PyTree, train: PyTree | None) -> Restored:

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict, config_flags
 
 from scoreflow_jax.commands import FLAGS, MODES
 from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax.progress import peak_memory
 
 DEFAULT_CONFIG = "configs/digits.py"
 EXIT_USAGE = 2
@@ -248,13 +249,8 @@ def set_up_process() -> None:
 
 
 def _peak_memory() -> str:
-    """The most host memory that this process has held, where the system tells (Windows does not)."""
-    if importlib.util.find_spec("resource") is None:
-        return ""
-    import resource
-
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return f", peak memory {used / 1e9:.1f} GB"
+    used = peak_memory()
+    return f", peak memory {used / 1e9:.1f} GB" if used else ""
 
 
 def _complain(error: Any) -> int:

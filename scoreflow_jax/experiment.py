@@ -37,7 +37,7 @@ from scoreflow_jax.settings import (
     TrainSettings,
     TranslateSettings,
 )
-from scoreflow_jax.training import Schedule, TrainState, initial_state, make_optimizer, make_train_step
+from scoreflow_jax.training import Schedule, TrainLoss, TrainState, initial_state, make_optimizer, make_train_step
 from scoreflow_jax.typing import DriftFn, PRNGKey, PyTree
 
 TRAINING_FIELDS = ("seed", "data", "path", "objective", "model", "optimizer", "train.batch_size", "train.ema_decay")
@@ -132,18 +132,32 @@ class Experiment:
         """The training state of step 0, not yet compiled."""
         return initial_state(self.init, self.optimizer, self.seed)
 
-    def train_step(self) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, Any]]]:
-        """The training step, not yet compiled."""
-        return make_train_step(
+    def train_loss(self) -> TrainLoss:
+        """The training loss."""
+        return TrainLoss(
             drift_of=lambda params, key: models.make_drift(self.network, params, dropout_key=key),
             objective=self.objective,
             path=self.path,
-            optimizer=self.optimizer,
-            ema_decay=self.train.ema_decay,
             levels=self.spec.levels,
             conditional=self.conditional,
             flip=self.data.flip,
             dequantize=self.data.dequantize,
+        )
+
+    def train_step(
+        self, *, on_cpu: bool | None = None
+    ) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, Any]]]:
+        """The training step, not yet compiled.
+
+        Args:
+            on_cpu: whether it is made for CPUs, by default as JAX's devices are: microbatches are then no loop of the device.
+        """
+        return make_train_step(
+            self.train_loss(),
+            optimizer=self.optimizer,
+            ema_decay=self.train.ema_decay,
+            microbatches=self.train.microbatches,
+            unrolled=jax.default_backend() == "cpu" if on_cpu is None else on_cpu,
         )
 
     def check_trainable(self) -> None:
@@ -164,6 +178,10 @@ class Experiment:
         images = jax.ShapeDtypeStruct((n, *self.spec.shape), dtype, sharding=sharding)
         labels = jax.ShapeDtypeStruct((n,), jnp.int32, sharding=sharding)
         return {"image": images, "label": labels, **({"base": images} if self.data.base else {})}
+
+    def with_network(self, network: Network) -> "Experiment":
+        """The same with another network, or one that computes otherwise."""
+        return dataclasses.replace(self, network=network)
 
     def drift(self, params: PyTree) -> DriftFn:
         """f(x, t, c) for ODE solves: without dropout, in float32."""
@@ -496,9 +514,10 @@ def _check_eval(experiment: Experiment) -> None:
 
 
 _AT_LEAST = {
-    0: ("sample.seed", "interpolate.seed", "figures.seed", "train.num_workers"),
+    0: ("sample.seed", "interpolate.seed", "figures.seed", "train.num_workers", "train.profile_steps"),
     1: (
-        "train.batch_size", "train.keep_checkpoints", "sample.num_images", "sample.batch_size", "sample.columns",
+        "train.batch_size", "train.keep_checkpoints", "train.microbatches", "train.steps_per_call",
+        "train.fsdp", "sample.num_images", "sample.batch_size", "sample.columns",
         "translate.num_images", "translate.batch_size", "translate.shown", "interpolate.num_pairs",
         "interpolate.batch_size", "eval.batch_size", "eval.num_reconstructions", "eval.translation_images",
         "eval.likelihood_images", "eval.truncation_images", "eval.audit_images", "figures.num_images",

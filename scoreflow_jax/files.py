@@ -10,6 +10,14 @@ from typing import Any
 
 import numpy as np
 
+_writes = True
+
+
+def write_nothing() -> None:
+    """From now on whole_file drops what it is given: of several processes only the first writes."""
+    global _writes
+    _writes = False
+
 
 def cache_dir() -> pathlib.Path:
     """$XDG_CACHE_HOME/scoreflow_jax, else ~/.cache/scoreflow_jax."""
@@ -19,14 +27,17 @@ def cache_dir() -> pathlib.Path:
 @contextlib.contextmanager
 def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A temporary path of the same suffix, renamed to `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    if _writes:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent if _writes else None
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=folder)
     os.close(handle)
     temporary = pathlib.Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
+        if _writes:
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -28,6 +28,7 @@ from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.experiment import Experiment, build, to_plain
 from scoreflow_jax.likelihood import PROBES, draw_probe, generate_with_likelihood, log_likelihood
 from scoreflow_jax.ode import Solver
+from scoreflow_jax.parallel import Layout, make_layout, one_device, shard
 from scoreflow_jax.sampling import Solved, SolveStats
 from scoreflow_jax.typing import HostState, PRNGKey, PyTree
 
@@ -47,7 +48,8 @@ class Model:
         params: the averaged parameters.
         step: training steps behind them.
         trained_config: the config that they were trained with, as plain data.
-        batch_size: examples solved for at a time.
+        batch_size: examples solved for at a time, on all devices together.
+        layout: the devices, among which the examples are divided.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class Model:
         *,
         batch_size: int = 256,
         trained_config: dict[str, Any] | None = None,
+        layout: Layout | None = None,
     ) -> None:
-        """Wraps parameters. Most users call `scoreflow_jax.load`."""
+        """Wraps parameters, a copy on each device of the layout (by default one). Most users call `scoreflow_jax.load`."""
+        self.layout = one_device() if layout is None else layout
         self.trained_config = experiment.config if trained_config is None else trained_config
         self.experiment = experiment
         self.params = params
@@ -101,6 +105,8 @@ class Model:
         x = self._images(x)
         t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
         with jax.default_matmul_precision(self.experiment.solver.precision):
+            if jax.process_count() > 1:  # arrays of one process cannot meet parameters of all
+                x, t = np.asarray(x), np.asarray(t)
             return self._drift(self.params, x, t, self._labels(label, len(x)))
 
     def generate(
@@ -223,7 +229,14 @@ class Model:
     def with_solver(self, solver: Solver) -> "Model":
         """The same model solving its ODEs otherwise."""
         experiment = dataclasses.replace(self.experiment, solver=solver)
-        return Model(experiment, self.params, self.step, batch_size=self.batch_size, trained_config=self.trained_config)
+        return Model(
+            experiment,
+            self.params,
+            self.step,
+            batch_size=self.batch_size,
+            trained_config=self.trained_config,
+            layout=self.layout,
+        )
 
     def solve_generate(
         self, latents: ArrayLike, labels: LabelsLike, times: Any = None, guidance: ArrayLike | None = None
@@ -354,12 +367,14 @@ class Model:
         def compile_solve(*arrays: Any) -> Callable[..., Any]:
             program = (name, times, len(arrays[0]), *(a is None for a in arrays))
             if program not in self._compiled:
-                self._compiled[program] = jax.jit(solve).lower(self.params, *arrays).compile()
-            return functools.partial(self._compiled[program], self.params)
+                # Every process is given all of the solution: what comes of it is computed by all alike.
+                jitted = jax.jit(solve, out_shardings=self.layout.replicated)
+                self._compiled[program] = jitted.lower(self.params, *shard(arrays, self.layout)).compile()
+            return lambda *arrays: self._compiled[program](self.params, *shard(arrays, self.layout))
 
         more = () if extra is None else (extra,)
         arrays = (images, *more, *(self._labels(label, len(images)) for label in labels))
-        return sampling.solve_in_batches(compile_solve, arrays, self.batch_size)
+        return sampling.solve_in_batches(compile_solve, arrays, self.batch_size, multiple=self.layout.mesh.size)
 
     def _images(self, x: ArrayLike) -> Float[Array, "batch ..."]:
         x = jnp.asarray(x, jnp.float32)
@@ -416,28 +431,44 @@ def _count(labels: LabelsLike, num_images: int | None) -> int:
     return int(np.size(np.asarray(labels)))
 
 
-def load(workdir: str | pathlib.Path, *, step: int | None = None, batch_size: int = 256) -> Model:
+def load(
+    workdir: str | pathlib.Path,
+    *,
+    step: int | None = None,
+    batch_size: int = 256,
+    devices: list[jax.Device] | None = None,
+) -> Model:
     """Loads a trained model from its workdir.
 
     Args:
         workdir: of a run of `--mode=train`, such as "runs/digits".
         step: the checkpoint; by default the newest.
         batch_size: examples solved for at a time.
+        devices: among which to divide them; by default all.
 
     Raises:
         UserError: no run or no whole checkpoint there.
     """
     workdir = pathlib.Path(workdir)
-    return load_model(build(read_config(workdir)), workdir, step=step, batch_size=batch_size)
+    layout = make_layout(devices) if devices else make_layout()
+    return load_model(build(read_config(workdir)), workdir, step=step, batch_size=batch_size, layout=layout)
 
 
 def load_model(
-    experiment: Experiment, workdir: pathlib.Path, *, step: int | None = None, batch_size: int = 256
+    experiment: Experiment,
+    workdir: pathlib.Path,
+    *,
+    step: int | None = None,
+    batch_size: int = 256,
+    layout: Layout | None = None,
 ) -> Model:
-    """Like `load`, with the settings of an experiment at hand."""
-    restored = restore_ema(workdir / "checkpoints", ema=_single_device(experiment.parameter_shapes()), step=step)
+    """Like `load`, with the settings of an experiment, and the devices, at hand."""
+    layout = layout or make_layout()
+    on_all = lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=layout.replicated)  # noqa: E731
+    shapes = jax.tree.map(on_all, experiment.parameter_shapes())
+    restored = restore_ema(workdir / "checkpoints", ema=shapes, step=step)
     trained = to_plain(restored.meta["config"])
-    return Model(experiment, restored.ema, restored.step, batch_size=batch_size, trained_config=trained)
+    return Model(experiment, restored.ema, restored.step, batch_size=batch_size, trained_config=trained, layout=layout)
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -456,8 +487,3 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     except ValueError as error:  # not JSON, or not text at all
         raise UserError(f"{path} is damaged ({first_line(error)}): restore it, or train in another workdir") from error
     return config
-
-
-def _single_device(shapes: PyTree) -> PyTree:
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)

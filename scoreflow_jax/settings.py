@@ -46,6 +46,10 @@ class TrainSettings:
     keep_checkpoints: int
     num_workers: int
     tensorboard: bool
+    microbatches: int = 1
+    steps_per_call: int = 1
+    fsdp: int = 1
+    profile_steps: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

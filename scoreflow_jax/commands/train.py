@@ -1,17 +1,18 @@
-"""--mode=train: trains, or goes on from the newest checkpoint of the workdir."""
+"""--mode=train: trains, or goes on from the newest checkpoint of the workdir; on all devices of all processes."""
 
 import collections
 import pathlib
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from scoreflow_jax import figures, files, writers
+from scoreflow_jax import figures, files, processes, writers
 from scoreflow_jax.checkpoints import Checkpoints
+from scoreflow_jax.commands import failures
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.data import DataSource, Units
 from scoreflow_jax.data.pipeline import check_epoch_holds_batch, train_batches
@@ -19,34 +20,61 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.point_plots import PointPlots
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model
-from scoreflow_jax.parallel import Layout, check_batch_size, make_layout, to_global
-from scoreflow_jax.training import TrainState, compile_step, create_state, run, state_shapes
+from scoreflow_jax.parallel import (
+    Layout,
+    check_batch_size,
+    local_rows,
+    make_layout,
+    peak_flops,
+    replicate,
+    to_global,
+)
+from scoreflow_jax.processes import Stopped, StopRequests
+from scoreflow_jax.training import (
+    Hooks,
+    Steps,
+    TrainState,
+    compile_step,
+    create_state,
+    run,
+    several,
+    state_shapes,
+)
 
 _AHEAD = 2  # batches on their way to the devices
-_BASE_SEED = 2**32  # added to the seed for the data at t = 0, which are drawn independently
 _GRID_ROWS = 4  # of the pictures drawn while training, one column a class
 _UNCONDITIONAL_COLUMNS = 8
+_PROFILE_AFTER = 3  # steps: the first ones still wait for buffers and caches
 _POINTS = 1000  # drawn while training on a table
 
 
 def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
-    """Trains to config.train.num_steps, writing all to the workdir. What can be refused is refused before it is touched."""
-    layout = make_layout()
-    check_batch_size(experiment.train.batch_size, layout)
-    experiment.check_trainable()
-    workdirs.check_may_train(experiment, workdir)
-    source = experiment.source("train")
-    base = experiment.base_source("train") if experiment.data.base else None
-    for each in (source, base):
-        if each is not None:
-            check_epoch_holds_batch(experiment.train.batch_size, len(each))
-    workdirs.check_same_data(source, base, workdir)
+    """Trains to config.train.num_steps, writing all to the workdir. What can be refused is refused before it is touched.
+
+    Raises:
+        Stopped: by SIGTERM or SIGINT, after saving.
+    """
+    with processes.all_or_none():
+        layout = make_layout(fsdp=experiment.train.fsdp)
+        check_batch_size(experiment.train.batch_size, layout, experiment.train.microbatches)
+        experiment.check_trainable()
+        workdirs.check_may_train(experiment, workdir)
+        source, base = open_sources(experiment)
+        for each in (source, base):
+            if each is not None:
+                check_epoch_holds_batch(experiment.train.batch_size, len(each))
+        workdirs.check_same_data(source, base, workdir)
     with workdirs.locked(workdir):
         checkpoints = Checkpoints(workdir / "checkpoints", keep=experiment.train.keep_checkpoints)
         try:
             _train(experiment, workdir, (source, base), layout, checkpoints)
         finally:
             checkpoints.close()
+
+
+def open_sources(experiment: Experiment) -> tuple[DataSource, DataSource | None]:
+    """The training data, and those at t = 0 where they are no noise."""
+    return experiment.source("train"), experiment.base_source("train") if experiment.data.base else None
 
 
 def _train(
@@ -56,7 +84,8 @@ def _train(
     layout: Layout,
     checkpoints: Checkpoints,
 ) -> None:
-    state, consumed = _start(experiment, layout, checkpoints)
+    state, meta = _start(experiment, layout, checkpoints)
+    consumed = meta["batches"]
     first = int(state.step)
     if first >= experiment.schedule.num_steps:
         print(f"already trained to step {first}: raise --config.train.num_steps to go on, or give another --workdir")
@@ -72,36 +101,58 @@ def _train(
     with files.whole_file(workdir / "parameters.txt") as path:
         path.write_text(overview + "\n")
     print(overview.splitlines()[-1] + f"; all by name in {workdir / 'parameters.txt'}", flush=True)
-    step = _compiled(experiment, layout, state)
+    steps = _compiled(experiment, layout, state)
     batches = _batches(experiment, sources, layout, consumed)
     writer = writers.open_writers(workdir, first_step=first, tensorboard=experiment.train.tensorboard)
     start = time.perf_counter()
-    try:
-        run(
-            state,
-            step,
-            batches,
-            experiment.schedule,
-            batch_size=experiment.train.batch_size,
-            writer=writer,
-            save=lambda n, s: save_state(checkpoints, n, s, experiment, consumed + n - first),
-            sample=_sampler(experiment, workdir, sources[0]),
+    with (
+        Profile(workdir / "profile", first + _PROFILE_AFTER, experiment.train.profile_steps) as profile,
+        StopRequests() as stop,
+    ):
+        hooks = Hooks(
+            save=lambda n, s, pending: save_state(checkpoints, n, s, experiment, consumed + n - first, pending),
+            sample=_sampler(experiment, workdir, sources[0], layout),
+            dump=lambda n, s, record: failures.dump(experiment, workdir, sources, n, s, record, consumed + n - first),
+            profile=profile.step,
         )
-    finally:
-        writer.close()
-        batches.close()
+        try:
+            run(
+                state,
+                steps,
+                batches,
+                experiment.schedule,
+                batch_size=experiment.train.batch_size,
+                writer=writer,
+                hooks=hooks,
+                stop=stop,
+                pending=meta.get("pending", ()),
+            )
+        except Stopped:
+            checkpoints.wait()
+            raise
+        finally:
+            writer.close()
+            batches.close()
     seconds = time.perf_counter() - start
     print(f"trained steps {first} to {experiment.schedule.num_steps} in {seconds:.0f} s; see {workdir / 'train'}")
 
 
-def _start(experiment: Experiment, layout: Layout, checkpoints: Checkpoints) -> tuple[TrainState, int]:
-    """The state to go on from and the batches it has consumed: the newest whole checkpoint's, else those of step 0."""
+def _start(experiment: Experiment, layout: Layout, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
+    """The state to go on from and what is known of it: the newest whole checkpoint's, else those of step 0."""
     ema, train = split_state(state_shapes(experiment.initial_state, layout))
     restored = checkpoints.restore_latest(ema=ema, train=train)
     if restored is None:
-        return create_state(experiment.initial_state, layout), 0
-    print(f"resuming from step {restored.step}", flush=True)
-    return TrainState(ema_params=restored.ema, **restored.train), restored.meta["batches"]
+        return create_state(experiment.initial_state, layout), {"batches": 0}
+    before, now = restored.meta.get("devices"), _devices(layout)
+    moved = f", saved on {before}, on {now}" if before not in (None, now) else ""
+    print(f"resuming from step {restored.step}{moved}", flush=True)
+    return TrainState(ema_params=restored.ema, **restored.train), restored.meta
+
+
+def _devices(layout: Layout) -> str:
+    """Number and kind of the devices, for a person."""
+    kind, processes = layout.first_device.device_kind, jax.process_count()
+    return f"{layout.mesh.size} x {kind}" + (f" in {processes} processes" if processes > 1 else "")
 
 
 def split_state(state: TrainState) -> tuple[Any, dict[str, Any]]:
@@ -110,10 +161,27 @@ def split_state(state: TrainState) -> tuple[Any, dict[str, Any]]:
     return state.ema_params, rest
 
 
-def save_state(checkpoints: Checkpoints, step: int, state: TrainState, experiment: Experiment, batches: int) -> None:
-    """Starts to save a checkpoint, with the config and the number of batches consumed."""
+def save_state(
+    checkpoints: Checkpoints,
+    step: int,
+    state: TrainState,
+    experiment: Experiment,
+    batches: int,
+    pending: Sequence[dict[str, float]] = (),
+) -> None:
+    """Starts to save a checkpoint.
+
+    Args:
+        checkpoints: where.
+        step, state: what.
+        experiment: whose config is saved too.
+        batches: consumed by now.
+        pending: metrics of the steps since the last log, so that the next one is what it would have been.
+    """
     ema, train = split_state(state)
-    checkpoints.save(step, ema=ema, train=train, meta={"config": experiment.config, "batches": batches})
+    devices = _devices(Layout(jax.tree.leaves(state.params)[0].sharding.mesh))
+    meta = {"config": experiment.config, "batches": batches, "devices": devices, "pending": list(pending)}
+    checkpoints.save(step, ema=ema, train=train, meta=meta)
 
 
 def _batches(
@@ -124,12 +192,11 @@ def _batches(
         train_batches(
             source,
             experiment.train.batch_size,
-            seed=experiment.seed if number == 0 else _BASE_SEED + experiment.seed,
+            seed=experiment.seed if number == 0 else failures.BASE_SEED + experiment.seed,
             consumed=consumed,
             balanced=experiment.data.sampling == "balanced" and number == 0,
             num_workers=experiment.train.num_workers,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=local_rows(experiment.train.batch_size, layout),
         )
         for number, source in enumerate(sources)
         if source is not None
@@ -146,16 +213,61 @@ def _batches(
                 iterator.close()
 
 
-def _compiled(experiment: Experiment, layout: Layout, state: TrainState) -> Any:
+def _compiled(experiment: Experiment, layout: Layout, state: TrainState) -> Steps:
     """Compiles the step ahead of the first batch, so that its time is known."""
-    batch = experiment.batch_shapes(layout.batch)
+    batch, per_call = experiment.batch_shapes(layout.batch), experiment.train.steps_per_call
+    if per_call > 1 and layout.first_device.platform == "cpu":
+        print(
+            "config.train.steps_per_call counts on accelerators only: on CPU loops are slow, so 1 is used",
+            file=sys.stderr,
+        )
+        per_call = 1
     start = time.perf_counter()
-    compiled = compile_step(experiment.train_step(), layout, state, batch)
-    print(f"compiled the training step in {time.perf_counter() - start:.1f} s", flush=True)
-    return compiled
+    one = compile_step(experiment.train_step(), layout, state, batch)
+    many = compile_step(several(experiment.train_step()), layout, state, (batch,) * per_call) if per_call > 1 else None
+    print(f"compiled the training step in {time.perf_counter() - start:.1f} s for {_devices(layout)}", flush=True)
+    peak = peak_flops(layout.first_device)
+    return Steps(
+        one=one.call,
+        many=many.call if many else None,
+        per_call=per_call,
+        flops=one.flops,
+        peak_flops=peak and peak * layout.mesh.size,
+    )
 
 
-def _sampler(experiment: Experiment, workdir: pathlib.Path, source: DataSource) -> Any:
+class Profile:
+    """A trace of JAX's profiler over some steps, for TensorBoard, XProf or Perfetto. Use as a context manager."""
+
+    def __init__(self, folder: pathlib.Path, first: int, count: int) -> None:
+        """States which steps; a count of 0 is no trace."""
+        self._folder, self._first, self._count = folder, first, count
+        self._until: int | None = None
+
+    def __enter__(self) -> "Profile":
+        """Does nothing yet."""
+        return self
+
+    def step(self, number: int) -> None:
+        """Called before step `number`: starts and ends the trace."""
+        if self._count and self._until is None and number >= self._first:
+            jax.profiler.start_trace(str(self._folder))
+            self._until = number + self._count
+        elif self._until is not None and number >= self._until:
+            self._end()
+
+    def _end(self) -> None:
+        jax.profiler.stop_trace()
+        print(f"a profile of {self._count} steps is in {self._folder}", flush=True)
+        self._count, self._until = 0, None
+
+    def __exit__(self, *_: object) -> None:
+        """Ends a trace that training's end cut short."""
+        if self._until is not None:
+            self._end()
+
+
+def _sampler(experiment: Experiment, workdir: pathlib.Path, source: DataSource, layout: Layout) -> Any:
     """Draws a grid, or points over those of the source, from the averaged parameters, of the same noise each time."""
     classes = experiment.num_classes
     columns = classes or _UNCONDITIONAL_COLUMNS
@@ -163,11 +275,11 @@ def _sampler(experiment: Experiment, workdir: pathlib.Path, source: DataSource) 
     labels = np.arange(count) % classes if classes else None
     units = None if experiment.spec.levels else Units.of(source.facts)
     draw = None if units is None else PointPlots.over(source, units, workdirs.class_names(experiment, workdir))
-    model = Model(experiment, None, 0)
+    model = Model(experiment, None, 0, layout=layout)
 
     def sample(step: int, state: TrainState) -> None:
         """Writes train/samples_<step>.png."""
-        model.params = jax.device_put(state.ema_params, jax.devices()[0])
+        model.params = replicate(state.ema_params, layout)
         try:
             images = model.generate(jax.random.key(experiment.sample.seed), labels, num_images=count)
         except UserError as error:  # a drift that is still too steep to solve is no reason to stop training it

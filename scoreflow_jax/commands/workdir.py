@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from scoreflow_jax import files
+from scoreflow_jax import files, processes
 from scoreflow_jax.checkpoints import checkpoint_steps
 from scoreflow_jax.data import SKETCH, DataSource, Units, class_counts
 from scoreflow_jax.errors import UserError, first_line
@@ -35,6 +35,8 @@ from scoreflow_jax.model import Model, load_model, read_config
 from scoreflow_jax.sampling import SolveStats
 
 _DATA = "data.json"
+_LOCK = ".lock"
+_SHARED_WITHIN = 20.0  # seconds that a network file system may take to show a file to another host
 _CLASSES_SHOWN = 12
 _SAME_SHARE = 0.3  # of a folder's files: below it, it is another folder
 _PACKAGES = ("scoreflow_jax", "jax", "jaxlib", "flax", "diffrax", "optax", "numpy", "scikit-learn")
@@ -192,14 +194,41 @@ def _share_kept(before: Sequence[str], now: Sequence[str]) -> float:
 
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
-    """Makes the workdir and keeps it to this process: two trainings in one would delete each other's checkpoints.
+    """Makes the workdir and keeps it to this run: two trainings in one would delete each other's checkpoints.
+
+    Of several processes the first one locks it, and the others see whether they see the same folder.
 
     Raises:
-        UserError: another process trains there, or it cannot be written.
+        UserError: another run trains there, it cannot be written, or it is not one folder for all processes.
     """
+    with contextlib.ExitStack() as held:
+        with processes.all_or_none():
+            if jax.process_index() == 0:
+                held.enter_context(_lock(workdir))
+        with processes.all_or_none():
+            _check_shared(workdir)
+        yield
+
+
+def _check_shared(workdir: pathlib.Path) -> None:
+    """Whether every process sees what the first one has just written into the lock's file."""
+    if jax.process_count() == 1:
+        return
+    token = processes.gather_text((workdir / _LOCK).read_text() if jax.process_index() == 0 else "")[0]
+    until = time.monotonic() + _SHARED_WITHIN
+    while not (workdir / _LOCK).is_file() or (workdir / _LOCK).read_text() != token:
+        if time.monotonic() > until:
+            raise UserError(
+                f"{workdir} is not the same folder for all processes: give a --workdir on a file system that all of them share"
+            )
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def _lock(workdir: pathlib.Path) -> Iterator[None]:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / ".lock").open("w")
+        file = (workdir / _LOCK).open("a")
     except OSError as error:
         raise UserError(f"cannot write to {workdir} ({first_line(error)}): give another --workdir") from error
     with file:
@@ -212,6 +241,9 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
                 raise UserError(
                     f"another process trains in {workdir}: wait for it, stop it, or give another --workdir"
                 ) from None
+        file.truncate(0)
+        file.write(f"{platform.node()} {os.getpid()} {time.time_ns()}")
+        file.flush()
         yield
 
 

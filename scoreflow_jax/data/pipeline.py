@@ -14,12 +14,15 @@ from typing import Any
 import grain
 import numpy as np
 from absl import flags
+from jaxtyping import Int
 
 from scoreflow_jax.data.base import DataSource, Examples
 from scoreflow_jax.data.order import Order
 from scoreflow_jax.errors import UserError
 
 _THREADS = min(8, os.cpu_count() or 4)
+Rows = Int[np.ndarray, " rows"]
+
 _AHEAD = 4  # batches read ahead of the one asked for, in each process
 
 
@@ -38,17 +41,21 @@ def check_epoch_holds_batch(batch_size: int, num_images: int) -> None:
 class _Batches:
     """This process's share of each global batch, by the batch's number: a source as grain wants it."""
 
-    def __init__(self, source: DataSource, order: Order, batch_size: int, process: tuple[int, int], first: int) -> None:
+    def __init__(self, source: DataSource, order: Order, batch_size: int, rows: Rows, first: int) -> None:
         self._source, self._order, self._batch_size = source, order, batch_size
-        self._process, self._first = process, first
+        self._rows, self._first = rows, first
 
     def __len__(self) -> int:
         return 2**40  # training says when to stop
 
     def __getitem__(self, number: int) -> Examples:
-        index, count = self._process
-        first = (self._first + number) * self._batch_size
-        return self._source.read(self._order(np.arange(first + index, first + self._batch_size, count)))
+        return self._source.read(self._order((self._first + number) * self._batch_size + self._rows))
+
+
+def batch_indices(source: DataSource, batch_size: int, number: int, *, seed: int, balanced: bool = False) -> Rows:
+    """Indices of the examples of one batch of `train_batches`, counted from 0."""
+    order = Order(len(source), seed, source.labels() if balanced else None)
+    return order(number * batch_size + np.arange(batch_size))
 
 
 def train_batches(
@@ -59,8 +66,7 @@ def train_batches(
     consumed: int = 0,
     balanced: bool = False,
     num_workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Rows | None = None,
 ) -> Iterator[Examples]:
     """Yields this process's share of each shuffled global batch, for ever.
 
@@ -71,14 +77,14 @@ def train_batches(
         consumed: global batches already used, skipped without being read.
         balanced: draw each class equally often.
         num_workers: processes that read ahead; 0 reads in threads of this one, which is faster for packed data.
-        process_index, process_count: which share to read.
+        rows: of each global batch, those to read: this process's share; None for all.
 
     Raises:
         UserError: a batch larger than the data set.
     """
     check_epoch_holds_batch(batch_size, len(source))
     order = Order(len(source), seed, source.labels() if balanced else None)
-    batches: Any = _Batches(source, order, batch_size, (process_index, process_count), consumed)
+    batches: Any = _Batches(source, order, batch_size, np.arange(batch_size) if rows is None else rows, consumed)
     # In a worker process one thread is enough; so is it to keep one order of reading there.
     options = grain.ReadOptions(num_threads=1 if num_workers else _THREADS, prefetch_buffer_size=_AHEAD)
     dataset = grain.MapDataset.source(batches).to_iter_dataset(options)

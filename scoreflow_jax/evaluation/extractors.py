@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -15,6 +14,7 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.weights import find_inception
 from scoreflow_jax.models.inception import FEATURES, RESIZES, pool3
 from scoreflow_jax.models.inception_weights import import_inception
+from scoreflow_jax.parallel import make_layout, shard
 from scoreflow_jax.torch_files import read_torch_file
 from scoreflow_jax.typing import Pixels, Stored
 
@@ -98,12 +98,15 @@ def inception_extractor(weights: str | None = None, resize: str = "tensorflow") 
         "resize": RESIZES[resize],
         "computation": "float32, BatchNorms folded, version 1",  # raised when a change would change features
     }
-    compiled = jax.jit(pool3, static_argnums=2)
+    layout = make_layout()
+    shardings = {"in_shardings": (layout.replicated, layout.batch), "out_shardings": layout.replicated}
+    compiled = jax.jit(pool3, static_argnums=2, **shardings)  # type: ignore[arg-type]
+    params = jax.device_put(found.params, layout.replicated)
 
     def compute(pixels: Pixels) -> Any:
         """pool3; grey images are repeated to three channels."""
-        return compiled(found.params, jnp.broadcast_to(pixels, (*pixels.shape[:3], 3)), resize)
+        return compiled(params, shard(np.broadcast_to(pixels, (*pixels.shape[:3], 3)), layout), resize)
 
     # On a CPU small batches stay in its caches.
-    batch_size = 8 if jax.default_backend() == "cpu" else 128
+    batch_size = (8 if jax.default_backend() == "cpu" else 128) * layout.mesh.size
     return Extractor("inception", facts, FEATURES, batch_size, compute, found.output)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int32
 
-from scoreflow_jax import files
+from scoreflow_jax import files, processes
 from scoreflow_jax.data import DataSource
 from scoreflow_jax.evaluation.extractors import Extractor
 from scoreflow_jax.pixels import to_pixels, to_unit_range_host
@@ -71,14 +71,20 @@ def _chunks(source: DataSource) -> Iterator[tuple[Stored, Int32[np.ndarray, " ba
 
 
 def _cached(pixels: Stored, extractor: Extractor, path: pathlib.Path) -> Float[np.ndarray, "batch features"]:
-    if path.is_file():
-        try:
-            features = np.load(path)
-            if features.shape == (len(pixels), extractor.size):
-                return features
-        except Exception:  # a damaged file raises almost anything; it is computed anew
-            features = None
+    kept = _kept(path, (len(pixels), extractor.size))
+    if processes.all_agree(kept is not None):  # each host has its own cache, but all compute together or none does
+        return kept  # type: ignore[return-value]
     features = extractor(pixels)
     with files.whole_file(path) as temporary:
         np.save(temporary, features)
     return features
+
+
+def _kept(path: pathlib.Path, shape: tuple[int, int]) -> Float[np.ndarray, "batch features"] | None:
+    if not path.is_file():
+        return None
+    try:
+        features = np.load(path)
+    except Exception:  # a damaged file raises almost anything; it is computed anew
+        return None
+    return features if features.shape == shape else None

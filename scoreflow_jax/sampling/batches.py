@@ -63,7 +63,11 @@ class Solved:
 
 
 def solve_in_batches(
-    compile_solve: Callable[..., Callable[..., Solution]], arrays: tuple[Any, ...], batch_size: int
+    compile_solve: Callable[..., Callable[..., Solution]],
+    arrays: tuple[Any, ...],
+    batch_size: int,
+    *,
+    multiple: int = 1,
 ) -> Solved:
     """Calls a compiled solve on slices of the arrays, padding the last one by repetition.
 
@@ -71,6 +75,7 @@ def solve_in_batches(
         compile_solve: from arrays with the batch first to a compiled function of such arrays that returns a solution.
         arrays: with the examples first; None is passed on as it is.
         batch_size: at most this many at a time; fewer where there are not that many.
+        multiple: the number of devices, which must divide what is solved at a time: it is rounded up to one of its multiples.
 
     Raises:
         UserError: there are no examples, or a solve failed: its step became too small, its result was not finite, or it
@@ -79,10 +84,11 @@ def solve_in_batches(
     count = next(len(a) for a in arrays if a is not None)
     if not count:
         raise UserError("got no images, expected at least one")
-    size = min(batch_size, count)
+    size = -(-min(batch_size, count) // multiple) * multiple
     stats, ends, paths = SolveStats(), [], []
     start = time.perf_counter()
-    solve = compile_solve(*(None if a is None else a[:size] for a in arrays))
+    first = np.minimum(np.arange(size), count - 1)
+    solve = compile_solve(*(None if a is None else a[first] for a in arrays))
     stats.compile_seconds = time.perf_counter() - start
     for first in range(0, count, size):
         chosen = np.minimum(np.arange(first, first + size), count - 1)

@@ -1,20 +1,37 @@
 """Training: the state, one pure step, and the loop around it."""
 
-from scoreflow_jax.training.loop import Schedule, run
+from scoreflow_jax.training.loop import Hooks, Record, Schedule, Steps, run
 from scoreflow_jax.training.optimizer import make_optimizer
 from scoreflow_jax.training.state import TrainState, create_state, initial_state, state_of, state_shapes
-from scoreflow_jax.training.step import compile_step, ema_update, make_train_step
+from scoreflow_jax.training.step import (
+    Compiled,
+    Drawn,
+    TrainLoss,
+    compile_step,
+    ema_update,
+    jit_step,
+    make_train_step,
+    several,
+)
 
 __all__ = [
+    "Compiled",
+    "Drawn",
+    "Hooks",
+    "Record",
     "Schedule",
+    "Steps",
+    "TrainLoss",
     "TrainState",
     "compile_step",
     "create_state",
     "ema_update",
     "initial_state",
+    "jit_step",
     "make_optimizer",
     "make_train_step",
     "run",
+    "several",
     "state_of",
     "state_shapes",
 ]

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,10 +12,15 @@ import numpy as np
 from tqdm import tqdm
 
 from scoreflow_jax.errors import UserError
+from scoreflow_jax.parallel import device_memory
+from scoreflow_jax.processes import Stopped, StopRequests
+from scoreflow_jax.progress import peak_memory
 from scoreflow_jax.training.state import TrainState
-from scoreflow_jax.training.step import TrainStep
 from scoreflow_jax.typing import PyTree
 from scoreflow_jax.writers import Writer
+
+Record = dict[str, float]
+"""Metrics of one step."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,17 +45,67 @@ class Schedule:
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}, expected at least 1")
 
+    def due(self, done: int) -> set[str]:
+        """What comes after so many steps: of "log", "sample" and "save"; a log with each of the others."""
+        final = done == self.num_steps
+        due = {"save"} if final or done % self.checkpoint_every == 0 else set()
+        due |= {"sample"} if final or (self.sample_every and done % self.sample_every == 0) else set()
+        return due | ({"log"} if due or done % self.log_every == 0 else set())
+
+    def next_event(self, done: int) -> int:
+        """The first step after `done` at which something comes."""
+        every = [n for n in (self.log_every, self.sample_every, self.checkpoint_every) if n]
+        return min(self.num_steps, *((done // n + 1) * n for n in every))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Steps:
+    """The compiled step.
+
+    Attributes:
+        one: step(state, batch).
+        many: step(state, batches) of `per_call` batches, for stretches in which nothing else is due; None for none.
+        per_call: batches of one call of `many`.
+        flops: operations of one step on all devices together; None where not known.
+        peak_flops: operations a second that all devices together can do; None where not known.
+    """
+
+    one: Callable[[TrainState, PyTree], Any]
+    many: Callable[[TrainState, tuple[PyTree, ...]], Any] | None = None
+    per_call: int = 1
+    flops: float | None = None
+    peak_flops: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What the loop calls.
+
+    Attributes:
+        save: with the number of steps done, the state, and the metrics since the last log, one record a step: what
+            `run` has to be given to go on as if it had not stopped.
+        sample: with the number of steps done and the state.
+        dump: with the number of a step that was not finite, the state before it and its metrics; says where it put them.
+        profile: with the number of the step to come, before every call.
+    """
+
+    save: Callable[[int, TrainState, list[Record]], None]
+    sample: Callable[[int, TrainState], None]
+    dump: Callable[[int, TrainState, Record], str]
+    profile: Callable[[int], None] = lambda _: None
+
 
 def run(
     state: TrainState,
-    step: TrainStep,
+    steps: Steps,
     batches: Iterator[PyTree],
     schedule: Schedule,
     *,
     batch_size: int,
     writer: Writer,
-    save: Callable[[int, TrainState], None],
-    sample: Callable[[int, TrainState], None],
+    hooks: Hooks,
+    stop: StopRequests,
+    pending: Sequence[Record] = (),
 ) -> TrainState:
     """Trains from the state's step to the schedule's last.
 
@@ -59,69 +114,107 @@ def run(
 
     Args:
         state: where to begin; its buffers are donated.
-        step: the compiled step.
+        steps: the compiled step.
         batches: of global arrays, the first being the one that the state's step wants.
         schedule: when to log, draw, save and end.
         batch_size: of all processes together, for the rate.
         writer: takes the numbers.
-        save, sample: called with the number of steps done and the state.
+        hooks: called on the way.
+        stop: asked between steps whether to stop.
+        pending: the metrics of steps done before the state's since the last log.
 
     Returns:
         The last state.
 
     Raises:
         UserError: a loss or gradient that is not finite. The checkpoints saved before stay as they are.
+        Stopped: by a signal, after saving.
     """
     done = int(state.step)
-    meter = _Meter(batch_size, done, schedule.num_steps)
-    pending: list[dict[str, Any]] = []
-    last_saved = done
+    meter = _Meter(batch_size, done, schedule.num_steps, steps)
+    metrics = _Pending(done, pending)
+    last_saved, calls = done, 0
     with meter:
         while done < schedule.num_steps:
-            batch = meter.wait_for(batches, pending)
-            state, metrics = step(state, batch)
-            pending.append(metrics)
-            done += 1
-            final = done == schedule.num_steps
-            save_now = final or done % schedule.checkpoint_every == 0
-            sample_now = final or (schedule.sample_every and done % schedule.sample_every == 0)
-            if save_now or sample_now or done % schedule.log_every == 0:
-                values = _fetch(pending, done, last_saved)
-                writer.scalars(done, meter.report(done, values))
-                pending = []
+            hooks.profile(done)
+            count = steps.per_call if steps.many and schedule.next_event(done) - done >= steps.per_call else 1
+            batch = [meter.wait_for(batches, metrics) for _ in range(count)]
+            state, found = steps.one(state, batch[0]) if count == 1 else steps.many(state, tuple(batch))  # type: ignore[misc]
+            metrics.add(found, count)
+            done, calls = done + count, calls + 1
+            signum = stop.reached(calls)
+            due = schedule.due(done)
+            if due or signum is not None:
+                broken = metrics.fetch()
+                if broken is not None:
+                    raise _not_finite(broken, state, hooks, last_saved)
+            if due:
+                writer.scalars(done, meter.report(done, metrics.means()))
             with meter.paused():
-                if save_now:
-                    save(done, state)
+                if "save" in due or signum is not None:
+                    hooks.save(done, state, metrics.records)
                     last_saved = done
-                if sample_now:
-                    sample(done, state)
+                if signum is not None and done < schedule.num_steps:
+                    raise Stopped(signum, done)
+                if "sample" in due:
+                    with stop.may_interrupt():
+                        hooks.sample(done, state)
     return state
 
 
-def _fetch(pending: list[dict[str, Any]], done: int, last_saved: int) -> dict[str, float]:
-    """Means of the metrics since the last log.
+def _not_finite(broken: tuple[int, Record], state: TrainState, hooks: Hooks, last_saved: int) -> UserError:
+    """What to say of a step that was not finite; keeps what is needed to repeat it. The state is held as before that step."""
+    step, record = broken
+    where = hooks.dump(step, dataclasses.replace(state, step=jax.numpy.int32(step)), record)
+    what = " and ".join(f"{name} is {value}" for name, value in record.items() if not np.isfinite(value))
+    kept = f"the checkpoint of step {last_saved} is kept" if last_saved else "no checkpoint was saved yet"
+    return UserError(
+        f"{what} at step {step + 1}, expected finite numbers; training stopped and {kept}. {where} "
+        "Look at the data, or train anew in another --workdir with a lower config.optimizer.learning_rate or a longer warm-up"
+    )
 
-    Raises:
-        UserError: one of them is not finite, with its step.
-    """
-    host = jax.device_get(pending)
-    for offset, metrics in enumerate(host):
-        broken = [f"{name} is {float(value)}" for name, value in metrics.items() if not np.isfinite(value)]
-        if broken:
-            at = done - len(host) + offset + 1
-            kept = f"the checkpoint of step {last_saved} is kept" if last_saved else "no checkpoint was saved yet"
-            raise UserError(
-                f"{' and '.join(broken)} at step {at}, expected finite numbers; training stopped and {kept}. Look at the "
-                "data, or train anew in another --workdir with a lower config.optimizer.learning_rate or a longer warm-up"
-            )
-    return {name: float(np.mean([m[name] for m in host])) for name in host[0]}
+
+class _Pending:
+    """Metrics of the steps since the last log: on the device until they are fetched, then records, one a step."""
+
+    def __init__(self, done: int, records: Sequence[Record]) -> None:
+        self.records = [dict(record) for record in records]
+        self._first = done - len(self.records)  # step of the first record
+        self._device: list[tuple[dict[str, Any], int]] = []
+
+    def add(self, metrics: dict[str, Any], count: int) -> None:
+        """Of one call, for so many steps."""
+        self._device.append((metrics, count))
+
+    @property
+    def device_is_idle(self) -> bool:
+        """Whether the last call has ended."""
+        return not self._device or self._device[-1][0]["loss"].is_ready()
+
+    def fetch(self) -> tuple[int, Record] | None:
+        """Waits for the device; returns the first record that is not finite with the number of steps before it."""
+        calls, self._device = self._device, []
+        known = len(self.records)
+        for metrics, count in jax.device_get(calls):
+            columns = {name: np.reshape(values, count).tolist() for name, values in metrics.items()}
+            self.records += [{name: values[i] for name, values in columns.items()} for i in range(count)]
+        for i, record in enumerate(self.records[known:], known):
+            if not all(map(np.isfinite, record.values())):
+                return self._first + i, record
+        return None
+
+    def means(self) -> Record:
+        """Over the records, which are then forgotten."""
+        records, self.records = self.records, []
+        self._first += len(records)
+        return {name: float(np.mean([record[name] for record in records])) for name in records[0]}
 
 
 class _Meter:
-    """Progress: a bar on a terminal, lines elsewhere; the rate, and the share of time spent waiting for data."""
+    """Progress: a bar on a terminal, lines elsewhere; the rate, the shares of the peak and of waiting, and memory."""
 
-    def __init__(self, batch_size: int, done: int, total: int) -> None:
-        self._batch_size = batch_size
+    def __init__(self, batch_size: int, done: int, total: int, steps: Steps) -> None:
+        self._batch_size, self._steps = batch_size, steps
         self._bar = tqdm(total=total, initial=done, unit="step", disable=None, file=sys.stderr, dynamic_ncols=True)
         self._start = self._last = time.perf_counter()
         self._last_done, self._first = done, done
@@ -133,11 +226,11 @@ class _Meter:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def wait_for(self, batches: Iterator[PyTree], pending: list[dict[str, Any]]) -> PyTree:
+    def wait_for(self, batches: Iterator[PyTree], metrics: _Pending) -> PyTree:
         """The next batch. Its time counts as waiting unless the step before was still running at the end of it."""
         start = time.perf_counter()
         batch = next(batches)
-        if not pending or pending[-1]["loss"].is_ready():
+        if metrics.device_is_idle:
             self._waited += time.perf_counter() - start
         return batch
 
@@ -155,16 +248,15 @@ class _Meter:
         steps = done - self._last_done
         rate = steps * self._batch_size / elapsed
         values = {**values, "images_per_second": rate, "data_wait_share": min(1.0, self._waited / elapsed)}
+        if self._steps.flops and self._steps.peak_flops:
+            values["share_of_peak"] = steps / elapsed * self._steps.flops / self._steps.peak_flops
+        values["memory_gb"] = (device_memory() or peak_memory()) / 1e9
         left = (self._bar.total - done) * (now - self._start) / max(done - self._first, 1)
         self._bar.update(done - self._bar.n)
-        self._bar.set_postfix_str(
-            f"loss {values['loss']:.4f}, {rate:.0f} images/s, data wait {values['data_wait_share']:.1%}"
-        )
+        share = f", {values['share_of_peak']:.0%} of peak" if "share_of_peak" in values else ""
+        line = f"loss {values['loss']:.4f}, {rate:.0f} images/s{share}, data wait {values['data_wait_share']:.1%}"
+        self._bar.set_postfix_str(line)
         if self._bar.disable:
-            print(
-                f"step {done}/{self._bar.total}: loss {values['loss']:.4f}, {rate:.0f} images/s, "
-                f"data wait {values['data_wait_share']:.1%}, {left:.0f} s left",
-                flush=True,
-            )
+            print(f"step {done}/{self._bar.total}: {line}, {left:.0f} s left", flush=True)
         self._last, self._last_done, self._waited = now, done, 0.0
         return values

@@ -1,6 +1,8 @@
 """One training step as a pure function: (state, batch) -> (state, metrics)."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,20 @@ from scoreflow_jax.pixels import dequantized, to_unit_range
 from scoreflow_jax.training.state import TrainState
 from scoreflow_jax.typing import DriftFn, Images, PRNGKey, PyTree, State
 
+
+class Compiled(NamedTuple):
+    """A compiled step.
+
+    Attributes:
+        call: step(state, batch).
+        flops: floating-point operations of one call on all devices together, as XLA counts them before it optimizes (what
+            rematerialization computes again is counted again); None where it does not count.
+    """
+
+    call: Any
+    flops: float | None
+
+
 DriftOf = Callable[[PyTree, PRNGKey], DriftFn]
 """From parameters and a dropout key to the drift being trained."""
 
@@ -21,79 +37,152 @@ _DEQUANTIZE, _BASE = 1, 2  # folded into a step's key
 
 Metrics = dict[str, Float[Array, ""]]
 TrainStep = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
+"""(state, batch) -> (state, metrics)."""
 
 
-def make_train_step(
-    *,
-    drift_of: DriftOf,
-    objective: Objective,
-    path: Path,
-    optimizer: optax.GradientTransformation,
-    ema_decay: float,
-    levels: int,
-    conditional: bool,
-    flip: bool,
-    dequantize: bool = False,
-) -> TrainStep:
-    """Builds the step.
+class Drawn(NamedTuple):
+    """What the loss of one step is a function of, besides the parameters: the batch, and all that is random.
 
-    Args:
+    Attributes:
+        x0, x1: the ends of the paths (batch, ...).
+        t: times (batch,).
+        label: classes (batch,); None for an unconditional model.
+        dropout_key: of the network's dropout.
+    """
+
+    x0: Any
+    x1: Any
+    t: Any
+    label: Any
+    dropout_key: Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainLoss:
+    """The loss being minimized, as a function of parameters and of what is drawn for a step.
+
+    Attributes:
         drift_of: the network as a function of its parameters.
-        objective: the loss.
+        objective: the loss of each example.
         path: gives the source points and the range of times.
-        optimizer: from gradients to updates.
-        ema_decay: of the parameters' average; its warm-up is `ema_update`'s.
-        levels: grey levels of the batch's pixels.
+        levels: grey levels of the batch's pixels; 0 for points.
         conditional: whether the drift is told the labels.
         flip: mirror each image left to right with probability 1/2.
         dequantize: add uniform noise within each level, as likelihoods need it.
+    """
+
+    drift_of: DriftOf
+    objective: Objective
+    path: Path
+    levels: int
+    conditional: bool
+    flip: bool
+    dequantize: bool = False
+
+    def draw(self, key: PRNGKey, batch: PyTree) -> Drawn:
+        """Draws for a batch: each number has its address under the step's key, whatever else is switched on.
+
+        Args:
+            key: fold_in(run's key, step).
+            batch: {"image": uint8 (batch, height, width, channel), "label": int32 (batch,)}, and perhaps "base", images like
+                "image": the points at t = 0, in place of noise. Points of a table are float32 (batch, dimension).
+        """
+        source_key, time_key, flip_key, dropout_key = jax.random.split(key, 4)
+        x1 = self._scaled(jax.random.fold_in(key, _DEQUANTIZE), flip_key, batch["image"])
+        if "base" in batch:
+            base_key, base_flip_key = jax.random.split(jax.random.fold_in(key, _BASE))
+            x0 = self._scaled(base_key, base_flip_key, batch["base"])
+        else:
+            x0 = self.path.sample_source(source_key, x1.shape)
+        t = jax.random.uniform(time_key, x1.shape[:1], minval=self.path.t_min, maxval=self.path.t_max)
+        return Drawn(x0, x1, t, batch["label"] if self.conditional else None, dropout_key)
+
+    def _scaled(self, key: PRNGKey, flip_key: PRNGKey, pixels: Array) -> State:
+        """Data as the drift sees them: images in [-1, 1], mirrored and dequantized where wanted; points as they are."""
+        if not self.levels:
+            return pixels
+        x = dequantized(key, pixels, self.levels) if self.dequantize else to_unit_range(pixels, self.levels)
+        return random_flip(flip_key, x) if self.flip else x
+
+    def per_example(self, params: PyTree, drawn: Drawn) -> Float[Array, " batch"]:
+        """The loss of each example."""
+        drift = self.drift_of(params, drawn.dropout_key)
+        return self.objective(drift, drawn.x0, drawn.x1, drawn.t, drawn.label)
+
+    def mean(self, params: PyTree, drawn: Drawn) -> Float[Array, ""]:
+        """The loss of the batch."""
+        return jnp.mean(self.per_example(params, drawn))
+
+
+def make_train_step(
+    loss: TrainLoss,
+    *,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+    microbatches: int = 1,
+    unrolled: bool = True,
+) -> TrainStep:
+    """Builds the step.
+
+    A step whose loss, gradient or new parameters are not finite changes nothing, and no step after it does: the state is held as
+    the failed step found it, with ~n in place of its number n, until the host has seen the metrics.
+
+    Args:
+        loss: to be minimized.
+        optimizer: from gradients to updates.
+        ema_decay: of the parameters' average; its warm-up is `ema_update`'s.
+        microbatches: parts of the batch whose gradients are computed one after the other and averaged: less memory, the same
+            gradient but for the dropout.
+        unrolled: one after the other in the program, for CPUs; else in a loop of the device. (On CPU XLA's gradients of
+            convolutions inside a loop are 40 to 120 times slower.)
 
     Returns:
-        step(state, {"image": uint8 (batch, height, width, channel), "label": int32 (batch,)}), whose metrics are the
-        batch's mean loss, the gradient's norm before clipping and the norm of the new parameters. A batch may have "base" too,
-        images like "image": the points at t = 0, in place of noise. Points of a table are float32 (batch, dimension).
+        step(state, batch), with a batch as `TrainLoss.draw` takes it; the metrics are the batch's mean loss, the gradient's norm
+        before clipping and the norm of the new parameters.
     """
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         """One step; every random number comes from fold_in(state.key, state.step)."""
-        key = jax.random.fold_in(state.key, state.step)
-        source_key, time_key, flip_key, dropout_key = jax.random.split(key, 4)
-        # Keys of their own addresses, so that switching one of these on leaves every other draw as it was.
-        scaled = lambda key, flip_key, pixels: _scaled(key, flip_key, pixels, levels, flip=flip, dequantize=dequantize)  # noqa: E731
-        x1 = scaled(jax.random.fold_in(key, _DEQUANTIZE), flip_key, batch["image"])
-        if "base" in batch:
-            base_key, base_flip_key = jax.random.split(jax.random.fold_in(key, _BASE))
-            x0 = scaled(base_key, base_flip_key, batch["base"])
-        else:
-            x0 = path.sample_source(source_key, x1.shape)
-        t = jax.random.uniform(time_key, x1.shape[:1], minval=path.t_min, maxval=path.t_max)
-        label = batch["label"] if conditional else None
-
-        def loss_of(params: PyTree) -> Float[Array, ""]:
-            return jnp.mean(objective(drift_of(params, dropout_key), x0, x1, t, label))
-
-        loss, grads = jax.value_and_grad(loss_of)(state.params)
+        drawn = loss.draw(jax.random.fold_in(state.key, state.step), batch)
+        value, grads = _value_and_grad(loss, state.params, drawn, microbatches, unrolled)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        new_state = TrainState(
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
+        new = TrainState(
             step=state.step + 1,
             params=params,
             ema_params=ema_update(state.ema_params, params, state.step, ema_decay),
             opt_state=opt_state,
             key=state.key,
         )
-        norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
-        return new_state, {"loss": loss, **norms}
+        good = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values())))) & (state.step >= 0)
+        held = dataclasses.replace(state, step=jnp.where(state.step < 0, state.step, ~state.step))
+        return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, held), metrics
 
     return step
 
 
-def _scaled(key: PRNGKey, flip_key: PRNGKey, pixels: Array, levels: int, *, flip: bool, dequantize: bool) -> State:
-    """Data as the drift sees them: images in [-1, 1], mirrored and dequantized where that is wanted; points as they are."""
-    if not levels:
-        return pixels
-    x = dequantized(key, pixels, levels) if dequantize else to_unit_range(pixels, levels)
-    return random_flip(flip_key, x) if flip else x
+def _value_and_grad(
+    loss: TrainLoss, params: PyTree, drawn: Drawn, parts: int, unrolled: bool
+) -> tuple[Float[Array, ""], PyTree]:
+    """The batch's mean loss and its gradient, in so many parts."""
+    if parts == 1:
+        return jax.value_and_grad(loss.mean)(params, drawn)
+    # Part i is every parts-th example from i on: each device finds its share of every part among its own examples.
+    cut = lambda x: jnp.swapaxes(jnp.reshape(x, (-1, parts, *x.shape[1:])), 0, 1)  # noqa: E731
+    keys = jax.vmap(lambda i: jax.random.fold_in(drawn.dropout_key, i))(jnp.arange(parts))
+    pieces = jax.tree.map(cut, drawn._replace(dropout_key=None))._replace(dropout_key=keys)
+
+    def add(total: PyTree, piece: Drawn) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, total, jax.value_and_grad(loss.mean)(params, piece)), None
+
+    total: Any = (jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params))
+    if unrolled:
+        for i in range(parts):
+            total, _ = add(total, jax.tree.map(lambda x, i=i: x[i], pieces))
+    else:
+        total, _ = jax.lax.scan(add, total, pieces)
+    return jax.tree.map(lambda x: x / parts, total)
 
 
 def ema_update(average: PyTree, params: PyTree, step: Float[Array, ""] | Array, decay: float) -> PyTree:
@@ -113,16 +202,36 @@ def random_flip(key: PRNGKey, images: Images) -> Images:
     return jnp.where(chosen, images[:, :, ::-1, :], images)
 
 
-def compile_step(step: TrainStep, layout: Layout, state: TrainState, batch: PyTree) -> TrainStep:
-    """Compiles a step for the layout and for arrays like these: the state replicated and donated, the batch split."""
+def jit_step(step: Callable[..., Any], layout: Layout, state: TrainState) -> Any:
+    """The step for the layout, not yet compiled: the state where it belongs and donated, the batch split."""
     # On CPU XLA drops optimization barriers before it merges equal computations, and so undoes rematerialization: the
     # step of configs/afhq.py would ask for twice the memory (docs/performance.md).
-    on_cpu = layout.batch.mesh.devices.flat[0].platform == "cpu"
-    jitted = jax.jit(
+    on_cpu = layout.first_device.platform == "cpu"
+    where = layout.of_state(state)
+    return jax.jit(
         step,
-        in_shardings=(layout.replicated, layout.batch),
-        out_shardings=(layout.replicated, layout.replicated),
+        in_shardings=(where, layout.batch),
+        out_shardings=(where, layout.replicated),
         donate_argnums=0,
         compiler_options={"xla_disable_hlo_passes": "cse_barrier_expander"} if on_cpu else None,
     )
-    return one_at_a_time(jitted.lower(state, batch).compile(), layout)
+
+
+def compile_step(step: TrainStep, layout: Layout, state: TrainState, batch: PyTree) -> Compiled:
+    """Compiles a step for the layout and for arrays like these."""
+    lowered = jit_step(step, layout, state).lower(state, batch)
+    cost = lowered.cost_analysis() or {}
+    return Compiled(one_at_a_time(lowered.compile(), layout), cost.get("flops"))
+
+
+def several(step: TrainStep) -> Callable[[TrainState, tuple[PyTree, ...]], Any]:
+    """Steps in a loop of the device, one for each of several batches: the host calls once. Metrics come stacked.
+
+    Worth it where a step is shorter than the host needs to call it. Not on CPU (see `make_train_step`).
+    """
+
+    def steps(state: TrainState, batches: tuple[PyTree, ...]) -> Any:
+        """As many steps as batches: the last state, and metrics (batches,)."""
+        return jax.lax.scan(step, state, jax.tree.map(lambda *each: jnp.stack(each), *batches))
+
+    return steps

@@ -12,12 +12,15 @@ from scoreflow_jax.objectives import PathConstrained
 from scoreflow_jax.parallel import check_batch_size, make_layout, to_global
 from scoreflow_jax.paths import LinearPath
 from scoreflow_jax.training import (
+    TrainLoss,
     compile_step,
     create_state,
     ema_update,
     initial_state,
+    jit_step,
     make_optimizer,
     make_train_step,
+    several,
 )
 from scoreflow_jax.training.step import random_flip
 
@@ -45,16 +48,16 @@ def build(layout, learning_rate=0.05, ema_decay=0.9, **options):
     optimizer = make_optimizer(
         learning_rate=learning_rate, b1=0.9, b2=0.999, epsilon=1e-8, warmup_steps=0, clip_norm=1.0
     )
-    fields = {"drift_of": affine_drift, "objective": PathConstrained(PATH), "path": PATH, "optimizer": optimizer}
-    step = make_train_step(
-        **{**fields, "ema_decay": ema_decay, "levels": 17, "conditional": True, "flip": True, **options}
-    )
+    fields = {"drift_of": affine_drift, "objective": PathConstrained(PATH), "path": PATH, "levels": 17}
+    split = {name: options.pop(name) for name in ("microbatches", "unrolled") if name in options}
+    loss = TrainLoss(**{**fields, "conditional": True, "flip": True, **options})
+    step = make_train_step(loss, optimizer=optimizer, ema_decay=ema_decay, **split)
     return create_state(lambda: initial_state(init, optimizer, 0), layout), step
 
 
 def train(layout, steps, **options):
     state, step = build(layout, **options)
-    compiled = compile_step(step, layout, state, to_global(BATCH, layout))
+    compiled = compile_step(step, layout, state, to_global(BATCH, layout)).call
     history = []
     for _ in range(steps):
         state, metrics = compiled(state, to_global(BATCH, layout))
@@ -104,8 +107,8 @@ def test_jitted_step_compiles_once_and_transfers_nothing():
     """The state that comes out has the shapes, types and shardings of the one that went in."""
     layout = make_layout()
     state, step = build(layout)
-    jitted = jax.jit(step, in_shardings=(layout.replicated, layout.batch), out_shardings=layout.replicated)
     batch = to_global(BATCH, layout)
+    jitted = jit_step(step, layout, state)
     state, _ = jax.block_until_ready(jitted(state, batch))
     events = []
     jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: events.append(name))
@@ -113,6 +116,113 @@ def test_jitted_step_compiles_once_and_transfers_nothing():
         for _ in range(2):
             state, _ = jax.block_until_ready(jitted(state, batch))
     assert not [name for name in events if "backend_compile" in name]
+
+
+def test_the_state_is_donated():
+    layout = make_layout()
+    state, step = build(layout)
+    old = jax.tree.leaves(state.params)
+    compile_step(step, layout, state, to_global(BATCH, layout)).call(state, to_global(BATCH, layout))
+    assert all(leaf.is_deleted() for leaf in old)
+
+
+@pytest.mark.parametrize("unrolled", [True, False])
+def test_microbatches_have_the_gradient_of_the_batch(unrolled):
+    """To rounding, on one device and on four."""
+    whole, history = train(make_layout(jax.devices()[:1]), 5)
+    for devices in (1, 4):
+        parts, ours = train(make_layout(jax.devices()[:devices]), 5, microbatches=4, unrolled=unrolled)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), parts.params, whole.params)
+        np.testing.assert_allclose(ours[0][2]["loss"], history[0][2]["loss"], rtol=1e-6)
+
+
+def test_microbatches_drop_out_different_activations():
+    keys = []
+
+    def drift_of(params, key):
+        jax.debug.callback(lambda k: keys.append(tuple(np.ravel(k).tolist())), jax.random.key_data(key))
+        return affine_drift(params, key)
+
+    state, step = build(make_layout(jax.devices()[:1]), drift_of=drift_of, microbatches=4)
+    jax.block_until_ready(jax.jit(step)(state, jax.tree.map(jnp.asarray, BATCH)))
+    jax.effects_barrier()
+    assert len(set(keys)) == 4
+
+
+def test_several_steps_in_one_call_are_the_same_steps():
+    layout = make_layout()
+    state, step = build(layout)
+    batches = tuple(to_global({**BATCH, "image": np.roll(BATCH["image"], i, 0)}, layout) for i in range(3))
+    one = compile_step(step, layout, state, batches[0]).call
+    losses = []
+    for batch in batches:
+        state, metrics = one(state, batch)
+        losses.append(float(metrics["loss"]))
+    start, _ = build(layout)
+    many, metrics = compile_step(several(step), layout, start, batches).call(start, batches)
+    np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), many.params, state.params)
+    assert int(many.step) == 3
+
+
+def test_a_step_that_is_not_finite_holds_the_state_until_the_host_has_seen_it():
+    """Step 2 fails; steps 3 and 4 must not move what it found, although their batches are good."""
+    layout = make_layout()
+    state, step = build(layout, levels=0, flip=False)
+    good = {"image": np.float32(BATCH["image"]) / 8 - 1, "label": BATCH["label"]}
+    bad = {**good, "image": np.where(np.arange(16)[:, None, None, None] == 5, np.float32(np.nan), good["image"])}
+    compiled = compile_step(step, layout, state, to_global(good, layout)).call
+    for batch in (good, good):
+        state, metrics = compiled(state, to_global(batch, layout))
+    before = jax.device_get(state.replace(key=None))
+    for batch in (bad, good, good):
+        state, metrics = compiled(state, to_global(batch, layout))
+    after = jax.device_get(state.replace(key=None))
+    assert (int(before.step), int(after.step)) == (2, ~2)
+    jax.tree.map(np.testing.assert_array_equal, before.replace(step=0), after.replace(step=0))
+    assert np.isfinite(metrics["loss"])
+
+
+def test_split_state_trains_as_a_replicated_one():
+    """Parameters of 2^14 numbers, split among 2 and 4 of 4 devices, and the moments with them."""
+
+    def drift_of(params, key):
+        def drift(x, t, label):
+            hidden = jnp.tanh(jnp.reshape(x, (len(x), -1)) @ params["first"] + t[:, None] + label[:, None])
+            return jnp.reshape(hidden @ params["second"], x.shape)
+
+        return drift
+
+    def start(key):
+        shape = (4, 4096)
+        return {"first": 0.1 * jax.random.normal(key, shape), "second": jnp.zeros(shape[::-1]), "bias": jnp.zeros(3)}
+
+    ends = {}
+    for fsdp in (1, 2, 4):
+        layout = make_layout(fsdp=fsdp)
+        optimizer = make_optimizer(learning_rate=0.01, b1=0.9, b2=0.999, epsilon=1e-8, warmup_steps=0, clip_norm=1.0)
+        loss = TrainLoss(
+            drift_of=drift_of, objective=PathConstrained(PATH), path=PATH, levels=17, conditional=True, flip=False
+        )
+        step = make_train_step(loss, optimizer=optimizer, ema_decay=0.9)
+        state = create_state(lambda optimizer=optimizer: initial_state(start, optimizer, 0), layout)
+        compiled = compile_step(step, layout, state, to_global(BATCH, layout)).call
+        for _ in range(10):
+            state, _ = compiled(state, to_global(BATCH, layout))
+        share = {np.prod(s.data.shape) for s in state.params["first"].addressable_shards}
+        assert share == {4 * 4096 // fsdp}
+        moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == (4, 4096)]
+        assert len(moments) == 2
+        assert all(leaf.sharding == state.params["first"].sharding for leaf in moments)
+        assert state.params["bias"].sharding.is_fully_replicated
+        ends[fsdp] = jax.device_get(state.params)
+    for fsdp in (2, 4):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ends[1], ends[fsdp])
+
+
+def test_fsdp_that_does_not_divide_the_devices_is_refused():
+    with pytest.raises(UserError, match="fsdp is 3, but there are 4 devices: use one of 1, 2, 4"):
+        make_layout(jax.devices()[:4], fsdp=3)
 
 
 def test_two_runs_are_bit_equal():
@@ -179,10 +289,10 @@ def test_learns_the_drift_between_gaussians():
 
     layout = make_layout(jax.devices()[:1])
     optimizer = optax.adam(0.02)
-    step = make_train_step(
-        drift_of=drift_of, objective=PathConstrained(PATH), path=PATH, optimizer=optimizer,
-        ema_decay=0.99, levels=256, conditional=False, flip=False,
-    )  # fmt: skip
+    loss = TrainLoss(
+        drift_of=drift_of, objective=PathConstrained(PATH), path=PATH, levels=256, conditional=False, flip=False
+    )
+    step = make_train_step(loss, optimizer=optimizer, ema_decay=0.99)
     rng = np.random.default_rng(0)
     start = {"mean": jnp.zeros(()), "gain": jnp.zeros(())}
     state = create_state(lambda: initial_state(lambda key: start, optimizer, 0), layout)
@@ -190,7 +300,7 @@ def test_learns_the_drift_between_gaussians():
     for _ in range(600):
         x = np.clip(np.rint(127.5 * rng.normal(mean, std, (256, 2, 2, 1)) + 127.5), 0, 255).astype(np.uint8)
         batch = to_global({"image": x, "label": np.zeros(256, np.int32)}, layout)
-        compiled = compiled or compile_step(step, layout, state, batch)
+        compiled = compiled or compile_step(step, layout, state, batch).call
         state, _ = compiled(state, batch)
     assert float(state.ema_params["mean"]) == pytest.approx(mean, abs=0.02)
     assert float(state.ema_params["gain"]) == pytest.approx(1.0, abs=0.03)
@@ -201,3 +311,5 @@ def test_refuses_a_batch_that_the_devices_do_not_divide():
         check_batch_size(10, make_layout(jax.devices()[:4]))
     with pytest.raises(UserError, match="4 devices: use 4"):
         check_batch_size(3, make_layout(jax.devices()[:4]))
+    with pytest.raises(UserError, match="4 devices, 3 microbatches each: use 12 or 24"):
+        check_batch_size(16, make_layout(jax.devices()[:4]), 3)

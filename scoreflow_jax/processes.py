@@ -1,0 +1,225 @@
+"""Several processes as one run: how they find each other, fail together and stop together. One process needs none of it.
+
+Each process runs the whole program on its share of the data. What they compute together, XLA sums; what one of them alone knows,
+an error or a signal, is told to all here, so that none waits for one that has gone.
+"""
+
+import contextlib
+import importlib.util
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+
+from scoreflow_jax import files
+from scoreflow_jax.errors import UserError, first_line
+
+FLAGS = ("coordinator", "num_processes", "process_id")
+"""Flags of the command line that name the processes where no scheduler does."""
+
+_TEXT = 600  # bytes of an error that the others are told
+
+
+def start(given: Mapping[str, str]) -> None:
+    """Joins the processes of this run, if there are others, before anything asks JAX for its devices.
+
+    They are named by the flags; else by Slurm or Open MPI, where this process is one of several; else, on a TPU virtual machine,
+    by the pod. All but the first fall silent on standard output and write no files.
+
+    Args:
+        given: those of `FLAGS` that were given.
+
+    Raises:
+        UserError: only some of the flags, values that name no process, or others that cannot be reached.
+    """
+    arguments = _from_flags(given) if given else {}
+    if not given and not _scheduled():
+        return
+    try:
+        jax.distributed.initialize(**arguments)
+    except (ValueError, RuntimeError) as error:
+        if not given and _on_tpu_vm():  # a single machine, whatever it is called
+            return
+        where = f" at {arguments['coordinator_address']}" if arguments else ""
+        raise UserError(
+            f"this process could not join the others{where} ({first_line(error)}): start all of them within five minutes, and "
+            "name a coordinator that they can reach"
+        ) from error
+    if jax.process_index():
+        silence()
+
+
+def silence() -> None:
+    """Makes this a process that computes and says nothing: only the first prints and draws. Errors still go to sys.__stderr__."""
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    files.write_nothing()
+
+
+def _from_flags(given: Mapping[str, str]) -> dict[str, Any]:
+    missing = [name for name in FLAGS if name not in given]
+    if missing:
+        raise UserError(
+            f"--{missing[0]} is missing: several processes are named by --coordinator=HOST:PORT of the first, "
+            "--num_processes=N and --process_id=0 to N-1, all three"
+        )
+    count, index = (given[name] for name in FLAGS[1:])
+    if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
+        raise UserError(
+            f"--num_processes={count} and --process_id={index}: expected numbers, the second below the first"
+        )
+    host, _, port = given["coordinator"].rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"--coordinator is {given['coordinator']!r}, expected HOST:PORT, such as 10.0.0.1:8476")
+    return {"coordinator_address": given["coordinator"], "num_processes": int(count), "process_id": int(index)}
+
+
+def _scheduled() -> bool:
+    """Whether a scheduler started this process together with others, or may have (a TPU virtual machine)."""
+    slurm_step = "SLURM_STEP_NODELIST" in os.environ and "SLURM_PROCID" in os.environ
+    for variable, present in (("SLURM_NTASKS", slurm_step), ("OMPI_COMM_WORLD_SIZE", True)):
+        if present and int(os.environ.get(variable, "1")) > 1:
+            return True
+    return _on_tpu_vm()
+
+
+def _on_tpu_vm() -> bool:
+    """Where a pod may be found. Colab's TPU is one host, and has no server that would say so."""
+    return importlib.util.find_spec("libtpu") is not None and not any(name.startswith("COLAB_") for name in os.environ)
+
+
+@contextlib.contextmanager
+def all_or_none() -> Iterator[None]:
+    """A block that either ends well in all processes or raises in all of them. It must not compute anything together.
+
+    Raises:
+        UserError: this process's, or the first other's, with its number.
+    """
+    own: UserError | None = None
+    try:
+        yield
+    except UserError as error:
+        own = error
+    if jax.process_count() > 1:
+        texts = gather_text("" if own is None else str(own))
+        failed = [f"process {i} of {len(texts)}: {text}" for i, text in enumerate(texts) if text]
+        if failed and own is None:
+            raise UserError(failed[0])
+    if own is not None:
+        raise own
+
+
+def gather_text(text: str) -> list[str]:
+    """What each process says, cut to 600 bytes, by process."""
+    from jax.experimental import multihost_utils
+
+    said = np.zeros(_TEXT, np.uint8)
+    cut = text.encode()[:_TEXT]
+    said[: len(cut)] = np.frombuffer(cut, np.uint8)
+    heard = np.reshape(multihost_utils.process_allgather(said), (-1, _TEXT))
+    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in heard]
+
+
+def all_agree(answer: bool) -> bool:
+    """Whether every process answers yes."""
+    return answer if jax.process_count() == 1 else all(text == "yes" for text in gather_text("yes" if answer else "no"))
+
+
+def wait_for_all(what: str) -> None:
+    """Goes on when every process has come here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(what)
+
+
+class Stopped(Exception):
+    """Training was told to stop, and has saved.
+
+    Attributes:
+        signum: by which signal.
+        step: steps done and saved.
+    """
+
+    def __init__(self, signum: int, step: int) -> None:
+        """States both."""
+        super().__init__(f"stopped by {signal.Signals(signum).name} at step {step}")
+        self.signum, self.step = signum, step
+
+
+class _Interrupted(BaseException):
+    """Ends what may be left out once the run is to stop."""
+
+
+class StopRequests:
+    """SIGTERM and SIGINT as a question that the training loop asks between steps. Use as a context manager.
+
+    Alone, a process catches both; the second one of a kind ends it at once. Among several, JAX's preemption service hears
+    SIGTERM wherever it arrives and has all of them agree on a step to stop at; SIGINT is passed on to it as SIGTERM.
+    """
+
+    def __init__(self) -> None:
+        self._signum: int | None = None
+        self._can_interrupt = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequests":
+        """Listens. Only the main thread can: in another, as in some notebooks, nothing changes."""
+        if threading.current_thread() is threading.main_thread():
+            alone = jax.process_count() == 1
+            heard = (signal.SIGTERM, signal.SIGINT) if alone else (signal.SIGINT,)
+            handler: Callable[[int, FrameType | None], None] = self._hear if alone else _pass_on
+            self._before = {signum: signal.signal(signum, handler) for signum in heard}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Gives the signals back."""
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _hear(self, signum: int, frame: FrameType | None) -> None:
+        del frame
+        again, self._signum = self._signum is not None, signum
+        if again:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
+        print(
+            f"\n{signal.Signals(signum).name}: saving after the step under way; again to stop without saving",
+            file=sys.stderr,
+            flush=True,
+        )
+        if self._can_interrupt:
+            raise _Interrupted
+
+    def reached(self, calls: int) -> int | None:
+        """The signal by which to stop now, else None; asked after every call of the step, with their number so far."""
+        if jax.process_count() == 1:
+            return self._signum
+        from jax.experimental import multihost_utils
+
+        return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(calls) else None
+
+    @contextlib.contextmanager
+    def may_interrupt(self) -> Iterator[None]:
+        """A block that a signal ends early: pictures may take longer than the time between a warning and the end.
+
+        Only for a process alone; others would be left waiting inside it.
+        """
+        try:
+            self._can_interrupt = True
+            if self._signum is None:
+                yield
+        except _Interrupted:
+            pass
+        finally:
+            self._can_interrupt = False
+
+
+def _pass_on(signum: int, frame: FrameType | None) -> None:
+    del signum, frame
+    os.kill(os.getpid(), signal.SIGTERM)
