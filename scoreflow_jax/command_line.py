@@ -21,12 +21,14 @@ from ml_collections import ConfigDict, config_flags
 from scoreflow_jax.commands import FLAGS, MODES
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.progress import peak_memory
+from scoreflow_jax.settings import PROCESS_FLAGS
 
 DEFAULT_CONFIG = "configs/digits.py"
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
+EXIT_INTERRUPTED = 130  # as a shell reports SIGINT; 143 is SIGTERM
+EXIT_LOST_PEER = 75  # EX_TEMPFAIL: start it again
 _LARGE = 64  # base channels from which a training step allocates so much that keep_freed_memory pays
-_FLAGS = ("config", "mode", "workdir", *(name for names in FLAGS.values() for name in names), "help")
+_FLAGS = ("config", "mode", "workdir", *(name for names in FLAGS.values() for name in names), *PROCESS_FLAGS, "help")
 
 _USAGE = """\
 usage: python main.py --mode=MODE [--config=FILE[:VARIANT]] [--workdir=DIR] [--config.SECTION.FIELD=VALUE ...]
@@ -42,25 +44,33 @@ flags:
   --out        of --mode=pack: the folder to write
   --source     of --mode=import: the PyTorch checkpoint, such as checkpoint.pth
   --reports    of --mode=compare: folders of evaluations, such as runs/a/eval/1000,runs/b/eval/1000
+  --coordinator=HOST:PORT --num_processes=N --process_id=I
+               this is process I of N, 0 to N-1, and HOST:PORT is process 0's; needed only where neither Slurm, Open MPI nor a
+               TPU pod says so
   --help       this text
+
+exit codes: 0 done; 2 something to put right, said in one line; 130 and 143 stopped by SIGINT and SIGTERM, training after it has
+saved; 75 another process of the run was lost; 1 an error of the program. After 130, 143 and 75 the same command goes on.
 """
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command that the arguments name, and exits.
 
-    Exit codes: 0 done; 1 an error of the program; 2 one of the user's, explained in a line; 130 interrupted.
+    Exit codes: 0 done; 1 an error of the program; 2 one of the user's, explained in a line; 130 and 143 stopped by SIGINT and
+    SIGTERM; 75 another process of the run was lost.
     """
     arguments = list(sys.argv if argv is None else argv)
     try:
         mode, config, workdir, more = parse(arguments)
+        peers = {name: value for name, value in _given(arguments[1:]).items() if name in PROCESS_FLAGS}
     except UserError as error:
         sys.exit(_complain(error))
     if mode == "help":
         print(usage())
         sys.exit(0)
     # absl's own handler would print a usage text and a traceback; all that a user can put right is a UserError.
-    app.run(lambda _: sys.exit(_run(mode, config, workdir, more)), argv=arguments[:1])
+    app.run(lambda _: sys.exit(_run(mode, config, workdir, more, peers)), argv=arguments[:1])
 
 
 def usage() -> str:
@@ -182,7 +192,7 @@ def _apply(argv: list[str], file: str) -> ConfigDict:
     values = flags.FlagValues()
     flags.DEFINE_string("mode", None, "", flag_values=values)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
-    for name in (name for names in FLAGS.values() for name in names):
+    for name in (*(name for names in FLAGS.values() for name in names), *PROCESS_FLAGS):
         flags.DEFINE_string(name, None, "", flag_values=values)
     saved, sys.argv = sys.argv, argv
     try:
@@ -195,27 +205,60 @@ def _apply(argv: list[str], file: str) -> ConfigDict:
         sys.argv = saved
 
 
-def _run(mode: str, config: ConfigDict, workdir: pathlib.Path, more: dict[str, str]) -> int:
+def _run(mode: str, config: ConfigDict, workdir: pathlib.Path, more: dict[str, str], peers: dict[str, str]) -> int:
     """Imports the mode's module, runs it and says how long it took; returns the exit code."""
     start = time.perf_counter()
+    set_up_process()
+    from jax.errors import JaxRuntimeError
+
+    from scoreflow_jax import processes
+
     try:
-        set_up_process()
-        if mode == "train" and config.model.get("base_channels", 0) >= _LARGE:
-            from scoreflow_jax.parallel import keep_freed_memory
+        with processes.joined(peers):
+            if mode == "train" and config.model.get("base_channels", 0) >= _LARGE:
+                from scoreflow_jax.parallel import keep_freed_memory
 
-            keep_freed_memory()
-        command = importlib.import_module(MODES[mode][0])
-        from scoreflow_jax.commands.workdir import build_for
+                keep_freed_memory()
+            command = importlib.import_module(MODES[mode][0])
+            from scoreflow_jax.commands.workdir import build_for
 
-        command.run_command(build_for(mode, config, workdir), workdir, **more)
+            command.run_command(build_for(mode, config, workdir), workdir, **more)
+            print(f"{mode} took {time.perf_counter() - start:.1f} s{_peak_memory()}")
     except UserError as error:
-        return _complain(error)
+        return processes.leave(_complain(error), alone=not error.everywhere)
+    except processes.Stopped as stopped:
+        print(f"{stopped}; the checkpoint is whole, and the same command goes on from it", flush=True)
+        return 128 + stopped.signum
     except KeyboardInterrupt:
         advice = "; the same command goes on from the last checkpoint" if mode == "train" else ""
         print(f"\ninterrupted{advice}", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    print(f"{mode} took {time.perf_counter() - start:.1f} s{_peak_memory()}")
+        return processes.leave(EXIT_INTERRUPTED)
+    except JaxRuntimeError as error:
+        return processes.leave(_of_the_machine(error))
     return 0
+
+
+def _of_the_machine(error: Exception) -> int:
+    """Says what can be done about an error of JAX's own, where something can.
+
+    Raises:
+        Exception: the error itself, where it says nothing that is known here.
+    """
+    import jax
+
+    said = first_line(error, 160)
+    if "RESOURCE_EXHAUSTED" in str(error):
+        return _complain(
+            f"the devices' memory is too small ({said}): raise --config.train.microbatches or --config.train.fsdp, set "
+            "--config.model.remat_resolutions, or lower the mode's batch_size"
+        )
+    if jax.process_count() > 1:
+        _complain(
+            f"another process of this run was lost, or could not be reached ({said}): start all of them again; training goes on "
+            "from the last checkpoint"
+        )
+        return EXIT_LOST_PEER
+    raise error
 
 
 def set_up_process() -> None:
@@ -254,5 +297,5 @@ def _peak_memory() -> str:
 
 
 def _complain(error: Any) -> int:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     return EXIT_USAGE

@@ -6,7 +6,12 @@ class UserError(ValueError):
 
     The message is one line and says what was got, what was expected and what to do. The command line prints it without a
     traceback and exits with code 2; from Python it is an ordinary ValueError.
+
+    Attributes:
+        everywhere: whether all processes of the run have raised one, so that none waits for this one.
     """
+
+    everywhere = False
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:

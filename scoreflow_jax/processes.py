@@ -19,11 +19,30 @@ import numpy as np
 
 from scoreflow_jax import files
 from scoreflow_jax.errors import UserError, first_line
-
-FLAGS = ("coordinator", "num_processes", "process_id")
-"""Flags of the command line that name the processes where no scheduler does."""
+from scoreflow_jax.settings import PROCESS_FLAGS
 
 _TEXT = 600  # bytes of an error that the others are told
+
+
+@contextlib.contextmanager
+def joined(given: Mapping[str, str]) -> Iterator[None]:
+    """A command in all processes of the run, of which only the first prints and writes; errors are heard from all.
+
+    Args:
+        given: those of `PROCESS_FLAGS` that were given.
+
+    Raises:
+        UserError: as `start`.
+    """
+    streams = sys.stdout, sys.stderr
+    start(given)
+    try:
+        yield
+    except Stopped:
+        raise
+    except BaseException:
+        sys.stdout, sys.stderr = streams
+        raise
 
 
 def start(given: Mapping[str, str]) -> None:
@@ -33,7 +52,7 @@ def start(given: Mapping[str, str]) -> None:
     by the pod. All but the first fall silent on standard output and write no files.
 
     Args:
-        given: those of `FLAGS` that were given.
+        given: those of `PROCESS_FLAGS` that were given.
 
     Raises:
         UserError: only some of the flags, values that name no process, or others that cannot be reached.
@@ -56,19 +75,19 @@ def start(given: Mapping[str, str]) -> None:
 
 
 def silence() -> None:
-    """Makes this a process that computes and says nothing: only the first prints and draws. Errors still go to sys.__stderr__."""
+    """Makes this a process that computes and says nothing: only the first prints and draws."""
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     files.write_nothing()
 
 
 def _from_flags(given: Mapping[str, str]) -> dict[str, Any]:
-    missing = [name for name in FLAGS if name not in given]
+    missing = [name for name in PROCESS_FLAGS if name not in given]
     if missing:
         raise UserError(
             f"--{missing[0]} is missing: several processes are named by --coordinator=HOST:PORT of the first, "
             "--num_processes=N and --process_id=0 to N-1, all three"
         )
-    count, index = (given[name] for name in FLAGS[1:])
+    count, index = (given[name] for name in PROCESS_FLAGS[1:])
     if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
         raise UserError(
             f"--num_processes={count} and --process_id={index}: expected numbers, the second below the first"
@@ -108,8 +127,9 @@ def all_or_none() -> Iterator[None]:
     if jax.process_count() > 1:
         texts = gather_text("" if own is None else str(own))
         failed = [f"process {i} of {len(texts)}: {text}" for i, text in enumerate(texts) if text]
-        if failed and own is None:
-            raise UserError(failed[0])
+        if failed:
+            own = own or UserError(failed[0])
+            own.everywhere = True
     if own is not None:
         raise own
 
@@ -136,6 +156,19 @@ def wait_for_all(what: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(what)
+
+
+def leave(code: int, *, alone: bool = True) -> int:
+    """Returns the exit code; of several processes this one ends at once where it is alone in leaving.
+
+    The ordinary end would wait minutes for the others, which wait for this one.
+    """
+    if alone and jax.distributed.is_initialized():
+        for stream in (sys.__stdout__, sys.__stderr__):
+            if stream is not None:
+                stream.flush()
+        os._exit(code)
+    return code
 
 
 class Stopped(Exception):

@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Any
 
+PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
+"""Flags of the command line that name the processes of a run where no scheduler does."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSettings:

@@ -136,7 +136,8 @@ def run(
     last_saved, calls = done, 0
     with meter:
         while done < schedule.num_steps:
-            hooks.profile(done)
+            with meter.paused():
+                hooks.profile(done)
             count = steps.per_call if steps.many and schedule.next_event(done) - done >= steps.per_call else 1
             batch = [meter.wait_for(batches, metrics) for _ in range(count)]
             state, found = steps.one(state, batch[0]) if count == 1 else steps.many(state, tuple(batch))  # type: ignore[misc]
