@@ -19,6 +19,11 @@ def write_nothing() -> None:
     _writes = False
 
 
+def writing() -> bool:
+    """Whether this process writes files."""
+    return _writes
+
+
 def cache_dir() -> pathlib.Path:
     """$XDG_CACHE_HOME/scoreflow_jax, else ~/.cache/scoreflow_jax."""
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "scoreflow_jax"

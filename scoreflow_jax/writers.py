@@ -1,5 +1,6 @@
 """Where training's numbers go: metrics.jsonl always, TensorBoard through clu where TensorFlow is installed."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -8,6 +9,9 @@ import sys
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+
+from scoreflow_jax import files
+from scoreflow_jax.errors import UserError, first_line
 
 
 @runtime_checkable
@@ -41,13 +45,24 @@ class JsonlWriter:
         self._file = path.open("a")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Appends one record."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        """Appends one record.
+
+        Raises:
+            UserError: it cannot be written, as on a full disk.
+        """
+        try:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self._file.name} ({first_line(error)}): make room; the same command goes on from the last "
+                "checkpoint"
+            ) from error
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what a full disk did not take was complained of when it was written
+            self._file.close()
 
 
 def _step_of(line: str) -> float:
@@ -96,6 +111,8 @@ def open_writers(workdir: pathlib.Path, *, first_step: int, tensorboard: bool) -
         first_step: the step the run starts or resumes from.
         tensorboard: whether it is wanted. Where TensorFlow or clu is missing, one line says so and the run goes on.
     """
+    if not files.writing():
+        return _Several([])
     writers: list[Any] = [JsonlWriter(workdir / "metrics.jsonl", first_step=first_step)]
     if tensorboard:
         missing = [name for name in ("tensorflow", "clu") if importlib.util.find_spec(name) is None]

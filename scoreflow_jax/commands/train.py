@@ -16,7 +16,7 @@ from scoreflow_jax.commands import failures
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.data import DataSource, Units
 from scoreflow_jax.data.pipeline import check_epoch_holds_batch, train_batches
-from scoreflow_jax.errors import UserError
+from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.evaluation.point_plots import PointPlots
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model
@@ -282,9 +282,14 @@ def _sampler(experiment: Experiment, workdir: pathlib.Path, source: DataSource, 
         model.params = replicate(state.ema_params, layout)
         try:
             images = model.generate(jax.random.key(experiment.sample.seed), labels, num_images=count)
-        except UserError as error:  # a drift that is still too steep to solve is no reason to stop training it
-            print(f"no samples at step {step}: {error}", file=sys.stderr)
-            return
+            show(step, images)
+        except (
+            UserError,
+            OSError,
+        ) as error:  # a drift still too steep to solve, a full disk: no reasons to stop training
+            print(f"no samples at step {step}: {first_line(error)}", file=sys.stderr)
+
+    def show(step: int, images: Any) -> None:
         path = workdir / "train" / f"samples_{step:07d}.png"
         if draw is not None:
             draw.samples(path, images, labels, f"generated, step {step}")
