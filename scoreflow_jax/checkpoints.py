@@ -62,6 +62,15 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, cleanup_tmp_directories=True)
         return ocp.CheckpointManager(self._directory, item_handlers=_handlers(), options=options)
 
+    def __enter__(self) -> "Checkpoints":
+        """Closed at the end of the block."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Waits for the save under way and closes. An error on its way out is not replaced by that of the save."""
+        with contextlib.suppress(*(() if kind is None else (UserError,))):
+            self.close()
+
     def save(self, step: int, *, ema: PyTree, train: PyTree, meta: dict[str, Any]) -> None:
         """Starts to save; the arrays may be donated at once. Raises what went wrong with the save before.
 

@@ -65,11 +65,8 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
                 check_epoch_holds_batch(experiment.train.batch_size, len(each))
         workdirs.check_same_data(source, base, workdir)
     with workdirs.locked(workdir):
-        checkpoints = Checkpoints(workdir / "checkpoints", keep=experiment.train.keep_checkpoints)
-        try:
+        with Checkpoints(workdir / "checkpoints", keep=experiment.train.keep_checkpoints) as checkpoints:
             _train(experiment, workdir, (source, base), layout, checkpoints)
-        finally:
-            checkpoints.close()
 
 
 def open_sources(experiment: Experiment) -> tuple[DataSource, DataSource | None]:

@@ -1,0 +1,160 @@
+"""Several processes over loopback: the same result as one, and stopping, killing and resuming them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from scoreflow_jax.checkpoints import checkpoint_steps
+from scoreflow_jax.command_line import EXIT_LOST_PEER
+from tests.conftest import COMPILED, ROOT
+
+ENVIRONMENT = {**os.environ, "JAX_COMPILATION_CACHE_DIR": COMPILED}
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start(arguments, log):
+    with log.open("a") as file:
+        return subprocess.Popen(
+            [sys.executable, *arguments], cwd=ROOT, env=ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT
+        )
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Gradients and parameters of one process with one device, one with four, and four with one each."""
+    folder = tmp_path_factory.mktemp("workers")
+    found = {}
+    for name, devices, count in (("1x1", 1, 1), ("1x4", 4, 1), ("4x1", 1, 4)):
+        port, out, log = free_port(), folder / f"{name}.npz", folder / f"{name}.log"
+        peers = [[f"127.0.0.1:{port}", str(count), str(i)] if count > 1 else [] for i in range(count)]
+        workers = [start(["-m", "tests.processes.worker", str(out), str(devices), *p], log) for p in peers]
+        codes = [worker.wait(timeout=300) for worker in workers]
+        assert codes == [0] * count, log.read_text()[-3000:]
+        with np.load(out) as arrays:
+            found[name] = dict(arrays)
+        assert found[name]["shape"].tolist() == [count, devices * count]
+    return found
+
+
+def vector(arrays, what):
+    return np.concatenate([arrays[name].ravel() for name in sorted(arrays) if name.startswith(what + "[")])
+
+
+@pytest.mark.parametrize("other", ["1x4", "4x1"])
+def test_gradients_and_training_do_not_depend_on_devices_and_processes(results, other):
+    """Gradients of the first step to 1e-5 relative, parameters after 20 steps to 1e-4, having moved by more than 1e-2."""
+    one, several = results["1x1"], results[other]
+    gradient = vector(one, "gradient")
+    assert np.linalg.norm(vector(several, "gradient") - gradient) < 1e-5 * np.linalg.norm(gradient)
+    np.testing.assert_array_equal(vector(one, "start"), vector(several, "start"))
+    np.testing.assert_allclose(vector(several, "end"), vector(one, "end"), rtol=1e-4, atol=1e-4)
+    assert np.abs(vector(one, "end") - vector(one, "start")).max() > 1e-2
+
+
+def test_each_process_holds_other_data_and_the_sum_over_them_matters(results):
+    """What a version without the reduction would find: the gradient of the process's own rows, which fails the test above."""
+    four, one = results["4x1"], results["1x1"]
+    assert len(four["own_labels"]) == 16
+    np.testing.assert_array_equal(four["own_labels"], one["own_labels"][:16])
+    gradient = vector(one, "gradient")
+    assert np.linalg.norm(vector(four, "alone") - gradient) > 0.1 * np.linalg.norm(gradient)
+    assert np.linalg.norm(vector(one, "alone") - gradient) < 1e-5 * np.linalg.norm(gradient)
+
+
+COMMAND = [
+    "main.py", "--config=configs/digits.py:smoke", "--mode=train", "--config.train.log_every=5",
+    "--config.train.checkpoint_every=10", "--config.train.sample_every=0", "--config.train.tensorboard=False",
+    "--config.model.channel_multipliers=(1,)", "--config.model.attention_resolutions=()", "--config.model.dropout=0.1",
+]  # fmt: skip
+
+
+def train(workdir, log, steps, processes=2):
+    """Starts the processes of a training run."""
+    port = free_port()
+    common = [*COMMAND, f"--workdir={workdir}", f"--config.train.num_steps={steps}"]
+    peers = lambda i: [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}", f"--process_id={i}"]
+    return [start([*common, *peers(i)], log.with_suffix(f".{i}")) for i in range(processes)]
+
+
+def wait_for_step(workdir, step, running):
+    """Until the record of a step is written, or a process has ended."""
+    file, until = workdir / "metrics.jsonl", time.monotonic() + 200
+    while time.monotonic() < until and all(p.poll() is None for p in running):
+        if file.exists() and any(record["step"] >= step for record in records(workdir)):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no record of step {step}")
+
+
+def records(workdir):
+    found = []
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:  # being written
+            break
+    return found
+
+
+def losses(workdir):
+    return [(r["step"], r["loss"], r["grad_norm"]) for r in records(workdir)]
+
+
+def test_two_processes_train_are_stopped_killed_and_resume_bit_for_bit(tmp_path):
+    """SIGTERM to one: both save the same step and leave. SIGKILL to the first, which holds the coordinator: the other ends by
+    itself. After each the same command goes on, and the end is that of a run that nothing befell."""
+    steps, log, whole = 60, tmp_path / "log", tmp_path / "whole"
+    assert [p.wait(timeout=200) for p in train(whole, log, steps)] == [0, 0], log.with_suffix(".0").read_text()[-3000:]
+
+    parts = tmp_path / "parts"
+    running = train(parts, log, steps)
+    wait_for_step(parts, 5, running)
+    running[1].send_signal(signal.SIGTERM)
+    assert [p.wait(timeout=100) for p in running] == [128 + signal.SIGTERM] * 2
+    stopped = checkpoint_steps(parts / "checkpoints")[-1]
+    assert 5 <= stopped < steps
+
+    running = train(parts, log, steps)
+    wait_for_step(parts, (stopped // 10 + 1) * 10, running)
+    running[0].kill()
+    code = running[1].wait(timeout=150)
+    assert code in (EXIT_LOST_PEER, -signal.SIGABRT), code
+    assert running[0].wait() == -signal.SIGKILL
+
+    assert [p.wait(timeout=200) for p in train(parts, log, steps)] == [0, 0]
+    said = log.with_suffix(".0").read_text()
+    assert f"stopped by SIGTERM at step {stopped}" in said
+    assert f"resuming from step {stopped}" in said
+    silent = [line for line in log.with_suffix(".1").read_text().splitlines() if not line.startswith("[Gloo]")]
+    assert not [line for line in silent if line.startswith(("step ", "data: ", "resuming"))]
+    assert losses(parts) == losses(whole)
+    from tests.commands.test_train import state_files
+
+    options = {"model__channel_multipliers": (1,), "model__attention_resolutions": (), "model__dropout": 0.1}
+    ours, theirs = (state_files(folder, steps, **options) for folder in (parts, whole))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_an_error_of_one_process_ends_all_with_its_reason(tmp_path):
+    """The second process has another workdir: it is not one folder for both."""
+    port, log = free_port(), tmp_path / "log"
+    peers = lambda i: [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={i}"]
+    running = [
+        start([*COMMAND, f"--workdir={tmp_path / str(i)}", *peers(i)], log.with_suffix(f".{i}")) for i in range(2)
+    ]
+    assert [p.wait(timeout=150) for p in running] == [2, 2]
+    assert "process 1 of 2: " in log.with_suffix(".0").read_text()
+    assert "is not the same folder for all processes" in log.with_suffix(".0").read_text()
