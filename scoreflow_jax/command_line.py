@@ -18,7 +18,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from scoreflow_jax.commands import FLAGS, MODES
+from scoreflow_jax.commands import FLAGS, MODES, WITHOUT_EXPERIMENT
 from scoreflow_jax.errors import UserError, first_line
 
 DEFAULT_CONFIG = "configs/digits.py"
@@ -204,9 +204,12 @@ def _run(mode: str, config: ConfigDict, workdir: pathlib.Path, more: dict[str, s
 
             keep_freed_memory()
         command = importlib.import_module(MODES[mode][0])
-        from scoreflow_jax.commands.workdir import build_for
+        if mode in WITHOUT_EXPERIMENT:
+            command.run_command(workdir, **more)
+        else:
+            from scoreflow_jax.commands.workdir import build_for
 
-        command.run_command(build_for(mode, config, workdir), workdir, **more)
+            command.run_command(build_for(mode, config, workdir), workdir, **more)
     except UserError as error:
         return _complain(error)
     except KeyboardInterrupt:

@@ -16,6 +16,10 @@ MODES = {
         "draw the paper's figures 3 to 6: figures/{figure3.png ... figure6.png, report.json}",
     ),
     "eval": ("scoreflow_jax.commands.evaluate", "measure the model: eval/<step>/{report.json, report.md, pictures}"),
+    "status": (
+        "scoreflow_jax.commands.status",
+        "how far a run is: progress, rate, time left, loss curve, checkpoints; also while it trains",
+    ),
     "compare": (
         "scoreflow_jax.commands.compare",
         "several evaluations in one table, and what differs in how they were measured: --reports=DIR,DIR",
@@ -37,3 +41,6 @@ MODES = {
 
 FLAGS = {"pack": {"out": "DIR"}, "import": {"source": "FILE"}, "compare": {"reports": "DIR,DIR"}}
 """Flags besides the common ones and what they take, for the modes that have some; they are required."""
+
+WITHOUT_EXPERIMENT = ("status",)
+"""Modes that look at a workdir alone: run_command(workdir, **flags). They need neither data nor the run's config."""
