@@ -4,6 +4,7 @@ Flags and configs are absl's and ml_collections'. Their own complaints run to 41
 checked here first, and what they still raise is cut to a line.
 """
 
+import contextlib
 import difflib
 import importlib
 import importlib.util
@@ -18,7 +19,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from scoreflow_jax.commands import FLAGS, MODES
+from scoreflow_jax.commands import FLAGS, MODES, WITHOUT_DEVICES, WITHOUT_EXPERIMENT
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.progress import peak_memory
 from scoreflow_jax.settings import PROCESS_FLAGS
@@ -214,15 +215,18 @@ def _run(mode: str, config: ConfigDict, workdir: pathlib.Path, more: dict[str, s
     from scoreflow_jax import processes
 
     try:
-        with processes.joined(peers):
+        with contextlib.nullcontext() if mode in WITHOUT_DEVICES else processes.joined(peers):
             if mode == "train" and config.model.get("base_channels", 0) >= _LARGE:
                 from scoreflow_jax.parallel import keep_freed_memory
 
                 keep_freed_memory()
             command = importlib.import_module(MODES[mode][0])
-            from scoreflow_jax.commands.workdir import build_for
+            if mode in WITHOUT_EXPERIMENT:
+                command.run_command(workdir, **more)
+            else:
+                from scoreflow_jax.commands.workdir import build_for
 
-            command.run_command(build_for(mode, config, workdir), workdir, **more)
+                command.run_command(build_for(mode, config, workdir), workdir, **more)
             print(f"{mode} took {time.perf_counter() - start:.1f} s{_peak_memory()}")
     except UserError as error:
         return processes.leave(_complain(error), alone=not error.everywhere)

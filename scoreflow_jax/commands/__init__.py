@@ -16,6 +16,10 @@ MODES = {
         "draw the paper's figures 3 to 6: figures/{figure3.png ... figure6.png, report.json}",
     ),
     "eval": ("scoreflow_jax.commands.evaluate", "measure the model: eval/<step>/{report.json, report.md, pictures}"),
+    "status": (
+        "scoreflow_jax.commands.status",
+        "how far a run is: progress, rate, time left, loss curve, checkpoints; also while it trains",
+    ),
     "compare": (
         "scoreflow_jax.commands.compare",
         "several evaluations in one table, and what differs in how they were measured: --reports=DIR,DIR",
@@ -28,6 +32,10 @@ MODES = {
         "scoreflow_jax.commands.pack",
         "write the data at the training size to array_record files, given by --out=DIR, which then serves as config.data.path",
     ),
+    "diagnose": (
+        "scoreflow_jax.commands.failures",
+        "repeat a training step that was not finite, kept in failure-*/, and say which examples and arrays are not",
+    ),
     "import": (
         "scoreflow_jax.commands.import_checkpoint",
         "make a run of a PyTorch checkpoint of score_sde or RectifiedFlow, given by --source=FILE",
@@ -37,3 +45,9 @@ MODES = {
 
 FLAGS = {"pack": {"out": "DIR"}, "import": {"source": "FILE"}, "compare": {"reports": "DIR,DIR"}}
 """Flags besides the common ones and what they take, for the modes that have some; they are required."""
+
+WITHOUT_EXPERIMENT = ("status", "diagnose")
+"""Modes that look at a workdir alone: run_command(workdir, **flags). They need neither data nor the run's config."""
+
+WITHOUT_DEVICES = ("status",)
+"""Modes that leave the devices, and other processes, alone: they may belong to a run in progress."""

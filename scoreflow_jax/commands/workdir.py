@@ -235,12 +235,14 @@ def _lock(workdir: pathlib.Path) -> Iterator[None]:
         if importlib.util.find_spec("fcntl") is not None:  # not on Windows
             import fcntl
 
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(
-                    f"another process trains in {workdir}: wait for it, stop it, or give another --workdir"
-                ) from None
+            for wait in (0.2, 0.0):  # --mode=status looks by a lock of its own, which it drops at once
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    time.sleep(wait)
+            else:
+                raise UserError(f"another process trains in {workdir}: wait for it, stop it, or give another --workdir")
         file.truncate(0)
         file.write(f"{platform.node()} {os.getpid()} {time.time_ns()}")
         file.flush()
