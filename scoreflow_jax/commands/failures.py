@@ -20,6 +20,7 @@ from scoreflow_jax.training import Record, TrainState, state_shapes
 BASE_SEED = 2**32
 """Added to the seed for the order of the data at t = 0, which are drawn independently."""
 
+_SIZES = ("parameter", "gradient", "update")  # before the step, and of it; an update may overflow by itself
 _SHOWN = 8  # examples and arrays named on the terminal; the file names all
 
 
@@ -146,19 +147,19 @@ def _repeat(experiment: Experiment, state: TrainState, batch: dict[str, np.ndarr
         drawn = loss.draw(jax.random.fold_in(state.key, state.step), batch)
         gradient = jax.grad(loss.mean)(state.params, drawn)
         largest = lambda tree: jax.tree.map(lambda x: jnp.max(jnp.abs(x)), tree)  # noqa: E731
-        return loss.per_example(state.params, drawn), drawn.t, largest(gradient), largest(state.params)
+        updates, _ = experiment.optimizer.update(gradient, state.opt_state, state.params)
+        return loss.per_example(state.params, drawn), drawn.t, *map(largest, (state.params, gradient, updates))
 
     placed = shard({name: batch[name] for name in ("image", "label", "base") if name in batch}, layout)
     result = jax.jit(look, out_shardings=layout.replicated)(replicate(state, layout), placed)
-    losses, t, gradient, parameters = jax.device_get(result)
+    losses, t, *sizes = jax.device_get(result)
     wrong = np.flatnonzero(~np.isfinite(losses))
     return {
         "loss": str(np.mean(losses)),
         "examples": len(losses),
         "examples_not_finite": [{"row": int(i), "t": float(t[i]), "loss": str(losses[i])} for i in wrong],
         "largest_loss": {"row": int(np.argmax(losses)), "t": float(t[np.argmax(losses)]), "loss": str(np.max(losses))},
-        "largest_gradient": _by_name(gradient),
-        "largest_parameter": _by_name(parameters),
+        **{f"largest_{what}": _by_name(tree) for what, tree in zip(_SIZES, sizes, strict=True)},
         "pixels_not_finite": int(np.sum(~np.isfinite(np.asarray(batch["image"], np.float64)))),
     }
 
@@ -178,7 +179,7 @@ def _lines(found: dict[str, Any], step: int) -> list[str]:
         f"loss not finite in {len(wrong)} of {count} examples" + (f": rows {rows} of examples.npz" if wrong else ""),
         f"largest loss {largest['loss']} in row {largest['row']} at t = {largest['t']:.4f}",
     ]
-    for what in ("gradient", "parameter"):
+    for what in _SIZES:
         sizes = found[f"largest_{what}"]
         bad = [name for name, size in sizes.items() if not np.isfinite(float(size))]
         top = max(sizes, key=lambda name: np.nan_to_num(float(sizes[name]), nan=np.inf))

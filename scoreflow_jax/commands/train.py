@@ -64,9 +64,9 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
             if each is not None:
                 check_epoch_holds_batch(experiment.train.batch_size, len(each))
         workdirs.check_same_data(source, base, workdir)
-    with workdirs.locked(workdir):
-        with Checkpoints(workdir / "checkpoints", keep=experiment.train.keep_checkpoints) as checkpoints:
-            _train(experiment, workdir, (source, base), layout, checkpoints)
+    keep = experiment.train.keep_checkpoints
+    with workdirs.locked(workdir), Checkpoints(workdir / "checkpoints", keep=keep) as checkpoints:
+        _train(experiment, workdir, (source, base), layout, checkpoints)
 
 
 def open_sources(experiment: Experiment) -> tuple[DataSource, DataSource | None]:

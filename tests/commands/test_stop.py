@@ -1,0 +1,261 @@
+"""--mode=train told to stop, or in trouble: what is saved, what is said, and that the same command goes on as if nothing had been."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scoreflow_jax.checkpoints import checkpoint_steps
+from scoreflow_jax.commands import failures, train
+from scoreflow_jax.data.pipeline import train_batches
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.parallel import make_layout
+from scoreflow_jax.processes import Stopped
+from scoreflow_jax.training import create_state
+from tests.commands.runs import experiment_of
+from tests.commands.test_train import state_files
+from tests.conftest import COMPILED, ROOT
+
+OPTIONS = {
+    "train__num_steps": 12, "train__log_every": 5, "train__checkpoint_every": 6, "train__sample_every": 0,
+    "train__tensorboard": False, "model__channel_multipliers": (1,), "model__dropout": 0.1,
+}  # fmt: skip
+SAME = {"model__channel_multipliers": (1,), "model__dropout": 0.1}
+
+
+def records(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(workdir):
+    return [(r["step"], r["loss"], r["grad_norm"], r["param_norm"]) for r in records(workdir)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing befell."""
+    workdir = tmp_path_factory.mktemp("whole")
+    train.run_command(experiment_of("digits.py", **OPTIONS), workdir)
+    return workdir
+
+
+def at_batch(monkeypatch, number, what):
+    """Calls `what` when batch `number` goes to the devices; the loop is two batches behind."""
+    real, seen = train.to_global, []
+
+    def counted(batch, layout):
+        seen.append(None)
+        if len(seen) == number:
+            what()
+        return real(batch, layout)
+
+    monkeypatch.setattr(train, "to_global", counted)
+
+
+@pytest.mark.parametrize(("signum", "number"), [(signal.SIGTERM, 5), (signal.SIGINT, 10)])
+def test_a_signal_saves_once_and_the_run_goes_on_bit_for_bit(whole, tmp_path, monkeypatch, capsys, signum, number):
+    """Between two logs: the record that spans the stop is that of the run without one, and no step stands there twice."""
+    with monkeypatch.context() as patch:
+        at_batch(patch, number, lambda: os.kill(os.getpid(), signum))
+        with pytest.raises(Stopped) as stopped:
+            train.run_command(experiment_of("digits.py", **OPTIONS), tmp_path)
+    step = stopped.value.step
+    assert step == number - 2
+    assert stopped.value.signum == signum
+    assert checkpoint_steps(tmp_path / "checkpoints") == [s for s in (6,) if s < step] + [step]
+    assert f"{signal.Signals(signum).name}: saving after the step under way" in capsys.readouterr().err
+    train.run_command(experiment_of("digits.py", **OPTIONS), tmp_path)
+    assert f"resuming from step {step}\n" in capsys.readouterr().out
+    assert losses(tmp_path) == losses(whole)
+    ours, theirs = (state_files(folder, 12, **SAME) for folder in (tmp_path, whole))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_the_signals_are_given_back(whole, tmp_path, monkeypatch):
+    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    at_batch(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Stopped):
+        train.run_command(experiment_of("digits.py", **OPTIONS), tmp_path)
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_pictures_do_not_delay_a_stop(tmp_path, monkeypatch):
+    """The signal comes while they are drawn: they are left out, and the step is saved."""
+    drawn = []
+
+    def slow(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        drawn.append(True)
+
+    monkeypatch.setattr(train.Model, "generate", slow)
+    with pytest.raises(Stopped) as stopped:
+        train.run_command(experiment_of("digits.py", **{**OPTIONS, "train__sample_every": 4}), tmp_path)
+    assert not drawn
+    assert stopped.value.step == 5  # the next step is done before the loop asks
+    assert checkpoint_steps(tmp_path / "checkpoints") == [5]
+
+
+def command(workdir, *more):
+    return [
+        sys.executable, "main.py", "--config=configs/digits.py:smoke", "--mode=train", f"--workdir={workdir}",
+        "--config.train.num_steps=100000", "--config.train.checkpoint_every=50", "--config.train.log_every=10",
+        "--config.train.sample_every=0", "--config.train.tensorboard=False", "--config.model.channel_multipliers=(1,)",
+        *more,
+    ]  # fmt: skip
+
+
+ENVIRONMENT = {**os.environ, "JAX_COMPILATION_CACHE_DIR": COMPILED}
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_exit_codes_of_a_process_that_is_stopped(tmp_path, signum):
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command(tmp_path / "run"), cwd=ROOT, env=ENVIRONMENT, stdout=file, stderr=file)
+    until = time.monotonic() + 200
+    while "step 20/" not in log.read_text() and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signum)
+    assert process.wait(timeout=60) == 128 + signum, log.read_text()[-2000:]
+    step = checkpoint_steps(tmp_path / "run" / "checkpoints")[-1]
+    assert step >= 20
+    assert f"stopped by {signum.name} at step {step}; the checkpoint is whole" in log.read_text()
+
+
+def test_a_full_disk_under_the_records_is_one_line(tmp_path):
+    """A limit on file sizes stands in for it; no checkpoint comes first."""
+    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
+    run = "import sys; sys.argv[0] = 'main.py'; from scoreflow_jax.command_line import main; main()"
+    _, _, *rest = command(tmp_path / "run", "--config.train.checkpoint_every=90000", "--config.train.log_every=1")
+    environment = {**ENVIRONMENT, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    result = subprocess.run(
+        [sys.executable, "-c", limit + run, *rest],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=environment,
+    )
+    assert result.returncode == 2, result.stderr[-3000:]
+    assert len(result.stderr.splitlines()) == 1, result.stderr[-3000:]
+    assert "metrics.jsonl" in result.stderr
+    assert "make room" in result.stderr
+
+
+def test_a_changed_config_is_refused_before_anything_is_touched(whole):
+    before = sorted((p, p.stat().st_mtime_ns) for p in whole.rglob("*"))
+    with pytest.raises(UserError, match=r"optimizer.learning_rate is 0.5, was .*same config, or another --workdir"):
+        train.run_command(experiment_of("digits.py", **OPTIONS, optimizer__learning_rate=0.5), whole)
+    assert sorted((p, p.stat().st_mtime_ns) for p in whole.rglob("*")) == before
+
+
+def test_another_number_of_devices_is_said_and_the_run_goes_on(whole, tmp_path, capsys, monkeypatch):
+    shutil.copytree(whole, tmp_path / "run")
+    monkeypatch.setattr(train, "make_layout", lambda fsdp: make_layout(jax.devices()[:2], fsdp=fsdp))
+    longer = {**OPTIONS, "train__num_steps": 14}
+    train.run_command(experiment_of("digits.py", **longer), tmp_path / "run")
+    assert "resuming from step 12, saved on 4 x cpu, on 2 x cpu" in capsys.readouterr().out
+    assert records(tmp_path / "run")[-1]["step"] == 14
+
+
+def test_the_newest_checkpoint_damaged_goes_on_from_the_one_before(whole, tmp_path, capsys):
+    """And ends where the run without damage ended."""
+    shutil.copytree(whole, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints" / "12").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:20])
+    train.run_command(experiment_of("digits.py", **OPTIONS), tmp_path / "run")
+    printed = capsys.readouterr()
+    assert "resuming from step 6" in printed.out
+    assert "damaged" in printed.err
+    assert losses(tmp_path / "run") == losses(whole)
+    ours, theirs = (state_files(folder, 12, **SAME) for folder in (tmp_path / "run", whole))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+WILD = {
+    **OPTIONS, "train__log_every": 4, "train__checkpoint_every": 2, "optimizer__learning_rate": 1e30,
+    "optimizer__clip_norm": 0.0, "optimizer__warmup_steps": 10_000,
+}  # fmt: skip
+
+
+def test_a_step_that_is_not_finite_is_kept_and_can_be_repeated(tmp_path, capsys):
+    """Its indices are those of the stream, its examples theirs, its state the one before; the last checkpoint stays whole."""
+    experiment = experiment_of("digits.py", **WILD)
+    with pytest.raises(UserError, match=r"at step (\d+), expected finite numbers") as caught:
+        train.run_command(experiment, tmp_path)
+    step = int(str(caught.value).split("at step ")[1].split(",")[0])
+    folder = tmp_path / f"failure-{step}"
+    assert f"{folder} holds the state before it" in str(caught.value)
+    about = json.loads((folder / "report.json").read_text())
+    stream = train_batches(experiment.source("train"), 8, seed=experiment.seed, consumed=step - 1)
+    expected = next(stream)
+    stream.close()
+    with np.load(folder / "examples.npz") as kept:
+        np.testing.assert_array_equal(kept["image"], expected["image"])
+        np.testing.assert_array_equal(kept["label"], expected["label"])
+    source = experiment.source("train")
+    np.testing.assert_array_equal(source.read(about["indices"]["image"])["image"], expected["image"])
+    saved = checkpoint_steps(tmp_path / "checkpoints")
+    assert all(s < step for s in saved)
+    capsys.readouterr()
+    failures.run_command(tmp_path)
+    printed = capsys.readouterr().out
+    assert f"step {step} repeated: loss" in printed
+    found = json.loads((folder / "diagnosis.json").read_text())
+    if np.isfinite(float(about["metrics"]["loss"])):
+        assert float(found["loss"]) == pytest.approx(float(about["metrics"]["loss"]), rel=1e-4)
+    sizes = {what: max(float(v) for v in found[f"largest_{what}"].values()) for what in ("parameter", "update")}
+    assert np.isfinite(sizes["parameter"])
+    assert not sizes["update"] < 1e18  # whose squares overflow
+
+
+def test_diagnosis_names_the_examples_and_the_array(tmp_path, capsys):
+    """One class's embedding is not a number: so are the losses of just that class's examples."""
+    experiment = experiment_of("digits.py", **SAME, train__batch_size=40)
+    state = create_state(experiment.initial_state, make_layout())
+    state.params["class_embedding"]["embedding"] = state.params["class_embedding"]["embedding"].at[3].set(jnp.nan)
+    (tmp_path / "config.json").write_text("{}")
+    sources = train.open_sources(experiment)
+    said = failures.dump(experiment, tmp_path, sources, 7, state.replace(step=jnp.int32(7)), {"loss": float("nan")}, 7)
+    assert "--mode=diagnose" in said
+    failures.run_command(tmp_path)
+    found = json.loads((tmp_path / "failure-8" / "diagnosis.json").read_text())
+    with np.load(tmp_path / "failure-8" / "examples.npz") as kept:
+        threes = np.flatnonzero(kept["label"] == 3).tolist()
+    assert threes
+    assert [example["row"] for example in found["examples_not_finite"]] == threes
+    printed = capsys.readouterr().out
+    assert f"loss not finite in {len(threes)} of 40 examples: rows {threes[0]}" in printed
+    assert "parameters not finite in 1 of" in printed
+    assert ": class_embedding/embedding" in printed
+
+
+def test_diagnose_without_a_failure_is_one_line(whole):
+    with pytest.raises(UserError, match="holds no failure"):
+        failures.run_command(whole)
+
+
+def test_the_state_kept_of_a_failed_step_is_that_before_it(tmp_path, whole):
+    """Training the good steps alone gives the same parameters."""
+    experiment = experiment_of("digits.py", **WILD)
+    with pytest.raises(UserError) as caught:
+        train.run_command(experiment, tmp_path / "run")
+    step = int(str(caught.value).split("at step ")[1].split(",")[0])
+    if step == 1:
+        pytest.skip("the very first step failed")
+    shorter = experiment_of("digits.py", **{**WILD, "train__num_steps": step - 1})
+    train.run_command(shorter, tmp_path / "short")
+    ours = state_files(tmp_path / "short", step - 1, **WILD)
+    restored = failures._restore(tmp_path / "run" / f"failure-{step}")[1]
+    jax.tree.map(np.testing.assert_array_equal, ours[0], jax.device_get(restored.ema_params))
+    jax.tree.map(np.testing.assert_array_equal, ours[1]["params"], jax.device_get(restored.params))
