@@ -84,6 +84,8 @@ class Checkpoints:
             with _quiet():
                 saved = self._manager.save(step, args=args)
         except (OSError, ValueError) as error:
+            if processes.lost_peer(error):
+                raise
             raise UserError(f"could not save a checkpoint in {self._directory}: {_reason(error)}") from error
         if not saved:
             raise UserError(
@@ -154,6 +156,8 @@ class Checkpoints:
             with _quiet():
                 self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
+            if processes.lost_peer(error):
+                raise
             raise UserError(f"could not save a checkpoint in {self._directory}: {_reason(error)}") from error
 
     def close(self) -> None:

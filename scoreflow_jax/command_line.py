@@ -237,7 +237,7 @@ def _run(mode: str, config: ConfigDict, workdir: pathlib.Path, more: dict[str, s
         advice = "; the same command goes on from the last checkpoint" if mode == "train" else ""
         print(f"\ninterrupted{advice}", file=sys.stderr)
         return processes.leave(EXIT_INTERRUPTED)
-    except JaxRuntimeError as error:
+    except (JaxRuntimeError, ValueError) as error:
         return processes.leave(_of_the_machine(error))
     return 0
 
@@ -248,7 +248,7 @@ def _of_the_machine(error: Exception) -> int:
     Raises:
         Exception: the error itself, where it says nothing that is known here.
     """
-    import jax
+    from scoreflow_jax.processes import lost_peer
 
     said = first_line(error, 160)
     if "RESOURCE_EXHAUSTED" in str(error):
@@ -256,7 +256,7 @@ def _of_the_machine(error: Exception) -> int:
             f"the devices' memory is too small ({said}): raise --config.train.microbatches or --config.train.fsdp, set "
             "--config.model.remat_resolutions, or lower the mode's batch_size"
         )
-    if jax.process_count() > 1:
+    if lost_peer(error):
         _complain(
             f"another process of this run was lost, or could not be reached ({said}): start all of them again; training goes on "
             "from the last checkpoint"

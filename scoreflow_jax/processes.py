@@ -158,6 +158,15 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
+_LOST = ("Gloo", "NCCL", "coordination service", "UNAVAILABLE", "DEADLINE_EXCEEDED", "Socket closed", "Barrier")
+"""What errors say when another process is gone: JAX raises them as RuntimeError or ValueError, whatever was waiting."""
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether an error says that another process of the run is gone."""
+    return jax.process_count() > 1 and any(words in str(error) for words in _LOST)
+
+
 def leave(code: int, *, alone: bool = True) -> int:
     """Returns the exit code; of several processes this one ends at once where it is alone in leaving.
 

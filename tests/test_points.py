@@ -42,8 +42,8 @@ def config_of(path, smoke=False, **changes):
     return config
 
 
-def experiment_of(path, **changes):
-    return build(resolve(config_of(path, **changes)))
+def experiment_of(path, smoke=False, **changes):
+    return build(resolve(config_of(path, smoke, **changes)))
 
 
 SMALL = {

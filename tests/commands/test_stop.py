@@ -1,4 +1,4 @@
-"""--mode=train told to stop, or in trouble: what is saved, what is said, and that the same command goes on as if nothing had been."""
+"""--mode=train told to stop, or in trouble: what is saved and said, and that the same command goes on as if nothing had been."""
 
 import json
 import os

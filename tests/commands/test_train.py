@@ -59,9 +59,9 @@ def test_smoke_variant_really_trains_and_samples(name, tmp_path, request):
             translate.run_command(experiment, tmp_path)
 
 
-def state_files(workdir, step, **changes):
+def state_files(workdir, step, experiment=None, **changes):
     """Everything a checkpoint holds, by name, as numpy."""
-    experiment = experiment_of("digits.py", **changes)
+    experiment = experiment or experiment_of("digits.py", **changes)
     ema, rest = train.split_state(state_shapes(experiment.initial_state, make_layout()))
     checkpoints = Checkpoints(workdir / "checkpoints", keep=3)
     with contextlib.closing(checkpoints):

@@ -14,7 +14,9 @@ import pytest
 
 from scoreflow_jax.checkpoints import checkpoint_steps
 from scoreflow_jax.command_line import EXIT_LOST_PEER
+from tests.commands.test_train import state_files
 from tests.conftest import COMPILED, ROOT
+from tests.test_points import experiment_of, write_table
 
 ENVIRONMENT = {**os.environ, "JAX_COMPILATION_CACHE_DIR": COMPILED}
 
@@ -75,18 +77,24 @@ def test_each_process_holds_other_data_and_the_sum_over_them_matters(results):
 
 
 COMMAND = [
-    "main.py", "--config=configs/digits.py:smoke", "--mode=train", "--config.train.log_every=5",
+    "main.py", "--config=configs/table.py:smoke", "--mode=train", "--config.train.log_every=5",
     "--config.train.checkpoint_every=10", "--config.train.sample_every=0", "--config.train.tensorboard=False",
-    "--config.model.channel_multipliers=(1,)", "--config.model.attention_resolutions=()", "--config.model.dropout=0.1",
 ]  # fmt: skip
 
 
-def train(workdir, log, steps, processes=2):
-    """Starts the processes of a training run."""
-    port = free_port()
-    common = [*COMMAND, f"--workdir={workdir}", f"--config.train.num_steps={steps}"]
-    peers = lambda i: [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}", f"--process_id={i}"]
-    return [start([*common, *peers(i)], log.with_suffix(f".{i}")) for i in range(processes)]
+def train(folder, name, steps):
+    """Starts the two processes of a training run on a small table: its network compiles in a second."""
+    port, table = free_port(), folder / "points.csv"
+    if not table.exists():
+        write_table(table, count=300)
+    common = [
+        *COMMAND,
+        f"--workdir={folder / name}",
+        f"--config.train.num_steps={steps}",
+        f"--config.data.path={table}",
+    ]
+    peers = lambda i: [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={i}"]
+    return [start([*common, *peers(i)], folder / f"log.{i}") for i in range(2)]
 
 
 def wait_for_step(workdir, step, running):
@@ -116,35 +124,33 @@ def losses(workdir):
 def test_two_processes_train_are_stopped_killed_and_resume_bit_for_bit(tmp_path):
     """SIGTERM to one: both save the same step and leave. SIGKILL to the first, which holds the coordinator: the other ends by
     itself. After each the same command goes on, and the end is that of a run that nothing befell."""
-    steps, log, whole = 60, tmp_path / "log", tmp_path / "whole"
-    assert [p.wait(timeout=200) for p in train(whole, log, steps)] == [0, 0], log.with_suffix(".0").read_text()[-3000:]
-
-    parts = tmp_path / "parts"
-    running = train(parts, log, steps)
+    steps, parts = 150, tmp_path / "parts"
+    running = train(tmp_path, "parts", steps)
     wait_for_step(parts, 5, running)
     running[1].send_signal(signal.SIGTERM)
     assert [p.wait(timeout=100) for p in running] == [128 + signal.SIGTERM] * 2
     stopped = checkpoint_steps(parts / "checkpoints")[-1]
     assert 5 <= stopped < steps
 
-    running = train(parts, log, steps)
-    wait_for_step(parts, (stopped // 10 + 1) * 10, running)
+    running = train(tmp_path, "parts", steps)
+    wait_for_step(parts, (stopped // 10 + 2) * 10, running)
     running[0].kill()
     code = running[1].wait(timeout=150)
     assert code in (EXIT_LOST_PEER, -signal.SIGABRT), code
     assert running[0].wait() == -signal.SIGKILL
 
-    assert [p.wait(timeout=200) for p in train(parts, log, steps)] == [0, 0]
-    said = log.with_suffix(".0").read_text()
+    assert [p.wait(timeout=200) for p in train(tmp_path, "parts", steps)] == [0, 0]
+    said = (tmp_path / "log.0").read_text()
     assert f"stopped by SIGTERM at step {stopped}" in said
     assert f"resuming from step {stopped}" in said
-    silent = [line for line in log.with_suffix(".1").read_text().splitlines() if not line.startswith("[Gloo]")]
-    assert not [line for line in silent if line.startswith(("step ", "data: ", "resuming"))]
-    assert losses(parts) == losses(whole)
-    from tests.commands.test_train import state_files
+    assert said.count("resuming from step") == 2
+    silent = (tmp_path / "log.1").read_text().splitlines()
+    assert not [line for line in silent if line.startswith(("step ", "data: ", "resuming", "stopped"))]
 
-    options = {"model__channel_multipliers": (1,), "model__attention_resolutions": (), "model__dropout": 0.1}
-    ours, theirs = (state_files(folder, steps, **options) for folder in (parts, whole))
+    assert [p.wait(timeout=200) for p in train(tmp_path, "whole", steps)] == [0, 0]
+    assert losses(parts) == losses(tmp_path / "whole")
+    experiment = experiment_of(tmp_path / "points.csv", smoke=True)
+    ours, theirs = (state_files(tmp_path / name, steps, experiment) for name in ("parts", "whole"))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
@@ -153,7 +159,17 @@ def test_an_error_of_one_process_ends_all_with_its_reason(tmp_path):
     port, log = free_port(), tmp_path / "log"
     peers = lambda i: [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={i}"]
     running = [
-        start([*COMMAND, f"--workdir={tmp_path / str(i)}", *peers(i)], log.with_suffix(f".{i}")) for i in range(2)
+        start(
+            [
+                "main.py",
+                "--config=configs/digits.py:smoke",
+                "--mode=train",
+                f"--workdir={tmp_path / str(i)}",
+                *peers(i),
+            ],
+            log.with_suffix(f".{i}"),
+        )
+        for i in range(2)
     ]
     assert [p.wait(timeout=150) for p in running] == [2, 2]
     assert "process 1 of 2: " in log.with_suffix(".0").read_text()
