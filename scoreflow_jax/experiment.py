@@ -18,8 +18,8 @@ from ml_collections import ConfigDict
 
 from scoreflow_jax import data, models, objectives, paths
 from scoreflow_jax.data import DataSource, DataSpec
+from scoreflow_jax.data.base import FRAMINGS
 from scoreflow_jax.data.order import SAMPLINGS
-from scoreflow_jax.data.pictures import FRAMINGS
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.likelihood import PROBES
 from scoreflow_jax.models import Network

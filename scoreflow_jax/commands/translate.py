@@ -9,8 +9,7 @@ import numpy as np
 from scoreflow_jax import figures, files
 from scoreflow_jax.commands import points, translate_base
 from scoreflow_jax.commands import workdir as workdirs
-from scoreflow_jax.data import spread
-from scoreflow_jax.data.image_folder import read_pictures
+from scoreflow_jax.data import read_pictures, spread
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.point_plots import PointPlots

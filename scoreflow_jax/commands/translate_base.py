@@ -8,8 +8,7 @@ import numpy as np
 
 from scoreflow_jax import figures, files
 from scoreflow_jax.commands import workdir as workdirs
-from scoreflow_jax.data import DataSource, spread
-from scoreflow_jax.data.image_folder import read_pictures
+from scoreflow_jax.data import DataSource, read_pictures, spread
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model
