@@ -14,7 +14,7 @@ from scoreflow_jax import figures, files, writers
 from scoreflow_jax.checkpoints import Checkpoints
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.data import DataSource, Units
-from scoreflow_jax.data.pipeline import check_epoch_holds_batch, train_batches
+from scoreflow_jax.data.pipeline import check_epoch_holds_batch, check_workers, train_batches
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.point_plots import PointPlots
 from scoreflow_jax.experiment import Experiment
@@ -33,6 +33,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     """Trains to config.train.num_steps, writing all to the workdir. What can be refused is refused before it is touched."""
     layout = make_layout()
     check_batch_size(experiment.train.batch_size, layout)
+    check_workers(experiment.train.num_workers)
     experiment.check_trainable()
     workdirs.check_may_train(experiment, workdir)
     source = experiment.source("train")

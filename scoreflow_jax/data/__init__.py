@@ -55,7 +55,7 @@ def _check_pillow(what: str) -> None:
     """
     if importlib.util.find_spec("PIL") is None:
         raise UserError(
-            f"{what} needs Pillow, which is not installed: pip install pillow, or give the images as an npz, "
+            f"{what} needs Pillow, which is not installed: pip install pillow. A data set can also be an npz, "
             "--config.data.source=arrays --config.data.path=FILE.npz"
         )
 
