@@ -28,6 +28,10 @@ MODES = {
         "scoreflow_jax.commands.pack",
         "write the data at the training size to array_record files, given by --out=DIR, which then serves as config.data.path",
     ),
+    "config": (
+        "scoreflow_jax.commands.write_config",
+        "write the config with its changes as JSON, --out=FILE.json, which --config takes where ml_collections is missing",
+    ),
     "import": (
         "scoreflow_jax.commands.import_checkpoint",
         "make a run of a PyTorch checkpoint of score_sde or RectifiedFlow, given by --source=FILE",
@@ -35,5 +39,10 @@ MODES = {
 }
 """Module and one-line description of every mode. The modules are imported when they run: --help loads none."""
 
-FLAGS = {"pack": {"out": "DIR"}, "import": {"source": "FILE"}, "compare": {"reports": "DIR,DIR"}}
+FLAGS = {
+    "pack": {"out": "DIR"},
+    "config": {"out": "FILE.json"},
+    "import": {"source": "FILE"},
+    "compare": {"reports": "DIR,DIR"},
+}
 """Flags besides the common ones and what they take, for the modes that have some; they are required."""
