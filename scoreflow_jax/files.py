@@ -18,13 +18,19 @@ def cache_dir() -> pathlib.Path:
 
 @contextlib.contextmanager
 def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary path of the same suffix, renamed to `path` when the block ends without an error."""
+    """A temporary path of the same suffix, renamed to `path` when the block ends without an error.
+
+    Where the block removes it, what was at `path` is removed as well: nothing is left that is not of this block.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = pathlib.Path(name)
     try:
         yield temporary
+        if not temporary.exists():
+            path.unlink(missing_ok=True)
+            return
         temporary.chmod(0o644)
         os.replace(temporary, path)
     finally:

@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from scoreflow_jax import figures, files, writers
+from scoreflow_jax import figures, files, plots, writers
 from scoreflow_jax.checkpoints import Checkpoints
+from scoreflow_jax.commands import points
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.data import DataSource, Units
 from scoreflow_jax.data.pipeline import check_epoch_holds_batch, check_workers, train_batches
@@ -167,7 +168,7 @@ def _sampler(experiment: Experiment, workdir: pathlib.Path, source: DataSource) 
     model = Model(experiment, None, 0)
 
     def sample(step: int, state: TrainState) -> None:
-        """Writes train/samples_<step>.png."""
+        """Writes train/samples_<step>.png; without Pillow the samples themselves, as npz."""
         model.params = jax.device_put(state.ema_params, jax.devices()[0])
         try:
             images = model.generate(jax.random.key(experiment.sample.seed), labels, num_images=count)
@@ -175,6 +176,10 @@ def _sampler(experiment: Experiment, workdir: pathlib.Path, source: DataSource) 
             print(f"no samples at step {step}: {error}", file=sys.stderr)
             return
         path = workdir / "train" / f"samples_{step:07d}.png"
+        if not plots.can_save():
+            stored = {points.noun(experiment): points.stored(experiment, workdir, images)}
+            files.save_arrays(path.with_suffix(".npz"), stored if labels is None else {**stored, "labels": labels})
+            return
         if draw is not None:
             draw.samples(path, images, labels, f"generated, step {step}")
             return

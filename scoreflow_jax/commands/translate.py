@@ -54,7 +54,9 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     files.write_json(
         out / "report.json", {**head, "method": settings.method, what: images, "methods": figures_by_method}
     )
-    print(f"translated {len(job.images)} {what} by {settings.method}; see {out / 'grid.png'} and {out / 'path.png'}")
+    print(
+        f"translated {len(job.images)} {what} by {settings.method}; see {workdirs.seen(out / 'grid.png', out / 'path.png')}"
+    )
     for name, f in figures_by_method.items():
         recognized = f.get("recognized_as_target")
         share = "" if recognized is None else f"recognized as the target {recognized:.1%}, "

@@ -59,7 +59,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     }
     head = workdirs.report_head(model, "translate", seed=None)
     files.write_json(out / "report.json", {**head, "method": "the ODE itself", "translations": told})
-    print(f"translated by the ODE itself; see {out / 'grid.png'} and {out / 'path.png'}")
+    print(f"translated by the ODE itself; see {workdirs.seen(out / 'grid.png', out / 'path.png')}")
     for name, f in told.items():
         print(
             f"  {name}: {f['images']} images, there and back within {f['there_and_back_error']:.1e} in [-1, 1], "

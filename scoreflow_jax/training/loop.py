@@ -2,16 +2,15 @@
 
 import contextlib
 import dataclasses
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from scoreflow_jax.errors import UserError
+from scoreflow_jax.progress import training_bar
 from scoreflow_jax.training.state import TrainState
 from scoreflow_jax.training.step import TrainStep
 from scoreflow_jax.typing import PyTree
@@ -122,7 +121,7 @@ class _Meter:
 
     def __init__(self, batch_size: int, done: int, total: int) -> None:
         self._batch_size = batch_size
-        self._bar = tqdm(total=total, initial=done, unit="step", disable=None, file=sys.stderr, dynamic_ncols=True)
+        self._bar = training_bar(total, done)
         self._start = self._last = time.perf_counter()
         self._last_done, self._first = done, done
         self._waited = 0.0
