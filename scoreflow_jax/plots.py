@@ -14,16 +14,19 @@ import numpy as np
 from jaxtyping import Float, Int
 
 
+def missing() -> list[str]:
+    """Packages that pictures take and that are not installed."""
+    packages = {"Pillow": "PIL", "matplotlib": "matplotlib"}
+    return [name for name, module in packages.items() if importlib.util.find_spec(module) is None]
+
+
 @functools.cache
 def can_save() -> bool:
     """Whether pictures can be written. Where they cannot, the first question prints why."""
-    packages = {"Pillow": "PIL", "matplotlib": "matplotlib"}
-    missing = [name for name, module in packages.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        print(
-            f"no pictures: {' and '.join(missing)} not installed. What they would show is kept as npz", file=sys.stderr
-        )
-    return not missing
+    if not missing():
+        return True
+    print(f"no pictures: {' and '.join(missing())} not installed. What they would show is kept as npz", file=sys.stderr)
+    return False
 
 
 def none_at(path: pathlib.Path) -> bool:

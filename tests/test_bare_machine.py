@@ -181,10 +181,26 @@ def test_evaluates_what_needs_no_other_package(python, trained):
         (["--config={json}", "--config.data.source=tfds"], "source=tfds needs Pillow"),
     ],
 )
-def test_what_cannot_be_had_is_one_line(python, data, tmp_path, arguments, message):
+def test_training_without_what_it_needs_is_one_line(python, data, tmp_path, arguments, message):
     arguments = [a.format(json=data / "config.json") for a in arguments]
     done = python("main.py", "--mode=train", f"--workdir={tmp_path / 'run'}", *arguments)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [(("figures",), "needs Pillow and matplotlib"), (("pack", "--out={out}"), "packs need array_record")],
+)
+def test_modes_that_need_more_are_one_line(python, data, tmp_path, mode, message):
+    out = tmp_path / "pack"
+    name, *more = (part.format(out=out) for part in mode)
+    done = python(
+        "main.py", f"--mode={name}", f"--config={data / 'config.json'}", f"--workdir={tmp_path / 'run'}", *more
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert not out.exists()

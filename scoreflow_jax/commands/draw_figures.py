@@ -108,9 +108,9 @@ def _check(experiment: Experiment) -> None:
     Raises:
         UserError: no Pillow or matplotlib, points, classes beside a base, or rows too wide for a picture.
     """
-    if not plots.can_save():
+    if plots.missing():
         raise UserError(
-            "--mode=figures draws pictures and nothing else: pip install pillow matplotlib, or use --mode=sample"
+            f"--mode=figures needs {' and '.join(plots.missing())}, not installed: use --mode=sample, which does not"
         )
     if not experiment.spec.levels:
         raise UserError("the data are points of a table, but these figures are of images: use --mode=sample or eval")
