@@ -36,10 +36,10 @@ def data() -> ConfigDict:
     """CIFAR-10 through tensorflow-datasets."""
     return ConfigDict(
         {
-            "source": "tfds",  # digits, tfds, image_folder, merged, table
+            "source": "tfds",  # arrays, digits, tfds, image_folder, merged, table
             "name": "cifar10",  # the data set's own name, for sources that have several
-            # Where they are: the folder of pictures, the file of a table, a pack of --mode=pack in place of any source, or
-            # the folder of all data sets of tensorflow-datasets (None: $TFDS_DATA_DIR, else ~/tensorflow_datasets).
+            # Where they are: the folder of pictures, the file of arrays or of a table, a pack of --mode=pack in place of any
+            # source, or the folder of all data sets of tensorflow-datasets (None: $TFDS_DATA_DIR, else ~/tensorflow_datasets).
             "path": placeholder(str),
             "train_split": "train",
             "test_split": "test",

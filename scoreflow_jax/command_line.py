@@ -1,7 +1,7 @@
 """From the command line to one command: parses flags, and turns every mistake into one line and exit code 2.
 
-Flags and configs are absl's and ml_collections'. Their own complaints run to 41 lines for an unknown field, so names are
-checked here first, and what they still raise is cut to a line.
+Flags and configs in Python are absl's and ml_collections'. Their own complaints run to 41 lines for an unknown field, so names
+are checked here first, and what they still raise is cut to a line. Configs in JSON need neither (config_files.py).
 """
 
 import contextlib
@@ -17,19 +17,20 @@ from collections.abc import Iterable
 from typing import Any
 
 from absl import app, flags
-from ml_collections import ConfigDict, config_flags
 
+from scoreflow_jax import config_files
 from scoreflow_jax.commands import FLAGS, MODES, WITHOUT_DEVICES, WITHOUT_EXPERIMENT
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.progress import peak_memory
-from scoreflow_jax.settings import PROCESS_FLAGS
+from scoreflow_jax.settings import PROCESS_FLAGS, Config
 
 DEFAULT_CONFIG = "configs/digits.py"
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT; 143 is SIGTERM
 EXIT_LOST_PEER = 75  # EX_TEMPFAIL: start it again
 _LARGE = 64  # base channels from which a training step allocates so much that keep_freed_memory pays
-_FLAGS = ("config", "mode", "workdir", *(name for names in FLAGS.values() for name in names), *PROCESS_FLAGS, "help")
+_OWN = tuple(dict.fromkeys(name for names in FLAGS.values() for name in names))  # flags of some modes
+_FLAGS = ("config", "mode", "workdir", *_OWN, *PROCESS_FLAGS, "help")
 
 _USAGE = """\
 usage: python main.py --mode=MODE [--config=FILE[:VARIANT]] [--workdir=DIR] [--config.SECTION.FIELD=VALUE ...]
@@ -38,11 +39,12 @@ modes:
 {modes}
 
 flags:
-  --config     a file of configs/, default {config}; with :smoke a tiny variant that runs in seconds
+  --config     a file of configs/, default {config}; with :smoke a tiny variant that runs in seconds. Or the config.json
+               of a run, to repeat it in another workdir
   --workdir    where the run lives, default runs/<name of the config>
   --config.SECTION.FIELD=VALUE    changes one field, for example --config.train.num_steps=1000; the fields of an experiment
                stand in its file and in configs/common.py, each with a line on what it does
-  --out        of --mode=pack: the folder to write
+  --out        of --mode=pack: the folder to write; of --mode=config: the file
   --source     of --mode=import: the PyTorch checkpoint, such as checkpoint.pth
   --reports    of --mode=compare: folders of evaluations, such as runs/a/eval/1000,runs/b/eval/1000
   --coordinator=HOST:PORT --num_processes=N --process_id=I
@@ -80,7 +82,7 @@ def usage() -> str:
     return _USAGE.format(modes=modes, config=DEFAULT_CONFIG)
 
 
-def parse(argv: list[str]) -> tuple[str, ConfigDict, pathlib.Path, dict[str, str]]:
+def parse(argv: list[str]) -> tuple[str, Config, pathlib.Path, dict[str, str]]:
     """Returns the mode, the config with its overrides, the workdir, and the flags of that mode alone.
 
     Raises:
@@ -88,17 +90,22 @@ def parse(argv: list[str]) -> tuple[str, ConfigDict, pathlib.Path, dict[str, str
     """
     given = _given(argv[1:])
     if "help" in given:
-        return "help", ConfigDict(), pathlib.Path(), {}
+        return "help", {}, pathlib.Path(), {}
     mode = given.get("mode")
     if mode not in MODES:
         got = "no --mode" if mode is None else f"unknown mode {mode!r}{_nearest(mode, MODES)}"
         raise UserError(f"{got}; expected --mode={'|'.join(MODES)}. --help says what they do")
     _check_own_flags(mode, given)
     file = given.get("config", DEFAULT_CONFIG)
-    fields = [name.removeprefix("config.") for name in given if name.startswith("config.")]
-    _check_fields(fields, load_config(file), file)
-    config = _apply(argv, file)
-    workdir = pathlib.Path(given.get("workdir", f"runs/{config.name}"))
+    overrides = {name.removeprefix("config."): given[name] for name in given if name.startswith("config.")}
+    config = load_config(file)
+    if isinstance(config, dict):
+        _check_fields(overrides, list(config_files.fields(config)), file)
+        config = config_files.changed(config, overrides)
+    else:
+        _check_fields(overrides, list(_dotted(config)), file)
+        config = _apply(argv, file)
+    workdir = pathlib.Path(given.get("workdir", f"runs/{config['name']}"))
     return mode, config, workdir, {name: given[name] for name in FLAGS.get(mode, ())}
 
 
@@ -108,7 +115,7 @@ def _check_own_flags(mode: str, given: dict[str, str]) -> None:
         for name, takes in names.items():
             if owner == mode and name not in given:
                 raise UserError(f"--mode={mode} needs --{name}={takes}")
-            if owner != mode and name in given:
+            if name in given and name not in FLAGS.get(mode, ()):
                 raise UserError(f"--{name} is a flag of --mode={owner}, not of --mode={mode}")
 
 
@@ -134,17 +141,24 @@ def _given(arguments: list[str]) -> dict[str, str]:
     return given
 
 
-def load_config(file: str) -> ConfigDict:
-    """Loads `path.py` or `path.py:variant`.
+def load_config(file: str) -> Config:
+    """Loads `path.py` or `path.py:variant` as a ConfigDict, or `path.json` as a plain dict.
 
     Raises:
-        UserError: no such file, or one without a usable get_config.
+        UserError: no such file, one without a usable get_config, or ml_collections missing.
     """
+    if config_files.is_json(file):
+        return config_files.read_json(file)
     path, _, variant = file.partition(":")
     if not pathlib.Path(path).is_file():
         known = sorted(str(p) for p in pathlib.Path("configs").glob("*.py") if p.stem not in ("__init__", "common"))
         raise UserError(
             f"no config file {path}{_nearest(path, known)}; expected one of {', '.join(known) or 'configs/'}"
+        )
+    if importlib.util.find_spec("ml_collections") is None:
+        raise UserError(
+            f"{path} needs ml_collections, which is not installed: on a machine that has it, write it as JSON by --mode=config "
+            f"--config={file} --out=config.json, and give that here as --config=config.json"
         )
     spec = importlib.util.spec_from_file_location("_scoreflow_config", path)
     if spec is None or spec.loader is None:
@@ -157,8 +171,7 @@ def load_config(file: str) -> ConfigDict:
         raise UserError(f"cannot load {file} ({type(error).__name__}: {first_line(error)})") from error
 
 
-def _check_fields(names: Iterable[str], config: ConfigDict, file: str) -> None:
-    known = list(_dotted(config))
+def _check_fields(names: Iterable[str], known: list[str], file: str) -> None:
     for name in names:
         if name not in known:
             if any(k.startswith(name + ".") for k in known):
@@ -168,7 +181,9 @@ def _check_fields(names: Iterable[str], config: ConfigDict, file: str) -> None:
             raise UserError(f"unknown config field {name!r} in {file}{_nearest(name, known)}")
 
 
-def _dotted(config: ConfigDict, prefix: str = "") -> Iterable[str]:
+def _dotted(config: Any, prefix: str = "") -> Iterable[str]:
+    from ml_collections import ConfigDict
+
     for key in config:
         value = config.get_ref(key).get()
         if isinstance(value, ConfigDict):
@@ -188,12 +203,14 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def _apply(argv: list[str], file: str) -> ConfigDict:
+def _apply(argv: list[str], file: str) -> Config:
     """Has ml_collections convert and apply the overrides. It finds them in sys.argv, and only there."""
+    from ml_collections import config_flags
+
     values = flags.FlagValues()
     flags.DEFINE_string("mode", None, "", flag_values=values)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
-    for name in (*(name for names in FLAGS.values() for name in names), *PROCESS_FLAGS):
+    for name in (*_OWN, *PROCESS_FLAGS):
         flags.DEFINE_string(name, None, "", flag_values=values)
     saved, sys.argv = sys.argv, argv
     try:
@@ -206,7 +223,7 @@ def _apply(argv: list[str], file: str) -> ConfigDict:
         sys.argv = saved
 
 
-def _run(mode: str, config: ConfigDict, workdir: pathlib.Path, more: dict[str, str], peers: dict[str, str]) -> int:
+def _run(mode: str, config: Config, workdir: pathlib.Path, more: dict[str, str], peers: dict[str, str]) -> int:
     """Imports the mode's module, runs it and says how long it took; returns the exit code."""
     start = time.perf_counter()
     set_up_process()
@@ -216,7 +233,7 @@ def _run(mode: str, config: ConfigDict, workdir: pathlib.Path, more: dict[str, s
 
     try:
         with contextlib.nullcontext() if mode in WITHOUT_DEVICES else processes.joined(peers):
-            if mode == "train" and config.model.get("base_channels", 0) >= _LARGE:
+            if mode == "train" and config["model"].get("base_channels", 0) >= _LARGE:
                 from scoreflow_jax.parallel import keep_freed_memory
 
                 keep_freed_memory()

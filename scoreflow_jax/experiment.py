@@ -14,12 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from scoreflow_jax import data, models, objectives, paths
 from scoreflow_jax.data import DataSource, DataSpec
+from scoreflow_jax.data.base import FRAMINGS
 from scoreflow_jax.data.order import SAMPLINGS
-from scoreflow_jax.data.pictures import FRAMINGS
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.likelihood import PROBES
 from scoreflow_jax.models import Network
@@ -29,6 +28,7 @@ from scoreflow_jax.paths import Path
 from scoreflow_jax.pixels import Scaling
 from scoreflow_jax.sampling import RULES, TRANSLATIONS
 from scoreflow_jax.settings import (
+    Config,
     DataSettings,
     EvalSettings,
     FiguresSettings,
@@ -192,7 +192,7 @@ def _base_settings(settings: DataSettings) -> DataSettings:
     return data.changed(settings, settings.base, "base")
 
 
-def resolve(config: ConfigDict | Mapping[str, Any], trained: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def resolve(config: Config, trained: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The config as plain data, with what it leaves to the data filled in: shape and classes, and whether to use these.
 
     Args:
@@ -224,7 +224,7 @@ _LATER = ("figures",)
 """Sections that the configs of older runs lack; their settings have defaults."""
 
 
-def build(config: ConfigDict | Mapping[str, Any]) -> Experiment:
+def build(config: Config) -> Experiment:
     """Builds an experiment from a ConfigDict or plain nested dict.
 
     Raises:
@@ -271,9 +271,10 @@ def build(config: ConfigDict | Mapping[str, Any]) -> Experiment:
     return experiment
 
 
-def to_plain(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+def to_plain(config: Config) -> dict[str, Any]:
     """The config as nested dicts of plain values, lists as tuples: JSON has no tuples, and hashes must agree."""
-    as_dict = config.to_dict() if isinstance(config, ConfigDict) else copy.deepcopy(dict(config))
+    to_dict = getattr(config, "to_dict", None)  # a ConfigDict's, whose package may be missing
+    as_dict = copy.deepcopy({name: config[name] for name in config}) if to_dict is None else to_dict()
 
     def tidy(value: Any) -> Any:
         if isinstance(value, dict):

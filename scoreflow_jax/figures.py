@@ -1,7 +1,8 @@
 """Pictures as PNG: grids, strips with captions, and panels of them. Pixels are enlarged by whole factors, so that 8x8 images can
-be seen.
+be seen. Where Pillow is missing, pictures are left out (plots.py).
 """
 
+import contextlib
 import functools
 import pathlib
 import unicodedata
@@ -10,11 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw, ImageFont, features
 
 from scoreflow_jax.pixels import to_pixels
-from scoreflow_jax.plots import font_file
+from scoreflow_jax.plots import font_file, none_at
 from scoreflow_jax.typing import HostImages
+
+with contextlib.suppress(ModuleNotFoundError):  # then none of what needs it is reached: plots.can_save
+    from PIL import Image, ImageDraw, ImageFont, features
 
 MINIMAL_TILE = 40  # smaller images are enlarged to at least this many screen pixels
 MAXIMAL_WIDTH = 4000  # of panels side by side: what would be wider goes on below
@@ -75,6 +78,8 @@ def save_rows(
         captions: one for each row.
         heads: one for each column.
     """
+    if none_at(path):
+        return
     _save(path, _picture(Panel(rows, captions=captions or (), heads=heads or ())))
 
 
@@ -85,6 +90,8 @@ def save_panels(path: pathlib.Path, lines: Sequence[Sequence[Panel]]) -> None:
         path: of the PNG.
         lines: of panels, from above. A line that would be wider than `MAXIMAL_WIDTH` goes on below.
     """
+    if none_at(path):
+        return
     pictures = [part for line in lines for part in _broken([_picture(panel) for panel in line])]
     width = max(sum(p.width + _SPACE for p in line) for line in pictures) + _SPACE
     height = sum(max(p.height for p in line) + _SPACE for line in pictures) + _SPACE
@@ -109,7 +116,7 @@ def can_draw(text: str) -> bool:
     return _drawable(text) == unicodedata.normalize("NFC", text)
 
 
-def _broken(line: list[Image.Image]) -> list[list[Image.Image]]:
+def _broken(line: list["Image.Image"]) -> list[list["Image.Image"]]:
     """The pictures of a line in as many lines as they need."""
     parts: list[list[Image.Image]] = [[]]
     for picture in line:
@@ -119,7 +126,7 @@ def _broken(line: list[Image.Image]) -> list[list[Image.Image]]:
     return parts
 
 
-def _picture(panel: Panel) -> Image.Image:
+def _picture(panel: Panel) -> "Image.Image":
     """A panel as tight as it goes."""
     title, captions, heads = _drawable(panel.title), *([_drawable(t) for t in texts] for texts in panel[2:])
     tiles = [[_tile(image) for image in to_pixels(row)] for row in panel.rows]
@@ -150,7 +157,7 @@ def _picture(panel: Panel) -> Image.Image:
     return canvas
 
 
-def _save(path: pathlib.Path, canvas: Image.Image) -> None:
+def _save(path: pathlib.Path, canvas: "Image.Image") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(path)
 
@@ -189,5 +196,5 @@ def _drawn(character: str) -> bytes:
 
 
 @functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font(size: int) -> "ImageFont.FreeTypeFont":
     return ImageFont.truetype(font_file(), size)

@@ -31,7 +31,10 @@ def cache_dir() -> pathlib.Path:
 
 @contextlib.contextmanager
 def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary path of the same suffix, renamed to `path` when the block ends without an error."""
+    """A temporary path of the same suffix, renamed to `path` when the block ends without an error.
+
+    Where the block removes it, what was at `path` is removed as well: nothing is left that is not of this block.
+    """
     if _writes:
         path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.parent if _writes else None
@@ -40,9 +43,13 @@ def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     temporary = pathlib.Path(name)
     try:
         yield temporary
-        if _writes:
-            temporary.chmod(0o644)
-            os.replace(temporary, path)
+        if not _writes:
+            return
+        if not temporary.exists():
+            path.unlink(missing_ok=True)
+            return
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

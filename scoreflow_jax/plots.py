@@ -1,11 +1,40 @@
-"""Curves and clouds of points as PNG, and the font of all pictures. The only module that imports matplotlib."""
+"""Curves and clouds of points as PNG, and the font of all pictures. The only module that imports matplotlib.
 
+Without matplotlib or Pillow there are no pictures: one line says so, and their files are left out.
+"""
+
+import functools
+import importlib.util
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+
+
+def missing() -> list[str]:
+    """Packages that pictures take and that are not installed."""
+    packages = {"Pillow": "PIL", "matplotlib": "matplotlib"}
+    return [name for name, module in packages.items() if importlib.util.find_spec(module) is None]
+
+
+@functools.cache
+def can_save() -> bool:
+    """Whether pictures can be written. Where they cannot, the first question prints why."""
+    if not missing():
+        return True
+    print(f"no pictures: {' and '.join(missing())} not installed. What they would show is kept as npz", file=sys.stderr)
+    return False
+
+
+def none_at(path: pathlib.Path) -> bool:
+    """Whether the picture of this path has to be left out; then there is no file."""
+    if can_save():
+        return False
+    path.unlink(missing_ok=True)
+    return True
 
 
 def font_file() -> pathlib.Path:
@@ -50,6 +79,8 @@ class Axes(NamedTuple):
 
 def save_curves(path: pathlib.Path, curves: Sequence[Curve], axes: Axes) -> None:
     """Draws curves into one picture."""
+    if none_at(path):
+        return
     figure, canvas = _canvas(7.0)
     plot = figure.add_subplot()
     colours: dict[str, str] = {}
@@ -102,6 +133,8 @@ def save_clouds(path: pathlib.Path, clouds: Sequence[Cloud], columns: Sequence[s
         columns: names of the coordinates.
         names: of the classes.
     """
+    if none_at(path):
+        return
     figure, canvas = _canvas(4.6 * len(clouds))
     flat = len(columns) > 1
     panels = figure.subplots(1, len(clouds), squeeze=False, sharex=True, sharey=flat)[0]
@@ -128,6 +161,8 @@ def save_tracks(
         columns: names of the coordinates.
         names: of the classes.
     """
+    if none_at(path):
+        return
     figure, canvas = _canvas(6.0)
     panel, flat = figure.add_subplot(), len(columns) > 1
     if cloud.behind is not None and flat:

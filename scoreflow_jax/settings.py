@@ -1,7 +1,22 @@
 """Sections of a config that build nothing: the commands' own settings, field for field as configs/common.py explains them."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Config(Protocol):
+    """A config as it comes from a file: ml_collections' ConfigDict, or a plain nested dict."""
+
+    def __getitem__(self, name: str, /) -> Any:
+        """A section or field."""
+        ...
+
+    def __iter__(self) -> Iterator[str]:
+        """Their names."""
+        ...
+
 
 PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
 """Flags of the command line that name the processes of a run where no scheduler does."""

@@ -1,13 +1,16 @@
 """The command line: what it parses, how fast it answers, and one line with exit code 2 for every mistake."""
 
+import copy
+import json
 import subprocess
 import sys
 
 import pytest
 
-from scoreflow_jax import command_line
+from scoreflow_jax import command_line, config_files
 from scoreflow_jax.commands import MODES
 from scoreflow_jax.errors import UserError
+from scoreflow_jax.experiment import build, config_hash, to_plain
 from tests.conftest import ROOT
 
 
@@ -125,3 +128,135 @@ def test_absl_sees_none_of_our_flags_twice():
 def test_unknown_fields_are_user_errors():
     with pytest.raises(UserError):
         parse("--mode=train", "--config.sead=1")
+
+
+OVERRIDES = (
+    "--config.train.num_steps=7",
+    "--config.optimizer.learning_rate=1e-3",
+    "--config.optimizer.clip_norm=1",
+    "--config.data.flip=False",
+    "--config.train.tensorboard=true",
+    "--config.model.channel_multipliers=(1, 1, 2)",
+    "--config.sample.labels=(3,)",
+    "--config.eval.seeds=[1, 2]",
+    "--config.eval.sweep_methods=('euler',)",
+    "--config.data.path=1234",
+    "--config.data.name=7",
+    "--config.solver.num_steps=50",
+    "--config.translate.source=0",
+    "--config.seed=3",
+    "--config.name=other",
+)
+
+
+@pytest.fixture
+def digits_json(tmp_path):
+    """The config of the digits as a run writes it."""
+    path = tmp_path / "digits.json"
+    path.write_text(json.dumps(to_plain(command_line.load_config("configs/digits.py"))))
+    return path
+
+
+def test_a_json_config_is_the_same_config(digits_json):
+    """Also with changes of every kind: the same experiment as ml_collections makes of the file in Python."""
+    for overrides in ((), OVERRIDES):
+        _, by_json, workdir, _ = parse("--mode=train", f"--config={digits_json}", *overrides)
+        _, by_python, same_workdir, _ = parse("--mode=train", *overrides)
+        assert to_plain(by_json) == to_plain(by_python)
+        assert build(by_json).config_hash == build(by_python).config_hash
+        assert workdir == same_workdir
+
+
+def test_changes_leave_what_was_read_alone(digits_json):
+    config = config_files.read_json(str(digits_json))
+    before = copy.deepcopy(config)
+    assert config_files.changed(config, {"train.num_steps": "7"})["train"]["num_steps"] == 7
+    assert config == before
+
+
+def test_fields_that_an_older_json_lacks_can_be_changed(digits_json):
+    config = json.loads(digits_json.read_text())
+    del config["figures"], config["data"]["sampling"], config["sample"]["guidance"]
+    digits_json.write_text(json.dumps(config))
+    arguments = ("--config.figures.num_images=3", "--config.data.sampling=balanced", "--config.sample.guidance=2")
+    _, config, _, _ = parse("--mode=train", f"--config={digits_json}", *arguments)
+    assert (config["figures"], config["data"]["sampling"]) == ({"num_images": 3}, "balanced")
+    assert config["sample"]["guidance"] == 2.0
+
+
+def test_fields_that_may_be_none_become_so_again(digits_json):
+    config = config_files.read_json(str(digits_json))
+    changed = config_files.changed(config, {"translate.source": "3", "data.path": "x"})
+    assert (changed["translate"]["source"], changed["data"]["path"]) == (3, "x")
+    again = config_files.changed(changed, {"translate.source": "None", "data.path": "None"})
+    assert config_hash(to_plain(again)) == config_hash(to_plain(config))
+
+
+@pytest.mark.parametrize(
+    ("argument", "match"),
+    [
+        ("--config.train.num_step=3", "did you mean train.num_steps?"),
+        ("--config.model=3", "config.model is a section"),
+        (
+            "--config.train.num_steps=abc",
+            "train.num_steps=abc is not a whole number; expected one as in its place, 2500",
+        ),
+        ("--config.train.num_steps=2.5", "not a whole number"),
+        ("--config.optimizer.learning_rate=fast", "learning_rate=fast is not a number"),
+        ("--config.data.flip=maybe", "data.flip=maybe is not True or False"),
+        ("--config.model.channel_multipliers=two", "not a tuple such as (1, 2)"),
+        ("--config.model.channel_multipliers=(1,", "not a tuple"),
+    ],
+)
+def test_mistakes_with_a_json_config_are_one_line(argument, match, digits_json, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command_line.main(["main.py", "--mode=train", f"--config={digits_json}", argument])
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert match in printed
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (None, "no config file"),
+        ("{", "cannot read"),
+        ("[1]", "is no config"),
+        ('{"name": "x", "seed": 0}', "is no config"),
+        ('{"name": "x", "seed": 0, "model": 3}', "is no config"),
+        ("[" * 100_000, "cannot read"),
+    ],
+)
+def test_files_that_are_no_json_config(text, match, tmp_path):
+    path = tmp_path / "config.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=match) as caught:
+        parse("--mode=train", f"--config={path}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_python_config_without_ml_collections_says_what_to_do(monkeypatch):
+    found = command_line.importlib.util.find_spec
+    missing = lambda name, *rest: None if name == "ml_collections" else found(name, *rest)
+    monkeypatch.setattr(command_line.importlib.util, "find_spec", missing)
+    with pytest.raises(
+        UserError, match="needs ml_collections.*--mode=config --config=configs/digits.py --out=config.json"
+    ):
+        parse("--mode=train")
+
+
+def test_mode_config_writes_json_that_is_the_same_config(tmp_path, capsys):
+    out = tmp_path / "new" / "digits.json"
+    with pytest.raises(SystemExit) as stop:
+        command_line.main(["main.py", "--mode=config", f"--out={out}", "--config.train.num_steps=9"])
+    assert stop.value.code == 0
+    assert f"wrote {out}" in capsys.readouterr().out
+    assert to_plain(parse("--mode=train", f"--config={out}")[1]) == to_plain(
+        parse("--mode=train", "--config.train.num_steps=9")[1]
+    )
+    with pytest.raises(SystemExit) as stop:
+        command_line.main(["main.py", "--mode=config", f"--out={tmp_path}"])
+    assert stop.value.code == 2
+    assert "expected a file such as config.json" in capsys.readouterr().err

@@ -131,7 +131,7 @@ def test_differences_names_what_changed_below_the_fields_asked_for():
 @pytest.mark.parametrize(
     ("field", "value", "match"),
     [
-        ("data.source", "web", "expected one of digits, tfds, image_folder"),
+        ("data.source", "web", "expected one of arrays, digits, tfds, image_folder"),
         ("data.shape", (8, 8), "expected .height, width, channels."),
         ("path.name", "curved", "config.path.name is 'curved', expected one of linear"),
         ("objective.weight_exponent", 3.0, "config.objective: weight_exponent is 3.0, expected at most 2"),

@@ -36,6 +36,10 @@ MODES = {
         "scoreflow_jax.commands.failures",
         "repeat a training step that was not finite, kept in failure-*/, and say which examples and arrays are not",
     ),
+    "config": (
+        "scoreflow_jax.commands.write_config",
+        "write the config with its changes as JSON, --out=FILE.json, which --config takes where ml_collections is missing",
+    ),
     "import": (
         "scoreflow_jax.commands.import_checkpoint",
         "make a run of a PyTorch checkpoint of score_sde or RectifiedFlow, given by --source=FILE",
@@ -43,7 +47,12 @@ MODES = {
 }
 """Module and one-line description of every mode. The modules are imported when they run: --help loads none."""
 
-FLAGS = {"pack": {"out": "DIR"}, "import": {"source": "FILE"}, "compare": {"reports": "DIR,DIR"}}
+FLAGS = {
+    "pack": {"out": "DIR"},
+    "config": {"out": "FILE.json"},
+    "import": {"source": "FILE"},
+    "compare": {"reports": "DIR,DIR"},
+}
 """Flags besides the common ones and what they take, for the modes that have some; they are required."""
 
 WITHOUT_EXPERIMENT = ("status", "diagnose")

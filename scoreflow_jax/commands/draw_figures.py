@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from scoreflow_jax import figures, files
+from scoreflow_jax import figures, files, plots
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.commands.sample import balanced_labels
 from scoreflow_jax.data import DataSource, read_all
@@ -106,8 +106,12 @@ def _check(experiment: Experiment) -> None:
     """Refuses what cannot be drawn.
 
     Raises:
-        UserError: points, classes beside a base, or rows too wide for a picture.
+        UserError: no Pillow or matplotlib, points, classes beside a base, or rows too wide for a picture.
     """
+    if plots.missing():
+        raise UserError(
+            f"--mode=figures needs {' and '.join(plots.missing())}, not installed: use --mode=sample, which does not"
+        )
     if not experiment.spec.levels:
         raise UserError("the data are points of a table, but these figures are of images: use --mode=sample or eval")
     if experiment.data.base and experiment.conditional:

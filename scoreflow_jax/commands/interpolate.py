@@ -41,7 +41,9 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     cost = {"cost": solved.stats.summary()} | ({"encode_cost": encoding.summary()} if encoding else {})
     facts = {"between": settings.between, "rule": settings.rule, "num_steps": settings.num_steps}
     files.write_json(out / "report.json", {**head, **facts, **cost})
-    print(f"interpolated {settings.num_pairs} pairs: {workdirs.cost_line(solved.stats)}; see {out / 'strip.png'}")
+    print(
+        f"interpolated {settings.num_pairs} pairs: {workdirs.cost_line(solved.stats)}; see {workdirs.seen(out / 'strip.png')}"
+    )
 
 
 def _draw(

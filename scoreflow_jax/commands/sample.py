@@ -51,7 +51,9 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     if settings.likelihood:
         told["likelihood"] = _what_likelihood(model)
     files.write_json(out / "report.json", {**head, **told})
-    print(f"generated {len(solved.y)} {what}: {workdirs.cost_line(solved.stats, calls)}; see {out / 'grid.png'}")
+    print(
+        f"generated {len(solved.y)} {what}: {workdirs.cost_line(solved.stats, calls)}; see {workdirs.seen(out / 'grid.png')}"
+    )
 
 
 def _with_likelihood(model: Model, workdir: pathlib.Path, noise: Any, labels: Any) -> tuple[Solved, np.ndarray]:

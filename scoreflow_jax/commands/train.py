@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from scoreflow_jax import figures, files, processes, writers
+from scoreflow_jax import figures, files, plots, processes, writers
 from scoreflow_jax.checkpoints import Checkpoints
-from scoreflow_jax.commands import failures
+from scoreflow_jax.commands import failures, points
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.data import DataSource, Units
-from scoreflow_jax.data.pipeline import check_epoch_holds_batch, train_batches
+from scoreflow_jax.data.pipeline import check_epoch_holds_batch, check_workers, train_batches
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.evaluation.point_plots import PointPlots
 from scoreflow_jax.experiment import Experiment
@@ -57,6 +57,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     with processes.all_or_none():
         layout = make_layout(fsdp=experiment.train.fsdp)
         check_batch_size(experiment.train.batch_size, layout, experiment.train.microbatches)
+        check_workers(experiment.train.num_workers)
         experiment.check_trainable()
         workdirs.check_may_train(experiment, workdir)
         source, base = open_sources(experiment)
@@ -275,19 +276,21 @@ def _sampler(experiment: Experiment, workdir: pathlib.Path, source: DataSource, 
     model = Model(experiment, None, 0, layout=layout)
 
     def sample(step: int, state: TrainState) -> None:
-        """Writes train/samples_<step>.png."""
+        """Writes train/samples_<step>.png; without Pillow the samples themselves, as npz."""
         model.params = replicate(state.ema_params, layout)
         try:
             images = model.generate(jax.random.key(experiment.sample.seed), labels, num_images=count)
             show(step, images)
-        except (
-            UserError,
-            OSError,
-        ) as error:  # a drift still too steep to solve, a full disk: no reasons to stop training
+        # A drift still too steep to solve, or a full disk, is no reason to stop training.
+        except (UserError, OSError) as error:
             print(f"no samples at step {step}: {first_line(error)}", file=sys.stderr)
 
     def show(step: int, images: Any) -> None:
         path = workdir / "train" / f"samples_{step:07d}.png"
+        if not plots.can_save():
+            stored = {points.noun(experiment): points.stored(experiment, workdir, images)}
+            files.save_arrays(path.with_suffix(".npz"), stored if labels is None else {**stored, "labels": labels})
+            return
         if draw is not None:
             draw.samples(path, images, labels, f"generated, step {step}")
             return

@@ -9,8 +9,7 @@ import numpy as np
 from scoreflow_jax import figures, files
 from scoreflow_jax.commands import points, translate_base
 from scoreflow_jax.commands import workdir as workdirs
-from scoreflow_jax.data import spread
-from scoreflow_jax.data.image_folder import read_pictures
+from scoreflow_jax.data import read_pictures, spread
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.point_plots import PointPlots
@@ -55,7 +54,9 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     files.write_json(
         out / "report.json", {**head, "method": settings.method, what: images, "methods": figures_by_method}
     )
-    print(f"translated {len(job.images)} {what} by {settings.method}; see {out / 'grid.png'} and {out / 'path.png'}")
+    print(
+        f"translated {len(job.images)} {what} by {settings.method}; see {workdirs.seen(out / 'grid.png', out / 'path.png')}"
+    )
     for name, f in figures_by_method.items():
         recognized = f.get("recognized_as_target")
         share = "" if recognized is None else f"recognized as the target {recognized:.1%}, "

@@ -8,8 +8,7 @@ import numpy as np
 
 from scoreflow_jax import figures, files
 from scoreflow_jax.commands import workdir as workdirs
-from scoreflow_jax.data import DataSource, spread
-from scoreflow_jax.data.image_folder import read_pictures
+from scoreflow_jax.data import DataSource, read_pictures, spread
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model
@@ -60,7 +59,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     }
     head = workdirs.report_head(model, "translate", seed=None)
     files.write_json(out / "report.json", {**head, "method": "the ODE itself", "translations": told})
-    print(f"translated by the ODE itself; see {out / 'grid.png'} and {out / 'path.png'}")
+    print(f"translated by the ODE itself; see {workdirs.seen(out / 'grid.png', out / 'path.png')}")
     for name, f in told.items():
         print(
             f"  {name}: {f['images']} images, there and back within {f['there_and_back_error']:.1e} in [-1, 1], "

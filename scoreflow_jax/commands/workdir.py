@@ -14,7 +14,6 @@ from importlib import metadata
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from scoreflow_jax import files, processes
 from scoreflow_jax.checkpoints import checkpoint_steps
@@ -33,6 +32,7 @@ from scoreflow_jax.experiment import (
 )
 from scoreflow_jax.model import Model, load_model, read_config
 from scoreflow_jax.sampling import SolveStats
+from scoreflow_jax.settings import Config
 
 _DATA = "data.json"
 _LOCK = ".lock"
@@ -42,7 +42,7 @@ _SAME_SHARE = 0.3  # of a folder's files: below it, it is another folder
 _PACKAGES = ("scoreflow_jax", "jax", "jaxlib", "flax", "diffrax", "optax", "numpy", "scikit-learn")
 
 
-def build_for(mode: str, config: ConfigDict, workdir: pathlib.Path) -> Experiment:
+def build_for(mode: str, config: Config, workdir: pathlib.Path) -> Experiment:
     """Builds the experiment. What the config leaves to the data is as the run in the workdir has it, else as the data are.
 
     Training looks at the data in any case, since they may have changed.
@@ -320,6 +320,11 @@ def _versions() -> dict[str, str]:
 
         found["scoreflow_jax"] = __version__
     return found
+
+
+def seen(*pictures: pathlib.Path) -> str:
+    """What to look at: those of the pictures that are there, or their folder on a machine that draws none."""
+    return " and ".join(str(path) for path in pictures if path.exists()) or str(pictures[0].parent)
 
 
 def cost_line(stats: SolveStats, network_calls: int = 1) -> str:

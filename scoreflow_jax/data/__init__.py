@@ -1,10 +1,20 @@
-"""Data sets: `base.py` holds the contract, one kind of source a file, `pipeline.py` the way to batches."""
+"""Data sets: `base.py` holds the contract, one kind of source a file, `pipeline.py` the way to batches.
+
+Sources that need Pillow are imported when first used: on a machine without it the others work.
+"""
 
 import dataclasses
+import importlib
+import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import UInt8
+
+from scoreflow_jax.data.arrays import Arrays
 from scoreflow_jax.data.base import (
+    SKETCH,
     DataSource,
     DataSpec,
     Example,
@@ -18,13 +28,58 @@ from scoreflow_jax.data.base import (
 )
 from scoreflow_jax.data.combined import Merged, Selected
 from scoreflow_jax.data.digits import Digits
-from scoreflow_jax.data.folder_scan import SKETCH
-from scoreflow_jax.data.image_folder import ImageFolder
 from scoreflow_jax.data.packed import Packed, is_packed
 from scoreflow_jax.data.table import Table, Units
-from scoreflow_jax.data.tfds import TfdsImages
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.settings import DataSettings
+
+if TYPE_CHECKING:
+    from scoreflow_jax.data.image_folder import ImageFolder as ImageFolder
+    from scoreflow_jax.data.tfds import TfdsImages as TfdsImages
+
+_NEED_PILLOW = {"ImageFolder": "image_folder", "TfdsImages": "tfds"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a source that needs Pillow on first use."""
+    if name not in _NEED_PILLOW:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_NEED_PILLOW[name]}"), name)
+
+
+def _check_pillow(what: str) -> None:
+    """Says what it takes before an import fails.
+
+    Raises:
+        UserError: Pillow is missing.
+    """
+    if importlib.util.find_spec("PIL") is None:
+        raise UserError(
+            f"{what} needs Pillow, which is not installed: pip install pillow. A data set can also be an npz, "
+            "--config.data.source=arrays --config.data.path=FILE.npz"
+        )
+
+
+def _with_pillow(name: str) -> Callable[[str, DataSettings], DataSource]:
+    def opened(split: str, data: DataSettings) -> DataSource:
+        _check_pillow(f"config.data.source={data.source}")
+        return __getattr__(name)(split, data)
+
+    return opened
+
+
+def read_pictures(
+    folder: str, shape: tuple[int, ...], limit: int, framing: str = "crop"
+) -> UInt8[np.ndarray, "batch height width channel"]:
+    """The first pictures of a folder: `image_folder.read_pictures`.
+
+    Raises:
+        UserError: Pillow is missing, or whatever that says.
+    """
+    _check_pillow(f"the folder of pictures {folder}")
+    from scoreflow_jax.data.image_folder import read_pictures as read
+
+    return read(folder, shape, limit, framing)
 
 
 def _merged(split: str, data: DataSettings) -> DataSource:
@@ -34,9 +89,10 @@ def _merged(split: str, data: DataSettings) -> DataSource:
 
 
 SOURCES: dict[str, Callable[[str, DataSettings], DataSource]] = {
+    "arrays": Arrays,
     "digits": lambda split, data: Digits(split),
-    "tfds": TfdsImages,
-    "image_folder": ImageFolder,
+    "tfds": _with_pillow("TfdsImages"),
+    "image_folder": _with_pillow("ImageFolder"),
     "merged": _merged,
     "table": Table,
 }
@@ -87,6 +143,7 @@ __all__ = [
     "PART_FIELDS",
     "SKETCH",
     "SOURCES",
+    "Arrays",
     "DataSource",
     "DataSpec",
     "Digits",
@@ -106,6 +163,7 @@ __all__ = [
     "is_packed",
     "open_source",
     "read_all",
+    "read_pictures",
     "spread",
     "user_path",
 ]

@@ -13,6 +13,12 @@ from jaxtyping import Float, Int, Int32, UInt8
 
 from scoreflow_jax.errors import UserError, first_line
 
+FRAMINGS = ("crop", "fit", "right_half")
+"""How pictures of other proportions are brought to the training shape; `pictures.py` does it."""
+
+SKETCH = 32
+"""Hashes in a sketch of data: the smallest of all, so that two sketches have in common what the data have."""
+
 
 class NoExamples(UserError):
     """A split without a single example."""

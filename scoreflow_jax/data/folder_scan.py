@@ -19,7 +19,7 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Int32, UInt64
 
-from scoreflow_jax.data.base import user_path
+from scoreflow_jax.data.base import SKETCH, user_path
 from scoreflow_jax.data.pictures import PASSING, UnreadablePicture, check_picture, printable, suffixes, why_not_read
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.files import cache_dir, save_arrays, whole_file
@@ -29,9 +29,6 @@ _VERSION = 1  # of what the cache holds
 _CHUNK = 256  # files given to the threads at a time
 _NAMED = 20  # skipped files in a warning; all of them stand in a file
 _EXPECTED = "a folder of pictures, or of one sub-folder for each class"
-
-SKETCH = 32
-"""Hashes in a sketch."""
 
 NOT_OURS = ("__MACOSX", "__pycache__")
 """Folders that archives and Python leave behind."""

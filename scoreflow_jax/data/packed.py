@@ -129,13 +129,11 @@ class Packed(DataSource):
         """The reader of a file, opened anew in every process that this one is copied or forked to."""
         key = (os.getpid(), shard)
         if key not in self._readers:
-            from array_record.python import array_record_module
-
-            path, records = self._shards[shard]
+            module, (path, records) = _array_record(), self._shards[shard]
             if path.is_symlink():
                 raise UserError(f"{path} is a link, expected a file of the pack: copy it there, or pack the data again")
             try:
-                reader = array_record_module.ArrayRecordReader(str(path), options=_READER, file_reader_buffer_size=4096)
+                reader = module.ArrayRecordReader(str(path), options=_READER, file_reader_buffer_size=4096)
                 found = reader.num_records()
             except (ValueError, RuntimeError, OSError) as error:
                 raise UserError(f"cannot read {path} ({first_line(error)}): pack the data again") from error
@@ -167,6 +165,7 @@ def write_pack(
     """
     folder = user_path(folder)
     try:
+        _array_record()
         folder.mkdir(parents=True, exist_ok=True)
         _clear(folder)
         shards = {split: _write_split(folder, split, source) for split, source in splits.items()}
@@ -199,17 +198,32 @@ def _clear(folder: pathlib.Path) -> None:
         (folder / name).unlink()
 
 
+def _array_record() -> Any:
+    """The module of array_record.
+
+    Raises:
+        UserError: it is missing.
+    """
+    try:
+        from array_record.python import array_record_module
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "packs need array_record, which is not installed: pip install array_record, or give the data themselves as "
+            "config.data.path"
+        ) from error
+    return array_record_module
+
+
 def _write_split(folder: pathlib.Path, split: str, source: DataSource) -> list[int]:
     """Writes a split's files; returns how many images each holds."""
-    from array_record.python import array_record_module
-
+    module = _array_record()
     count = -(-len(source) * int(np.prod(source.spec.shape)) // _SHARD_BYTES)
     bounds = np.linspace(0, len(source), count + 1).astype(int)
     labels = []
     with progress(f"packing {split}", len(source), " images") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         for shard, (first, last) in enumerate(itertools.pairwise(bounds)):
             name = f"{split}-{shard:05d}-of-{count:05d}.array_record"
-            writer = array_record_module.ArrayRecordWriter(str(folder / name), _WRITER)
+            writer = module.ArrayRecordWriter(str(folder / name), _WRITER)
             for examples in _read_ahead(source, range(first, last), pool):
                 _write(writer, examples)
                 labels.append(examples["label"])

@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from scoreflow_jax.data.base import FRAMINGS as FRAMINGS
 from scoreflow_jax.errors import first_line
 
-FRAMINGS = ("crop", "fit", "right_half")
 FILTER = "Lanczos"
 _WHITE = 255
 

@@ -1,17 +1,20 @@
-"""Batches of a source, in an order that depends on the seed and nothing else. The only module that imports grain.
+"""Batches of a source, in an order that depends on the seed and nothing else. The only module that knows grain.
 
 Grain is given batches, not examples: element n of its data set is batch n, whose examples `order.py` names and the source reads
 in one call. (Grain's own shuffle and batch go example by example through Python: a ninth of the rate on small images,
 docs/performance.md.) It reads ahead, in threads or in processes, and keeps the order. A run resumes with the very next image
 from one integer, the number of batches consumed: grain's iterator states do not carry over a change of workers, so none is
-ever saved.
+ever saved. Where grain is not installed, a thread of our own reads the same batches ahead.
 """
 
+import collections
+import importlib.util
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import grain
 import numpy as np
 from absl import flags
 from jaxtyping import Int
@@ -36,6 +39,23 @@ def check_epoch_holds_batch(batch_size: int, num_images: int) -> None:
         raise UserError(
             f"batch_size {batch_size} is larger than the data set of {num_images} images: lower config.train.batch_size"
         )
+
+
+def check_workers(num_workers: int) -> None:
+    """Refuses worker processes where grain, which runs them, is missing.
+
+    Raises:
+        UserError: with what to set.
+    """
+    if num_workers and not _has_grain():
+        raise UserError(
+            f"config.train.num_workers is {num_workers}, but grain, which runs these processes, is not installed: set it to 0 "
+            "for a thread, or pip install grain"
+        )
+
+
+def _has_grain() -> bool:
+    return importlib.util.find_spec("grain") is not None
 
 
 class _Batches:
@@ -80,11 +100,19 @@ def train_batches(
         rows: of each global batch, those to read: this process's share; None for all.
 
     Raises:
-        UserError: a batch larger than the data set.
+        UserError: a batch larger than the data set, or workers without grain.
     """
+    check_workers(num_workers)
     check_epoch_holds_batch(batch_size, len(source))
     order = Order(len(source), seed, source.labels() if balanced else None)
     batches: Any = _Batches(source, order, batch_size, np.arange(batch_size) if rows is None else rows, consumed)
+    return _by_grain(batches, num_workers) if _has_grain() else _by_thread(batches)
+
+
+def _by_grain(batches: Any, num_workers: int) -> Iterator[Examples]:
+    """Batch after batch, read ahead by grain."""
+    import grain
+
     # In a worker process one thread is enough; so is it to keep one order of reading there.
     options = grain.ReadOptions(num_threads=1 if num_workers else _THREADS, prefetch_buffer_size=_AHEAD)
     dataset = grain.MapDataset.source(batches).to_iter_dataset(options)
@@ -93,3 +121,16 @@ def train_batches(
             flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
     return iter(dataset)
+
+
+def _by_thread(batches: _Batches) -> Generator[Examples, None, None]:
+    """Batch after batch, read ahead by one thread; what it raises is raised here, and closing waits for its last batch."""
+    pool = ThreadPoolExecutor(1, "batches")
+    try:
+        ahead = collections.deque(pool.submit(batches.__getitem__, number) for number in range(_AHEAD))
+        for number in itertools.count(_AHEAD):
+            batch = ahead.popleft().result()
+            ahead.append(pool.submit(batches.__getitem__, number))
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)

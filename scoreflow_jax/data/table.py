@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int32, UInt64
 
-from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples, user_path
-from scoreflow_jax.data.folder_scan import SKETCH
+from scoreflow_jax.data.base import SKETCH, DataSource, DataSpec, Example, Examples, user_path
 from scoreflow_jax.data.table_files import Columns, read_table
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.settings import DataSettings

@@ -253,7 +253,11 @@ def on_pixels(images: Float[np.ndarray, "_ ..."], labels: Int[np.ndarray, " _"] 
     """Spread within a class, distance to the nearest training image, and the share that a classifier recognizes."""
     train, _ = data.images("train")
     classes = labels if labels is not None else np.zeros(len(images), np.int32)
-    figures = {"images_on_pixels": len(images), "nearest_training_distance": nearest_distance(images, train)}
+    try:
+        nearest: float | str = nearest_distance(images, train)
+    except ModuleNotFoundError:
+        nearest = "not measured: scikit-learn is not installed"
+    figures: dict[str, Any] = {"images_on_pixels": len(images), "nearest_training_distance": nearest}
     if np.bincount(classes).max() > 1:
         figures["within_class_std"] = within_class_std(images, classes)
     if data.judge is not None and labels is not None:

@@ -2,8 +2,10 @@
 
 import json
 import pathlib
+import re
 from typing import Any
 
+from scoreflow_jax import plots
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.evaluation.extractors import RELEASED_NAME
 
@@ -50,6 +52,7 @@ MATTERS = (
 )
 """Fields that two evaluations should share for their figures to compare, but for what is being compared."""
 
+_PICTURE = re.compile(r"\n+!\[.*?\]\(.*?\)")
 _COMPARED = (
     ("frechet_distance", ".3f"),
     ("kid", ".5f"),
@@ -63,14 +66,15 @@ _COMPARED = (
 
 
 def page(report: dict[str, Any]) -> str:
-    """report.md: one section for each part that was run."""
+    """report.md: one section for each part that was run; without links where no picture can be drawn."""
     title = f"# {report['name']}, step {report['step']}"
     parts = _parts(report)
     manifest = _table(["", ""], [[name, _shown(value)] for name, value in _matters(report).items()])
     parts.append(f"## How it was measured\n\n{manifest}")
     if "translation" in report:
         parts.append(f"## Translation by pair\n\n{_by_pair(report['translation']['methods'])}")
-    return "\n\n".join([title, *parts, "All figures: report.json."])
+    text = "\n\n".join([title, *parts, "All figures: report.json."])
+    return text if plots.can_save() else _PICTURE.sub("", text)
 
 
 def summary(report: dict[str, Any]) -> str:

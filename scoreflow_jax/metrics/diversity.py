@@ -3,7 +3,6 @@
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.spatial.distance import cdist
-from sklearn.neighbors import NearestNeighbors
 
 from scoreflow_jax.typing import HostState
 
@@ -27,7 +26,13 @@ def within_class_std(images: HostState, labels: Int[np.ndarray, " batch"]) -> fl
 
 
 def nearest_distance(images: HostState, reference: Float[np.ndarray, "reference ..."]) -> float:
-    """The mean over images of the Euclidean distance to the nearest reference image."""
+    """The mean over images of the Euclidean distance to the nearest reference image.
+
+    Raises:
+        ModuleNotFoundError: scikit-learn is missing.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
     flat = lambda x: np.asarray(x, np.float32).reshape(len(x), -1)  # noqa: E731
     distances, _ = NearestNeighbors(n_neighbors=1).fit(flat(reference)).kneighbors(flat(images))
     return float(distances.mean())

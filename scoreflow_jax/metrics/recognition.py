@@ -2,8 +2,8 @@
 
 import numpy as np
 from jaxtyping import Int
-from sklearn.svm import SVC
 
+from scoreflow_jax.errors import UserError
 from scoreflow_jax.typing import HostState
 
 HostLabels = Int[np.ndarray, " batch"]
@@ -17,7 +17,18 @@ class Recognizer:
     """A support vector classifier on pixels: about 98.5 % right on held-out 8x8 digits."""
 
     def __init__(self, images: HostState, labels: HostLabels) -> None:
-        """Trains on real images in [-1, 1]."""
+        """Trains on real images in [-1, 1].
+
+        Raises:
+            UserError: scikit-learn is missing.
+        """
+        try:
+            from sklearn.svm import SVC
+        except ImportError as error:
+            raise UserError(
+                "the classifier comes with scikit-learn, which is not installed: pip install scikit-learn, or set "
+                "config.eval.classifier to False"
+            ) from error
         self._classifier = SVC(C=10.0, gamma="scale").fit(_flat(images), labels)
 
     def predict(self, images: HostState) -> HostLabels:

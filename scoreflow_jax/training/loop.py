@@ -2,19 +2,17 @@
 
 import contextlib
 import dataclasses
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.parallel import device_memory
 from scoreflow_jax.processes import Stopped, StopRequests
-from scoreflow_jax.progress import peak_memory
+from scoreflow_jax.progress import peak_memory, training_bar
 from scoreflow_jax.training.state import TrainState
 from scoreflow_jax.typing import PyTree
 from scoreflow_jax.writers import Writer
@@ -216,7 +214,7 @@ class _Meter:
 
     def __init__(self, batch_size: int, done: int, total: int, steps: Steps) -> None:
         self._batch_size, self._steps = batch_size, steps
-        self._bar = tqdm(total=total, initial=done, unit="step", disable=None, file=sys.stderr, dynamic_ncols=True)
+        self._bar = training_bar(total, done)
         self._start = self._last = time.perf_counter()
         self._last_done, self._first = done, done
         self._waited = 0.0

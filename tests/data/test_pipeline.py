@@ -5,13 +5,14 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
 import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from scoreflow_jax.data import open_source
+from scoreflow_jax.data import open_source, pipeline
 from scoreflow_jax.data.base import DataSource, DataSpec
 from scoreflow_jax.data.packed import write_pack
 from scoreflow_jax.data.pipeline import train_batches
@@ -125,3 +126,61 @@ def test_memory_is_flat_along_the_stream(tmp_path):
 def test_refuses_a_batch_larger_than_the_data():
     with pytest.raises(UserError, match="larger than the data set of 20 images"):
         train_batches(Counting(20), 21, seed=0)
+
+
+@pytest.fixture
+def _no_grain(monkeypatch):
+    monkeypatch.setattr(pipeline, "_has_grain", lambda: False)
+
+
+@pytest.mark.parametrize("options", [{}, {"consumed": 3}, {"balanced": True}, {"process_index": 1, "process_count": 5}])
+def test_the_stream_is_the_same_without_grain(options, monkeypatch):
+    by_grain = stream(22, 5, 9, **options)
+    monkeypatch.setattr(pipeline, "_has_grain", lambda: False)
+    np.testing.assert_array_equal(stream(22, 5, 9, **options), by_grain)
+
+
+@pytest.mark.usefixtures("_no_grain")
+def test_batches_are_read_ahead_without_grain():
+    """By one thread, which is gone when the stream is closed."""
+    read = threading.Event()
+
+    class Watched(Counting):
+        def read(self, indices):
+            numbers.append(len(numbers))
+            if len(numbers) == 3:
+                read.set()
+            return super().read(indices)
+
+    numbers = []
+    before = threading.active_count()
+    batches = train_batches(Watched(20), 5, seed=0)
+    next(batches)
+    assert read.wait(10)
+    assert threading.active_count() == before + 1
+    batches.close()
+    assert threading.active_count() == before
+    assert len(numbers) < 10
+
+
+@pytest.mark.usefixtures("_no_grain")
+def test_an_error_of_the_reading_thread_comes_up_where_its_batch_is_asked_for():
+    class Broken(Counting):
+        def __getitem__(self, index):
+            if index == bad:
+                raise UserError("this image is damaged")
+            return super().__getitem__(index)
+
+    bad = int(stream(20, 5, 3)[2, 0])
+    batches = train_batches(Broken(20), 5, seed=3)
+    assert len(next(batches)["label"]) == len(next(batches)["label"]) == 5
+    before = threading.active_count()
+    with pytest.raises(UserError, match="this image is damaged"):
+        next(batches)
+    assert threading.active_count() < before
+
+
+@pytest.mark.usefixtures("_no_grain")
+def test_workers_without_grain_are_refused():
+    with pytest.raises(UserError, match="num_workers is 2, but grain.* is not installed: set it to 0"):
+        train_batches(Counting(20), 5, seed=0, num_workers=2)

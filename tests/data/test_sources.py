@@ -205,7 +205,10 @@ def test_every_source_survives_pickling(tfds_dir, pictures_dir, tmp_path):
     """Worker processes get a copy."""
     table = tmp_path / "points.npz"
     np.savez(table, x=np.random.default_rng(0).normal(size=(40, 2)))
+    arrays = tmp_path / "images.npz"
+    np.savez(arrays, train_images=np.zeros((10, 8, 8, 3), np.uint8), train_labels=np.arange(10))
     made = {
+        "arrays": open_source("train", settings_of("arrays", path=str(arrays))),
         "digits": Digits("train"),
         "tfds": cifar("train", tfds_dir),
         "image_folder": open_source("train", settings_of("image_folder", path=str(pictures_dir / "afhq"))),
@@ -227,7 +230,7 @@ def test_examples_are_spread_over_the_classes():
     assert spread(np.zeros(4, np.int32), 2).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("source", ["image_folder", "table", "tfds"])
+@pytest.mark.parametrize("source", ["arrays", "image_folder", "table", "tfds"])
 def test_a_home_that_there_is_not_is_one_line(source):
     with pytest.raises(UserError, match="there is no folder ~nobody_at_all/x"):
         open_source("train", settings_of(source, path="~nobody_at_all/x", name="cifar10"))
