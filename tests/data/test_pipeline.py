@@ -133,7 +133,7 @@ def _no_grain(monkeypatch):
     monkeypatch.setattr(pipeline, "_has_grain", lambda: False)
 
 
-@pytest.mark.parametrize("options", [{}, {"consumed": 3}, {"balanced": True}, {"process_index": 1, "process_count": 5}])
+@pytest.mark.parametrize("options", [{}, {"consumed": 3}, {"balanced": True}, {"rows": np.array([1, 3])}])
 def test_the_stream_is_the_same_without_grain(options, monkeypatch):
     by_grain = stream(22, 5, 9, **options)
     monkeypatch.setattr(pipeline, "_has_grain", lambda: False)
