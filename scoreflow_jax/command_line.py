@@ -6,6 +6,7 @@ are checked here first, and what they still raise is cut to a line. Configs in J
 
 import contextlib
 import difflib
+import errno
 import importlib
 import importlib.util
 import io
@@ -19,7 +20,7 @@ from typing import Any
 from absl import app, flags
 
 from scoreflow_jax import config_files
-from scoreflow_jax.commands import FLAGS, MODES, WITHOUT_DEVICES, WITHOUT_EXPERIMENT
+from scoreflow_jax.commands import ALONE, FLAGS, MODES, WITHOUT_DEVICES, WITHOUT_EXPERIMENT
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.progress import peak_memory
 from scoreflow_jax.settings import PROCESS_FLAGS, Config
@@ -28,6 +29,7 @@ DEFAULT_CONFIG = "configs/digits.py"
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT; 143 is SIGTERM
 EXIT_LOST_PEER = 75  # EX_TEMPFAIL: start it again
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES)
 _LARGE = 64  # base channels from which a training step allocates so much that keep_freed_memory pays
 _OWN = tuple(dict.fromkeys(name for names in FLAGS.values() for name in names))  # flags of some modes
 _FLAGS = ("config", "mode", "workdir", *_OWN, *PROCESS_FLAGS, "help")
@@ -96,6 +98,8 @@ def parse(argv: list[str]) -> tuple[str, Config, pathlib.Path, dict[str, str]]:
         got = "no --mode" if mode is None else f"unknown mode {mode!r}{_nearest(mode, MODES)}"
         raise UserError(f"{got}; expected --mode={'|'.join(MODES)}. --help says what they do")
     _check_own_flags(mode, given)
+    if mode in ALONE and any(name in given for name in PROCESS_FLAGS):
+        raise UserError(f"--mode={mode} runs in one process: leave out --{', --'.join(PROCESS_FLAGS)}")
     file = given.get("config", DEFAULT_CONFIG)
     overrides = {name.removeprefix("config."): given[name] for name in given if name.startswith("config.")}
     config = load_config(file)
@@ -232,7 +236,7 @@ def _run(mode: str, config: Config, workdir: pathlib.Path, more: dict[str, str],
     from scoreflow_jax import processes
 
     try:
-        with contextlib.nullcontext() if mode in WITHOUT_DEVICES else processes.joined(peers):
+        with contextlib.nullcontext() if mode in (*WITHOUT_DEVICES, *ALONE) else processes.joined(peers):
             if mode == "train" and config["model"].get("base_channels", 0) >= _LARGE:
                 from scoreflow_jax.parallel import keep_freed_memory
 
@@ -254,7 +258,7 @@ def _run(mode: str, config: Config, workdir: pathlib.Path, more: dict[str, str],
         advice = "; the same command goes on from the last checkpoint" if mode == "train" else ""
         print(f"\ninterrupted{advice}", file=sys.stderr)
         return processes.leave(EXIT_INTERRUPTED)
-    except (JaxRuntimeError, ValueError) as error:
+    except (JaxRuntimeError, ValueError, OSError) as error:
         return processes.leave(_of_the_machine(error))
     return 0
 
@@ -268,6 +272,8 @@ def _of_the_machine(error: Exception) -> int:
     from scoreflow_jax.processes import lost_peer
 
     said = first_line(error, 160)
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return _complain(f"{said}: make room or give another --workdir; nothing that was saved is lost")
     if "RESOURCE_EXHAUSTED" in str(error):
         return _complain(
             f"the devices' memory is too small ({said}): raise --config.train.microbatches or --config.train.fsdp, set "

@@ -58,5 +58,8 @@ FLAGS = {
 WITHOUT_EXPERIMENT = ("status", "diagnose")
 """Modes that look at a workdir alone: run_command(workdir, **flags). They need neither data nor the run's config."""
 
+ALONE = ("compare", "pack", "config", "import")
+"""Modes that run in one process: what they do is not divided."""
+
 WITHOUT_DEVICES = ("status",)
 """Modes that leave the devices, and other processes, alone: they may belong to a run in progress."""

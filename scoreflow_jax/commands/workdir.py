@@ -305,7 +305,7 @@ def environment() -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version(), **_versions()},
         "host": f"{platform.machine()}, {os.cpu_count()} processors",
-        "device": f"1 of {jax.device_count()} x {jax.devices()[0].device_kind}",
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)",
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

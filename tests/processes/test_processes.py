@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,8 +13,11 @@ import jax
 import numpy as np
 import pytest
 
+from scoreflow_jax import processes
 from scoreflow_jax.checkpoints import checkpoint_steps
 from scoreflow_jax.command_line import EXIT_LOST_PEER
+from scoreflow_jax.commands.train import run_command
+from scoreflow_jax.errors import UserError
 from tests.commands.test_train import state_files
 from tests.conftest import COMPILED, ROOT
 from tests.test_points import experiment_of, write_table
@@ -174,3 +178,69 @@ def test_an_error_of_one_process_ends_all_with_its_reason(tmp_path):
     assert [p.wait(timeout=150) for p in running] == [2, 2]
     assert "process 1 of 2: " in log.with_suffix(".0").read_text()
     assert "is not the same folder for all processes" in log.with_suffix(".0").read_text()
+
+
+def test_two_processes_sample_what_one_does(tmp_path):
+    """The same noise by its number: points to the solver's tolerance, one report, written once."""
+    table = write_table(tmp_path / "points.csv", count=300)
+    run_command(experiment_of(table, smoke=True, train__sample_every=0), tmp_path / "run")
+    points = {}
+    for count in (1, 2):
+        workdir = tmp_path / str(count)
+        shutil.copytree(tmp_path / "run", workdir)
+        log, named = tmp_path / "log", [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
+        common = ["main.py", "--config=configs/table.py:smoke", "--mode=sample", f"--workdir={workdir}"]
+        common.append(f"--config.data.path={table}")
+        peers = [[*named, f"--process_id={i}"] if count > 1 else [] for i in range(count)]
+        running = [start([*common, *own], log) for own in peers]
+        assert [p.wait(timeout=200) for p in running] == [0] * count, log.read_text()[-3000:]
+        with np.load(workdir / "sample" / "samples.npz") as stored:
+            points[count] = stored["points"]
+        assert f"{count} process" in json.loads((workdir / "sample" / "report.json").read_text())["device"]
+    np.testing.assert_allclose(points[1], points[2], rtol=1e-3, atol=1e-3)
+
+
+def test_a_mode_that_is_not_divided_takes_no_other_processes(tmp_path):
+    command = [
+        sys.executable,
+        "main.py",
+        "--mode=compare",
+        "--reports=a,b",
+        "--coordinator=127.0.0.1:1",
+        "--num_processes=2",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.returncode == 2
+    assert "--mode=compare runs in one process" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"coordinator": "127.0.0.1:1"}, "--num_processes is missing"),
+        ({"coordinator": "here", "num_processes": "2", "process_id": "0"}, "expected HOST:PORT"),
+        ({"coordinator": "h:1", "num_processes": "2", "process_id": "2"}, "the second below the first"),
+        ({"coordinator": "h:1", "num_processes": "two", "process_id": "0"}, "expected numbers"),
+    ],
+)
+def test_flags_that_name_no_process_are_refused(flags, said):
+    with pytest.raises(UserError, match=said):
+        processes.start(flags)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "8", "SLURM_JOB_ID": "1"}, False),  # a shell inside an allocation, not a task of it
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "3", "SLURM_STEP_NODELIST": "a[1-2]"}, True),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "a1"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+    ],
+)
+def test_schedulers_are_recognized_by_their_variables(environment, expected, monkeypatch):
+    for name in ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert processes._scheduled() == expected
