@@ -73,9 +73,10 @@ def _experiment(**changes: Any) -> Experiment:
 def _devices(args: argparse.Namespace) -> None:
     """The same global batch on different layouts, in turns."""
     seconds: dict[str, list[float]] = {name: [] for name in _LAYOUTS}
-    for _ in range(args.rounds):
-        for name, (devices, count) in _LAYOUTS.items():
-            seconds[name].append(_run_workers(args.steps, devices, count))
+    with tempfile.TemporaryDirectory() as cache:
+        for _ in range(args.rounds):
+            for name, (devices, count) in _LAYOUTS.items():
+                seconds[name].append(_run_workers(args.steps, devices, count, cache))
     one = statistics.median(seconds["1 device"])
     for name, times in seconds.items():
         line = {
@@ -87,13 +88,16 @@ def _devices(args: argparse.Namespace) -> None:
         print(json.dumps(line), flush=True)
 
 
-def _run_workers(steps: int, devices: int, count: int) -> float:
+def _run_workers(steps: int, devices: int, count: int, cache: str) -> float:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     base = [sys.executable, "-m", "benchmarks.scaling", f"--steps={steps}", "--worker", str(devices)]
     peers = lambda i: [f"127.0.0.1:{port}", str(count), str(i)] if count > 1 else []  # noqa: E731
-    running = [subprocess.Popen([*base, *peers(i)], stdout=subprocess.PIPE, text=True) for i in range(count)]
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
+    running = [
+        subprocess.Popen([*base, *peers(i)], stdout=subprocess.PIPE, text=True, env=environment) for i in range(count)
+    ]
     said = [process.communicate()[0] for process in running]
     return float(said[0].strip().splitlines()[-1])
 
