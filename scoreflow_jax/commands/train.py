@@ -4,7 +4,7 @@ import collections
 import pathlib
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -141,16 +141,16 @@ def _start(experiment: Experiment, layout: Layout, checkpoints: Checkpoints) -> 
     restored = checkpoints.restore_latest(ema=ema, train=train)
     if restored is None:
         return create_state(experiment.initial_state, layout), {"batches": 0}
-    before, now = restored.meta.get("devices"), _devices(layout)
+    before, now = restored.meta.get("devices"), _devices(layout.mesh.devices.flat)
     moved = f", saved on {before}, on {now}" if before not in (None, now) else ""
     print(f"resuming from step {restored.step}{moved}", flush=True)
     return TrainState(ema_params=restored.ema, **restored.train), restored.meta
 
 
-def _devices(layout: Layout) -> str:
-    """Number and kind of the devices, for a person."""
-    kind, processes = layout.first_device.device_kind, jax.process_count()
-    return f"{layout.mesh.size} x {kind}" + (f" in {processes} processes" if processes > 1 else "")
+def _devices(devices: Iterable[jax.Device]) -> str:
+    """Number and kind of devices, for a person."""
+    kinds, processes = [device.device_kind for device in devices], jax.process_count()
+    return f"{len(kinds)} x {kinds[0]}" + (f" in {processes} processes" if processes > 1 else "")
 
 
 def split_state(state: TrainState) -> tuple[Any, dict[str, Any]]:
@@ -177,7 +177,7 @@ def save_state(
         pending: metrics of the steps since the last log, so that the next one is what it would have been.
     """
     ema, train = split_state(state)
-    devices = _devices(Layout(jax.tree.leaves(state.params)[0].sharding.mesh))
+    devices = _devices(jax.tree.leaves(state.params)[0].sharding.device_set)
     meta = {"config": experiment.config, "batches": batches, "devices": devices, "pending": list(pending)}
     checkpoints.save(step, ema=ema, train=train, meta=meta)
 
@@ -223,7 +223,10 @@ def _compiled(experiment: Experiment, layout: Layout, state: TrainState) -> Step
     start = time.perf_counter()
     one = compile_step(experiment.train_step(), layout, state, batch)
     many = compile_step(several(experiment.train_step()), layout, state, (batch,) * per_call) if per_call > 1 else None
-    print(f"compiled the training step in {time.perf_counter() - start:.1f} s for {_devices(layout)}", flush=True)
+    print(
+        f"compiled the training step in {time.perf_counter() - start:.1f} s for {_devices(layout.mesh.devices.flat)}",
+        flush=True,
+    )
     peak = peak_flops(layout.first_device)
     return Steps(
         one=one.call,
