@@ -12,6 +12,7 @@ when every process could read it.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import pathlib
@@ -26,6 +27,9 @@ import orbax.checkpoint as ocp
 from scoreflow_jax import processes
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.typing import PyTree
+
+_NOT_DAMAGE = (errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE, errno.ENOSPC)
+"""Errors of the machine: the same checkpoint may be whole in a moment."""
 
 
 class Restored(NamedTuple):
@@ -44,6 +48,18 @@ class Restored(NamedTuple):
     meta: dict[str, Any]
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which leaves JAX's preemption service alone: it asks it in numbers of steps, and training in numbers of calls.
+
+    Asked in both, the service would agree on a step that training reaches much later or never.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Never: the training loop saves before it stops."""
+        del step
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one run, for the process that trains."""
 
@@ -60,7 +76,7 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, cleanup_tmp_directories=True)
-        return ocp.CheckpointManager(self._directory, item_handlers=_handlers(), options=options)
+        return _Manager(self._directory, item_handlers=_handlers(), options=options)
 
     def __enter__(self) -> "Checkpoints":
         """Closed at the end of the block."""
@@ -133,6 +149,20 @@ class Checkpoints:
                 target = folder.with_name(f"damaged-{step}-{number}")
             folder.rename(target)
             print(f"checkpoint {folder} is damaged ({reason}); moved to {target.name}", file=sys.stderr)
+
+    def check(self) -> None:
+        """Looks whether the save under way has failed, without waiting for it.
+
+        Raises:
+            UserError: it has.
+        """
+        try:
+            with _quiet():
+                self._manager.check_for_errors()
+        except (OSError, ValueError) as error:
+            if processes.lost_peer(error):
+                raise
+            raise UserError(f"could not save a checkpoint in {self._directory}: {_reason(error)}") from error
 
     @staticmethod
     def read_meta(directory: pathlib.Path, step: int) -> dict[str, Any]:
@@ -229,6 +259,8 @@ def _try_restore(
     except (UserError, MemoryError):
         raise
     except Exception as error:
+        if "RESOURCE_EXHAUSTED" in str(error) or getattr(error, "errno", None) in _NOT_DAMAGE:
+            raise
         reason = _reason(error)
     if jax.process_count() > 1:
         reasons = [(i, text) for i, text in enumerate(processes.gather_text(reason)) if text]

@@ -14,12 +14,13 @@ import os
 import pathlib
 import sys
 import time
+import traceback
 from collections.abc import Iterable
 from typing import Any
 
 from absl import app, flags
 
-from scoreflow_jax import config_files
+from scoreflow_jax import __version__, config_files
 from scoreflow_jax.commands import ALONE, FLAGS, MODES, WITHOUT_DEVICES, WITHOUT_EXPERIMENT
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.progress import peak_memory
@@ -102,6 +103,8 @@ def parse(argv: list[str]) -> tuple[str, Config, pathlib.Path, dict[str, str]]:
         raise UserError(f"--mode={mode} runs in one process: leave out --{', --'.join(PROCESS_FLAGS)}")
     file = given.get("config", DEFAULT_CONFIG)
     overrides = {name.removeprefix("config."): given[name] for name in given if name.startswith("config.")}
+    if mode in WITHOUT_EXPERIMENT and "workdir" in given and "config" not in given:
+        return mode, {}, pathlib.Path(given["workdir"]), {}
     config = load_config(file)
     if isinstance(config, dict):
         _check_fields(overrides, list(config_files.fields(config)), file)
@@ -231,23 +234,29 @@ def _run(mode: str, config: Config, workdir: pathlib.Path, more: dict[str, str],
     """Imports the mode's module, runs it and says how long it took; returns the exit code."""
     start = time.perf_counter()
     set_up_process()
+    from jax.distributed import is_initialized
     from jax.errors import JaxRuntimeError
 
     from scoreflow_jax import processes
 
     try:
-        with contextlib.nullcontext() if mode in (*WITHOUT_DEVICES, *ALONE) else processes.joined(peers):
-            if mode == "train" and config["model"].get("base_channels", 0) >= _LARGE:
-                from scoreflow_jax.parallel import keep_freed_memory
+        if mode == "train" and config["model"].get("base_channels", 0) >= _LARGE:
+            from scoreflow_jax.parallel import keep_freed_memory
 
-                keep_freed_memory()
+            keep_freed_memory()
+        several = mode not in (*WITHOUT_DEVICES, *ALONE)
+        with processes.joined(peers, preemptible=mode == "train") if several else contextlib.nullcontext():
             command = importlib.import_module(MODES[mode][0])
             if mode in WITHOUT_EXPERIMENT:
                 command.run_command(workdir, **more)
             else:
                 from scoreflow_jax.commands.workdir import build_for
 
-                command.run_command(build_for(mode, config, workdir), workdir, **more)
+                with processes.all_or_none() if several else contextlib.nullcontext():
+                    experiment = build_for(mode, config, workdir)
+                if several:
+                    processes.check_alike("command", f"{mode} {experiment.config_hash} {__version__} {workdir}")
+                command.run_command(experiment, workdir, **more)
             print(f"{mode} took {time.perf_counter() - start:.1f} s{_peak_memory()}")
     except UserError as error:
         return processes.leave(_complain(error), alone=not error.everywhere)
@@ -260,6 +269,11 @@ def _run(mode: str, config: Config, workdir: pathlib.Path, more: dict[str, str],
         return processes.leave(EXIT_INTERRUPTED)
     except (JaxRuntimeError, ValueError, OSError) as error:
         return processes.leave(_of_the_machine(error))
+    except Exception:
+        if not is_initialized():
+            raise
+        traceback.print_exc()
+        return processes.leave(1)
     return 0
 
 

@@ -25,17 +25,20 @@ _TEXT = 600  # bytes of an error that the others are told
 
 
 @contextlib.contextmanager
-def joined(given: Mapping[str, str]) -> Iterator[None]:
+def joined(given: Mapping[str, str], *, preemptible: bool = True) -> Iterator[None]:
     """A command in all processes of the run, of which only the first prints and writes; errors are heard from all.
 
     Args:
         given: those of `PROCESS_FLAGS` that were given.
+        preemptible: whether the command stops at a step of its own after SIGTERM; otherwise the signal ends it.
 
     Raises:
         UserError: as `start`.
     """
     streams = sys.stdout, sys.stderr
     start(given)
+    if not preemptible and jax.distributed.is_initialized():  # whose preemption service would swallow it
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         yield
     except Stopped:
@@ -57,15 +60,15 @@ def start(given: Mapping[str, str]) -> None:
     Raises:
         UserError: only some of the flags, values that name no process, or others that cannot be reached.
     """
-    arguments = _from_flags(given) if given else {}
+    arguments = _from_flags(given) if given else _devices_of_slurm()
     if not given and not _scheduled():
         return
     try:
         jax.distributed.initialize(**arguments)
     except (ValueError, RuntimeError) as error:
-        if not given and _on_tpu_vm():  # a single machine, whatever it is called
+        if not given and _on_tpu_vm() and "should be defined" in str(error):  # no pod: a single machine
             return
-        where = f" at {arguments['coordinator_address']}" if arguments else ""
+        where = f" at {arguments['coordinator_address']}" if given else ""
         raise UserError(
             f"this process could not join the others{where} ({first_line(error)}): start all of them within five minutes, and "
             "name a coordinator that they can reach"
@@ -107,6 +110,22 @@ def _scheduled() -> bool:
     return _on_tpu_vm()
 
 
+def _devices_of_slurm() -> dict[str, Any]:
+    """The GPUs of a Slurm task where JAX's guess, the one of the task's number on its node, is wrong.
+
+    A task that sees one GPU has that one, whatever its number, and the only task of a node has all that it sees.
+    """
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+    if (
+        "SLURM_PROCID" in os.environ
+        and visible
+        and (len(visible) == 1 or tasks.startswith(("1(", "1,")) or tasks == "1")
+    ):
+        return {"local_device_ids": list(range(len(visible)))}
+    return {}
+
+
 def _on_tpu_vm() -> bool:
     """Where a pod may be found. Colab's TPU is one host, and has no server that would say so."""
     return importlib.util.find_spec("libtpu") is not None and not any(name.startswith("COLAB_") for name in os.environ)
@@ -143,6 +162,25 @@ def gather_text(text: str) -> list[str]:
     said[: len(cut)] = np.frombuffer(cut, np.uint8)
     heard = np.reshape(multihost_utils.process_allgather(said), (-1, _TEXT))
     return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in heard]
+
+
+def check_alike(what: str, value: str) -> None:
+    """Whether all processes were started alike.
+
+    Raises:
+        UserError: one has another value than the first.
+    """
+    if jax.process_count() == 1:
+        return
+    values = gather_text(value)
+    other = [i for i, v in enumerate(values) if v != values[0]]
+    if other:
+        error = UserError(
+            f"process {other[0]} of {len(values)} has another {what} than process 0 ({values[other[0]]}, {values[0]}): start all "
+            "of them with the same flags, code and data"
+        )
+        error.everywhere = True
+        raise error
 
 
 def all_agree(answer: bool) -> bool:
@@ -202,7 +240,8 @@ class StopRequests:
     """SIGTERM and SIGINT as a question that the training loop asks between steps. Use as a context manager.
 
     Alone, a process catches both; the second one of a kind ends it at once. Among several, JAX's preemption service hears
-    SIGTERM wherever it arrives and has all of them agree on a step to stop at; SIGINT is passed on to it as SIGTERM.
+    SIGTERM wherever it arrives and has all of them agree on a step to stop at; SIGINT is passed on to it as SIGTERM, and the
+    second one ends the process.
     """
 
     def __init__(self) -> None:
@@ -236,6 +275,7 @@ class StopRequests:
             flush=True,
         )
         if self._can_interrupt:
+            self._can_interrupt = False
             raise _Interrupted
 
     def reached(self, calls: int) -> int | None:
@@ -246,16 +286,16 @@ class StopRequests:
 
         return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(calls) else None
 
-    @contextlib.contextmanager
-    def may_interrupt(self) -> Iterator[None]:
-        """A block that a signal ends early: pictures may take longer than the time between a warning and the end.
+    def unless_stopped(self, function: Callable[[], None]) -> None:
+        """Calls what a signal may end early, or not at all where one has come: pictures may take longer than is left to save.
 
         Only for a process alone; others would be left waiting inside it.
         """
         try:
             self._can_interrupt = True
             if self._signum is None:
-                yield
+                function()
+            self._can_interrupt = False
         except _Interrupted:
             pass
         finally:
@@ -263,5 +303,7 @@ class StopRequests:
 
 
 def _pass_on(signum: int, frame: FrameType | None) -> None:
-    del signum, frame
+    """The first SIGINT goes to the preemption service; the second ends this process."""
+    del frame
+    signal.signal(signum, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGTERM)

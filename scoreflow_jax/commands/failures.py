@@ -1,21 +1,23 @@
 """A training step that was not finite: what is kept of it, and --mode=diagnose, which repeats it and says what is wrong."""
 
+import math
 import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from scoreflow_jax import files, models
+from scoreflow_jax import files, models, processes
 from scoreflow_jax.checkpoints import Checkpoints, checkpoint_steps
 from scoreflow_jax.data import DataSource
 from scoreflow_jax.data.pipeline import batch_indices
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.experiment import Experiment, build
 from scoreflow_jax.model import read_config
-from scoreflow_jax.parallel import make_layout, replicate, shard
-from scoreflow_jax.training import Record, TrainState, state_shapes
+from scoreflow_jax.parallel import Layout, make_layout, shard
+from scoreflow_jax.training import Record, TrainState, per_example, state_shapes, value_and_grad
 
 BASE_SEED = 2**32
 """Added to the seed for the order of the data at t = 0, which are drawn independently."""
@@ -47,7 +49,8 @@ def dump(
     Returns:
         A sentence that says where, or why not.
     """
-    folder = _free(workdir / f"failure-{step + 1}")
+    # One name for all processes, which save together: that which the first one finds free.
+    folder = workdir / processes.gather_text(_free(workdir / f"failure-{step + 1}").name)[0]
     try:
         indices, examples = _examples(experiment, sources, batch)
         files.save_arrays(folder / "examples.npz", examples)
@@ -103,9 +106,11 @@ def run_command(workdir: pathlib.Path) -> None:
         UserError: no failure was kept there.
     """
     read_config(workdir)
-    kept = sorted(workdir.glob("failure-*/state"), key=lambda path: path.stat().st_mtime)
+    kept = sorted(workdir.glob("failure-*/report.json"), key=lambda path: path.stat().st_mtime)
     if not kept:
-        raise UserError(f"{workdir} holds no failure-* folder: nothing went wrong there that was kept")
+        raise UserError(
+            f"{workdir} holds no failure-* folder with a report: nothing went wrong there that was kept whole"
+        )
     folder = kept[-1].parent
     experiment, state = _restore(folder)
     with np.load(folder / "examples.npz") as stored:
@@ -126,7 +131,7 @@ def _restore(folder: pathlib.Path) -> tuple[Experiment, TrainState]:
     if config is None:
         raise UserError(f"{folder} holds no state: it was not written to its end")
     experiment = build(config)
-    layout = make_layout()
+    layout = _layout(experiment)
     shapes = state_shapes(experiment.initial_state, layout)
     checkpoints = Checkpoints(folder / "state", keep=1)
     try:
@@ -139,23 +144,34 @@ def _restore(folder: pathlib.Path) -> tuple[Experiment, TrainState]:
     return experiment, TrainState(ema_params=restored.ema, **restored.train)
 
 
+def _layout(experiment: Experiment) -> Layout:
+    """As many of the devices as divide the batch."""
+    devices, train = jax.devices(), experiment.train
+    count = math.gcd(train.batch_size // train.microbatches, len(devices))
+    return make_layout(devices[:count], fsdp=math.gcd(train.fsdp, count))
+
+
 def _repeat(experiment: Experiment, state: TrainState, batch: dict[str, np.ndarray]) -> dict[str, Any]:
     """Loss and gradient of the kept step, part by part."""
-    loss, layout = experiment.train_loss(), make_layout()
+    loss, layout, parts = experiment.train_loss(), _layout(experiment), experiment.train.microbatches
 
     def look(state: TrainState, batch: Any) -> Any:
         drawn = loss.draw(jax.random.fold_in(state.key, state.step), batch)
-        gradient = jax.grad(loss.mean)(state.params, drawn)
+        gradient = value_and_grad(loss, state.params, drawn, parts, jax.default_backend() == "cpu")[1]
+        losses = per_example(loss, state.params, drawn, parts)
         largest = lambda tree: jax.tree.map(lambda x: jnp.max(jnp.abs(x)), tree)  # noqa: E731
         updates, _ = experiment.optimizer.update(gradient, state.opt_state, state.params)
-        return loss.per_example(state.params, drawn), drawn.t, *map(largest, (state.params, gradient, updates))
+        norms = {"grad_norm": gradient, "param_norm": optax.apply_updates(state.params, updates)}
+        sizes = map(largest, (state.params, gradient, updates))
+        return losses, drawn.t, {name: optax.tree.norm(tree) for name, tree in norms.items()}, *sizes
 
     placed = shard({name: batch[name] for name in ("image", "label", "base") if name in batch}, layout)
-    result = jax.jit(look, out_shardings=layout.replicated)(replicate(state, layout), placed)
-    losses, t, *sizes = jax.device_get(result)
+    result = jax.jit(look, out_shardings=layout.replicated)(state, placed)
+    losses, t, norms, *sizes = jax.device_get(result)
     wrong = np.flatnonzero(~np.isfinite(losses))
     return {
         "loss": str(np.mean(losses)),
+        **{name: str(value) for name, value in norms.items()},
         "examples": len(losses),
         "examples_not_finite": [{"row": int(i), "t": float(t[i]), "loss": str(losses[i])} for i in wrong],
         "largest_loss": {"row": int(np.argmax(losses)), "t": float(t[np.argmax(losses)]), "loss": str(np.max(losses))},
@@ -175,7 +191,7 @@ def _lines(found: dict[str, Any], step: int) -> list[str]:
     rows = ", ".join(str(e["row"]) for e in wrong[:_SHOWN]) + (" ..." if len(wrong) > _SHOWN else "")
     largest = found["largest_loss"]
     lines = [
-        f"step {step} repeated: loss {found['loss']}",
+        f"step {step} repeated: loss {found['loss']}, grad_norm {found['grad_norm']}, param_norm {found['param_norm']} after it",
         f"loss not finite in {len(wrong)} of {count} examples" + (f": rows {rows} of examples.npz" if wrong else ""),
         f"largest loss {largest['loss']} in row {largest['row']} at t = {largest['t']:.4f}",
     ]

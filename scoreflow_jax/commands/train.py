@@ -65,6 +65,9 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
             if each is not None:
                 check_epoch_holds_batch(experiment.train.batch_size, len(each))
         workdirs.check_same_data(source, base, workdir)
+    for each in (source, base):
+        if each is not None:
+            processes.check_alike("data set", f"{len(each)} examples {each.facts.get('sketch', '')}"[:300])
     keep = experiment.train.keep_checkpoints
     with workdirs.locked(workdir), Checkpoints(workdir / "checkpoints", keep=keep) as checkpoints:
         _train(experiment, workdir, (source, base), layout, checkpoints)
@@ -112,6 +115,7 @@ def _train(
             sample=_sampler(experiment, workdir, sources[0], layout),
             dump=lambda n, s, record: failures.dump(experiment, workdir, sources, n, s, record, consumed + n - first),
             profile=profile.step,
+            check=checkpoints.check,
         )
         try:
             run(
@@ -125,6 +129,7 @@ def _train(
                 stop=stop,
                 pending=meta.get("pending", ()),
             )
+            checkpoints.wait()
         except Stopped:
             checkpoints.wait()
             raise
@@ -227,12 +232,13 @@ def _compiled(experiment: Experiment, layout: Layout, state: TrainState) -> Step
         f"compiled the training step in {time.perf_counter() - start:.1f} s for {_devices(layout.mesh.devices.flat)}",
         flush=True,
     )
-    peak = peak_flops(layout.first_device)
+    peak, parts = peak_flops(layout.first_device), experiment.train.microbatches
+    looped = parts if layout.first_device.platform != "cpu" else 1  # XLA counts a loop's body once
     return Steps(
         one=one.call,
         many=many.call if many else None,
         per_call=per_call,
-        flops=one.flops,
+        flops=one.flops and one.flops * looped,
         peak_flops=peak and peak * layout.mesh.size,
     )
 
@@ -242,19 +248,21 @@ class Profile:
 
     def __init__(self, folder: pathlib.Path, first: int, count: int) -> None:
         """States which steps; a count of 0 is no trace."""
-        self._folder, self._first, self._count = folder, first, count
+        self._folder, self._first, self._count = folder, first, count if files.writing() else 0
         self._until: int | None = None
 
     def __enter__(self) -> "Profile":
         """Does nothing yet."""
         return self
 
-    def step(self, number: int) -> None:
-        """Called before step `number`: starts and ends the trace."""
+    def step(self, number: int, state: TrainState) -> None:
+        """Called before step `number`: starts and ends the trace, both when the device has done the steps before."""
         if self._count and self._until is None and number >= self._first:
+            jax.block_until_ready(state.params)
             jax.profiler.start_trace(str(self._folder))
             self._until = number + self._count
         elif self._until is not None and number >= self._until:
+            jax.block_until_ready(state.params)
             self._end()
 
     def _end(self) -> None:
@@ -287,6 +295,12 @@ def _sampler(experiment: Experiment, workdir: pathlib.Path, source: DataSource, 
         # A drift still too steep to solve, or a full disk, is no reason to stop training.
         except (UserError, OSError) as error:
             print(f"no samples at step {step}: {first_line(error)}", file=sys.stderr)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            print(f"no samples at step {step}: too little memory beside the training state", file=sys.stderr)
+        finally:
+            model.params = None
 
     def show(step: int, images: Any) -> None:
         path = workdir / "train" / f"samples_{step:07d}.png"

@@ -239,8 +239,14 @@ def _lock(workdir: pathlib.Path) -> Iterator[None]:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
-                except OSError:
+                except BlockingIOError:
                     time.sleep(wait)
+                except OSError as error:
+                    print(
+                        f"{workdir} cannot be locked ({first_line(error)}): start no second training there",
+                        file=sys.stderr,
+                    )
+                    break
             else:
                 raise UserError(f"another process trains in {workdir}: wait for it, stop it, or give another --workdir")
         file.truncate(0)

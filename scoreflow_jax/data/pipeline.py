@@ -11,6 +11,7 @@ import collections
 import importlib.util
 import itertools
 import os
+import signal
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -119,8 +120,16 @@ def _by_grain(batches: Any, num_workers: int) -> Iterator[Examples]:
     if num_workers:
         if not flags.FLAGS.is_parsed():  # outside absl's app.run, where grain's workers would refuse to start
             flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+        options = grain.MultiprocessingOptions(num_workers=num_workers)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_ignore_signals)
     return iter(dataset)
+
+
+def _ignore_signals(worker: int, count: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach a whole group of processes: workers read on, and the training process ends them."""
+    del worker, count
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _by_thread(batches: _Batches) -> Generator[Examples, None, None]:

@@ -95,11 +95,13 @@ def solve_in_batches(
         kept = min(size, count - first)
         solution = jax.device_get(solve(*(None if a is None else a[chosen] for a in arrays)))
         if not np.all(solution.succeeded[:kept] if solution.succeeded.ndim else solution.succeeded):
-            raise UserError(
+            failed = UserError(
                 f"the ODE solve of examples {first} to {first + kept - 1} failed after "
                 f"{int(np.max(solution.num_evaluations))} evaluations: the drift is not finite or too steep. Train longer, "
                 "loosen config.solver.rtol and atol, or raise config.solver.max_steps"
             )
+            failed.everywhere = True  # the solution is the same in all processes
+            raise failed
         stats.images += kept
         stats.evaluations.append(int(np.max(solution.num_evaluations)))
         stats.rejected.append(int(np.max(solution.num_rejected)))

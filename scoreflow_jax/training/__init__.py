@@ -11,7 +11,9 @@ from scoreflow_jax.training.step import (
     ema_update,
     jit_step,
     make_train_step,
+    per_example,
     several,
+    value_and_grad,
 )
 
 __all__ = [
@@ -30,8 +32,10 @@ __all__ = [
     "jit_step",
     "make_optimizer",
     "make_train_step",
+    "per_example",
     "run",
     "several",
     "state_of",
     "state_shapes",
+    "value_and_grad",
 ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -84,13 +85,15 @@ class Hooks:
             `run` has to be given to go on as if it had not stopped.
         sample: with the number of steps done and the state.
         dump: with the number of a step that was not finite, the state before it and its metrics; says where it put them.
-        profile: with the number of the step to come, before every call.
+        profile: with the number of the step to come and the state, before every call.
+        check: at every log; raises what went wrong in the background.
     """
 
     save: Callable[[int, TrainState, list[Record]], None]
     sample: Callable[[int, TrainState], None]
     dump: Callable[[int, TrainState, Record], str]
-    profile: Callable[[int], None] = lambda _: None
+    profile: Callable[[int, TrainState], None] = lambda *_: None
+    check: Callable[[], None] = lambda: None
 
 
 def run(
@@ -135,7 +138,7 @@ def run(
     with meter:
         while done < schedule.num_steps:
             with meter.paused():
-                hooks.profile(done)
+                hooks.profile(done, state)
             count = steps.per_call if steps.many and schedule.next_event(done) - done >= steps.per_call else 1
             batch = [meter.wait_for(batches, metrics) for _ in range(count)]
             state, found = steps.one(state, batch[0]) if count == 1 else steps.many(state, tuple(batch))  # type: ignore[misc]
@@ -148,6 +151,7 @@ def run(
                 if broken is not None:
                     raise _not_finite(broken, state, hooks, last_saved)
             if due:
+                hooks.check()
                 writer.scalars(done, meter.report(done, metrics.means()))
             with meter.paused():
                 if "save" in due or signum is not None:
@@ -156,21 +160,23 @@ def run(
                 if signum is not None and done < schedule.num_steps:
                     raise Stopped(signum, done)
                 if "sample" in due:
-                    with stop.may_interrupt():
-                        hooks.sample(done, state)
+                    stop.unless_stopped(functools.partial(hooks.sample, done, state))
     return state
 
 
 def _not_finite(broken: tuple[int, Record], state: TrainState, hooks: Hooks, last_saved: int) -> UserError:
     """What to say of a step that was not finite; keeps what is needed to repeat it. The state is held as before that step."""
     step, record = broken
-    where = hooks.dump(step, dataclasses.replace(state, step=jax.numpy.int32(step)), record)
+    number = jax.device_put(np.int32(step), state.step.sharding)
+    where = hooks.dump(step, dataclasses.replace(state, step=number), record)
     what = " and ".join(f"{name} is {value}" for name, value in record.items() if not np.isfinite(value))
     kept = f"the checkpoint of step {last_saved} is kept" if last_saved else "no checkpoint was saved yet"
-    return UserError(
+    error = UserError(
         f"{what} at step {step + 1}, expected finite numbers; training stopped and {kept}. {where} "
         "Look at the data, or train anew in another --workdir with a lower config.optimizer.learning_rate or a longer warm-up"
     )
+    error.everywhere = True  # the metrics are the same in all processes
+    return error
 
 
 class _Pending:

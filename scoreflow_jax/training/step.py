@@ -144,7 +144,7 @@ def make_train_step(
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         """One step; every random number comes from fold_in(state.key, state.step)."""
         drawn = loss.draw(jax.random.fold_in(state.key, state.step), batch)
-        value, grads = _value_and_grad(loss, state.params, drawn, microbatches, unrolled)
+        value, grads = value_and_grad(loss, state.params, drawn, microbatches, unrolled)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
@@ -162,16 +162,13 @@ def make_train_step(
     return step
 
 
-def _value_and_grad(
+def value_and_grad(
     loss: TrainLoss, params: PyTree, drawn: Drawn, parts: int, unrolled: bool
 ) -> tuple[Float[Array, ""], PyTree]:
     """The batch's mean loss and its gradient, in so many parts."""
     if parts == 1:
         return jax.value_and_grad(loss.mean)(params, drawn)
-    # Part i is every parts-th example from i on: each device finds its share of every part among its own examples.
-    cut = lambda x: jnp.swapaxes(jnp.reshape(x, (-1, parts, *x.shape[1:])), 0, 1)  # noqa: E731
-    keys = jax.vmap(lambda i: jax.random.fold_in(drawn.dropout_key, i))(jnp.arange(parts))
-    pieces = jax.tree.map(cut, drawn._replace(dropout_key=None))._replace(dropout_key=keys)
+    pieces = _pieces(drawn, parts)
 
     def add(total: PyTree, piece: Drawn) -> tuple[PyTree, None]:
         return jax.tree.map(jnp.add, total, jax.value_and_grad(loss.mean)(params, piece)), None
@@ -183,6 +180,21 @@ def _value_and_grad(
     else:
         total, _ = jax.lax.scan(add, total, pieces)
     return jax.tree.map(lambda x: x / parts, total)
+
+
+def per_example(loss: TrainLoss, params: PyTree, drawn: Drawn, parts: int = 1) -> Float[Array, " batch"]:
+    """The loss of each example of a batch that is computed in so many parts, without gradients."""
+    if parts == 1:
+        return loss.per_example(params, drawn)
+    losses = jax.lax.map(lambda piece: loss.per_example(params, piece), _pieces(drawn, parts))
+    return jnp.ravel(jnp.swapaxes(losses, 0, 1))
+
+
+def _pieces(drawn: Drawn, parts: int) -> Drawn:
+    """A batch in parts, stacked: part i is every parts-th example from i on, so each device finds its share among its own."""
+    cut = lambda x: jnp.swapaxes(jnp.reshape(x, (-1, parts, *x.shape[1:])), 0, 1)  # noqa: E731
+    keys = jax.vmap(lambda i: jax.random.fold_in(drawn.dropout_key, i))(jnp.arange(parts))
+    return jax.tree.map(cut, drawn._replace(dropout_key=None))._replace(dropout_key=keys)
 
 
 def ema_update(average: PyTree, params: PyTree, step: Float[Array, ""] | Array, decay: float) -> PyTree:

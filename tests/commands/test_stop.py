@@ -19,7 +19,7 @@ from scoreflow_jax.data.pipeline import train_batches
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.parallel import make_layout
 from scoreflow_jax.processes import Stopped
-from scoreflow_jax.training import create_state
+from scoreflow_jax.training import create_state, loop
 from tests.commands.runs import experiment_of
 from tests.commands.test_train import state_files
 from tests.conftest import COMPILED, ROOT
@@ -102,6 +102,44 @@ def test_pictures_do_not_delay_a_stop(tmp_path, monkeypatch):
     assert not drawn
     assert stopped.value.step == 5  # the next step is done before the loop asks
     assert checkpoint_steps(tmp_path / "checkpoints") == [5]
+
+
+@pytest.mark.parametrize("when", ["fetch", "report"])
+def test_a_signal_between_the_step_and_the_pictures_is_heard(tmp_path, monkeypatch, when):
+    """While the loop waits for the device or writes the record: too late to be asked for before the pictures."""
+    owner = {"fetch": loop._Pending, "report": loop._Meter}[when]
+    real = getattr(owner, when)
+
+    def hit(self, *arguments):
+        result = real(self, *arguments)
+        if not hit.done:
+            hit.done = True
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    hit.done = False
+    monkeypatch.setattr(owner, when, hit)
+    monkeypatch.setattr(train.Model, "generate", lambda *_, **__: pytest.fail("pictures of a run that is to stop"))
+    with pytest.raises(Stopped) as stopped:
+        train.run_command(experiment_of("digits.py", **{**OPTIONS, "train__sample_every": 3}), tmp_path)
+    assert stopped.value.step == 4
+    assert checkpoint_steps(tmp_path / "checkpoints") == [4]
+
+
+def test_ctrl_c_in_a_terminal_reaches_workers_too_and_the_run_still_saves(tmp_path):
+    """A terminal signals the whole group of processes."""
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command(tmp_path / "run", "--config.train.num_workers=1"), cwd=ROOT, env=ENVIRONMENT, stdout=file, stderr=file,
+            start_new_session=True,
+        )  # fmt: skip
+    until = time.monotonic() + 200
+    while "step 20/" not in log.read_text() and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == 130, log.read_text()[-2000:]
+    assert checkpoint_steps(tmp_path / "run" / "checkpoints")[-1] >= 20
 
 
 def command(workdir, *more):
@@ -238,6 +276,21 @@ def test_diagnosis_names_the_examples_and_the_array(tmp_path, capsys):
     assert f"loss not finite in {len(threes)} of 40 examples: rows {threes[0]}" in printed
     assert "parameters not finite in 1 of" in printed
     assert ": class_embedding/embedding" in printed
+
+
+def test_diagnosis_computes_the_step_as_training_did(tmp_path):
+    """With microbatches, whose parts have dropout of their own, and a batch that the devices do not divide."""
+    options = {**SAME, "model__dropout": 0.5, "train__batch_size": 6, "train__microbatches": 3}
+    experiment, layout = experiment_of("digits.py", **options), make_layout(jax.devices()[:2])
+    (tmp_path / "config.json").write_text("{}")
+    state = create_state(experiment.initial_state, layout)
+    failures.dump(experiment, tmp_path, train.open_sources(experiment), 0, state, {"loss": 1.0}, 0)
+    failures.run_command(tmp_path)
+    found = json.loads((tmp_path / "failure-1" / "diagnosis.json").read_text())
+    batch = next(train._batches(experiment, train.open_sources(experiment), layout, 0))
+    _, metrics = jax.jit(experiment.train_step())(state, batch)
+    for name, value in metrics.items():
+        assert float(found[name]) == pytest.approx(float(value), rel=1e-4)
 
 
 def test_diagnose_without_a_failure_is_one_line(whole):
