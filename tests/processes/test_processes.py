@@ -87,7 +87,7 @@ COMMAND = [
 ]  # fmt: skip
 
 
-def train(folder, name, steps):
+def train(folder, name, steps, *more):
     """Starts the two processes of a training run on a small table: its network compiles in a second."""
     port, table = free_port(), folder / "points.csv"
     if not table.exists():
@@ -97,6 +97,7 @@ def train(folder, name, steps):
         f"--workdir={folder / name}",
         f"--config.train.num_steps={steps}",
         f"--config.data.path={table}",
+        *more,
     ]
     peers = lambda i: [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={i}"]
     return [start([*common, *peers(i)], folder / f"log.{i}") for i in range(2)]
@@ -159,23 +160,49 @@ def test_two_processes_train_are_stopped_killed_and_resume_bit_for_bit(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+def test_a_step_that_is_not_finite_is_kept_by_all_processes_and_ends_them(tmp_path):
+    wild = ["--config.optimizer.learning_rate=1e30", "--config.optimizer.clip_norm=0.0"]
+    running = train(tmp_path, "run", 40, *wild)
+    assert [p.wait(timeout=150) for p in running] == [2, 2]
+    said = (tmp_path / "log.0").read_text()
+    assert "expected finite numbers" in said
+    folders = [path.name for path in (tmp_path / "run").glob("failure-*")]
+    assert len(folders) == 1, folders
+    assert f"{folders[0]} holds the state before it" in said
+    command = [sys.executable, "main.py", "--mode=diagnose", f"--workdir={tmp_path / 'run'}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=ENVIRONMENT)
+    assert result.returncode == 0, result.stderr
+    assert "repeated: loss" in result.stdout
+
+
+def test_processes_with_different_configs_do_not_train(tmp_path):
+    port, table = free_port(), write_table(tmp_path / "points.csv", count=300)
+    common = [*COMMAND, f"--workdir={tmp_path / 'run'}", "--config.train.num_steps=5", f"--config.data.path={table}"]
+    peers = lambda i: [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={i}"]
+    rates = ["--config.optimizer.learning_rate=1e-3", "--config.optimizer.learning_rate=1e-1"]
+    running = [start([*common, *peers(i), rates[i]], tmp_path / f"log.{i}") for i in range(2)]
+    assert [p.wait(timeout=150) for p in running] == [2, 2]
+    assert "process 1 of 2 has another command than process 0" in (tmp_path / "log.0").read_text()
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_error_of_one_process_ends_all_with_its_reason(tmp_path):
-    """The second process has another workdir: it is not one folder for both."""
+    """The second process sees another folder under the workdir's name, as on another host."""
     port, log = free_port(), tmp_path / "log"
     peers = lambda i: [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={i}"]
-    running = [
-        start(
-            [
-                "main.py",
-                "--config=configs/digits.py:smoke",
-                "--mode=train",
-                f"--workdir={tmp_path / str(i)}",
-                *peers(i),
-            ],
-            log.with_suffix(f".{i}"),
-        )
-        for i in range(2)
-    ]
+    running = []
+    for i in range(2):
+        (tmp_path / str(i)).mkdir()
+        main = [str(ROOT / "main.py"), f"--config={ROOT}/configs/digits.py:smoke", "--mode=train", "--workdir=run"]
+        with log.with_suffix(f".{i}").open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, *main, *peers(i)],
+                cwd=tmp_path / str(i),
+                env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)},
+                stdout=file,
+                stderr=file,
+            )
+        running.append(process)
     assert [p.wait(timeout=150) for p in running] == [2, 2]
     assert "process 1 of 2: " in log.with_suffix(".0").read_text()
     assert "is not the same folder for all processes" in log.with_suffix(".0").read_text()
