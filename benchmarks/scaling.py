@@ -109,8 +109,8 @@ def _worker(steps: int, devices: str, *peers: str) -> None:
         experiment = _experiment(train__batch_size=_BATCH)
         layout = parallel.make_layout()
         state = create_state(experiment.initial_state, layout)
-        step = train._compiled(experiment, layout, state).one
-        batches = train._batches(experiment, (experiment.source("train"), None), layout, 0)
+        step = train.compiled_steps(experiment, layout, state).one
+        batches = train.global_batches(experiment, (experiment.source("train"), None), layout, 0)
         times = []
         for _ in range(steps + 3):
             batch, start = next(batches), time.perf_counter()
@@ -128,8 +128,8 @@ def _checkpoints(args: argparse.Namespace) -> None:
     layout = parallel.make_layout()
     state = create_state(experiment.initial_state, layout)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.ema_params, state.opt_state)))
-    step = train._compiled(experiment, layout, state).one
-    batches = train._batches(experiment, (experiment.source("train"), None), layout, 0)
+    step = train.compiled_steps(experiment, layout, state).one
+    batches = train.global_batches(experiment, (experiment.source("train"), None), layout, 0)
     alone, beside, stalls, writes = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(pathlib.Path(folder), keep=2)

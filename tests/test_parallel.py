@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from scoreflow_jax import parallel
-from scoreflow_jax.commands.train import Profile
-from scoreflow_jax.training import TrainState
+from scoreflow_jax.training import Profile, TrainState
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,9 @@ from scoreflow_jax.parallel import (
 )
 from scoreflow_jax.processes import Stopped, StopRequests
 from scoreflow_jax.training import (
+    PROFILE_AFTER,
     Hooks,
+    Profile,
     Steps,
     TrainState,
     compile_step,
@@ -44,7 +46,6 @@ from scoreflow_jax.training import (
 _AHEAD = 2  # batches on their way to the devices
 _GRID_ROWS = 4  # of the pictures drawn while training, one column a class
 _UNCONDITIONAL_COLUMNS = 8
-_PROFILE_AFTER = 3  # steps: the first ones still wait for buffers and caches
 _POINTS = 1000  # drawn while training on a table
 
 
@@ -102,12 +103,12 @@ def _train(
     with files.whole_file(workdir / "parameters.txt") as path:
         path.write_text(overview + "\n")
     print(overview.splitlines()[-1] + f"; all by name in {workdir / 'parameters.txt'}", flush=True)
-    steps = _compiled(experiment, layout, state)
-    batches = _batches(experiment, sources, layout, consumed)
+    steps = compiled_steps(experiment, layout, state)
+    batches = global_batches(experiment, sources, layout, consumed)
     writer = writers.open_writers(workdir, first_step=first, tensorboard=experiment.train.tensorboard)
     start = time.perf_counter()
     with (
-        Profile(workdir / "profile", first + _PROFILE_AFTER, experiment.train.profile_steps) as profile,
+        Profile(workdir / "profile", first + PROFILE_AFTER, experiment.train.profile_steps) as profile,
         StopRequests() as stop,
     ):
         hooks = Hooks(
@@ -187,7 +188,7 @@ def save_state(
     checkpoints.save(step, ema=ema, train=train, meta=meta)
 
 
-def _batches(
+def global_batches(
     experiment: Experiment, sources: tuple[DataSource, DataSource | None], layout: Layout, consumed: int
 ) -> Generator[Any, None, None]:
     """Global batches on the devices, after those consumed; transfers run some batches ahead, as 8-bit pixels."""
@@ -216,7 +217,7 @@ def _batches(
                 iterator.close()
 
 
-def _compiled(experiment: Experiment, layout: Layout, state: TrainState) -> Steps:
+def compiled_steps(experiment: Experiment, layout: Layout, state: TrainState) -> Steps:
     """Compiles the step ahead of the first batch, so that its time is known."""
     batch, per_call = experiment.batch_shapes(layout.batch), experiment.train.steps_per_call
     if per_call > 1 and layout.first_device.platform == "cpu":
@@ -241,39 +242,6 @@ def _compiled(experiment: Experiment, layout: Layout, state: TrainState) -> Step
         flops=one.flops and one.flops * looped,
         peak_flops=peak and peak * layout.mesh.size,
     )
-
-
-class Profile:
-    """A trace of JAX's profiler over some steps, for TensorBoard, XProf or Perfetto. Use as a context manager."""
-
-    def __init__(self, folder: pathlib.Path, first: int, count: int) -> None:
-        """States which steps; a count of 0 is no trace."""
-        self._folder, self._first, self._count = folder, first, count if files.writing() else 0
-        self._until: int | None = None
-
-    def __enter__(self) -> "Profile":
-        """Does nothing yet."""
-        return self
-
-    def step(self, number: int, state: TrainState) -> None:
-        """Called before step `number`: starts and ends the trace, both when the device has done the steps before."""
-        if self._count and self._until is None and number >= self._first:
-            jax.block_until_ready(state.params)
-            jax.profiler.start_trace(str(self._folder))
-            self._until = number + self._count
-        elif self._until is not None and number >= self._until:
-            jax.block_until_ready(state.params)
-            self._end()
-
-    def _end(self) -> None:
-        jax.profiler.stop_trace()
-        print(f"a profile of {self._count} steps is in {self._folder}", flush=True)
-        self._count, self._until = 0, None
-
-    def __exit__(self, *_: object) -> None:
-        """Ends a trace that training's end cut short."""
-        if self._until is not None:
-            self._end()
 
 
 def _sampler(experiment: Experiment, workdir: pathlib.Path, source: DataSource, layout: Layout) -> Any:

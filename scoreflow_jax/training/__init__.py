@@ -2,6 +2,7 @@
 
 from scoreflow_jax.training.loop import Hooks, Record, Schedule, Steps, run
 from scoreflow_jax.training.optimizer import make_optimizer
+from scoreflow_jax.training.profile import PROFILE_AFTER, Profile
 from scoreflow_jax.training.state import TrainState, create_state, initial_state, state_of, state_shapes
 from scoreflow_jax.training.step import (
     Compiled,
@@ -17,9 +18,11 @@ from scoreflow_jax.training.step import (
 )
 
 __all__ = [
+    "PROFILE_AFTER",
     "Compiled",
     "Drawn",
     "Hooks",
+    "Profile",
     "Record",
     "Schedule",
     "Steps",

@@ -287,7 +287,7 @@ def test_diagnosis_computes_the_step_as_training_did(tmp_path):
     failures.dump(experiment, tmp_path, train.open_sources(experiment), 0, state, {"loss": 1.0}, 0)
     failures.run_command(tmp_path)
     found = json.loads((tmp_path / "failure-1" / "diagnosis.json").read_text())
-    batch = next(train._batches(experiment, train.open_sources(experiment), layout, 0))
+    batch = next(train.global_batches(experiment, train.open_sources(experiment), layout, 0))
     _, metrics = jax.jit(experiment.train_step())(state, batch)
     for name, value in metrics.items():
         assert float(found[name]) == pytest.approx(float(value), rel=1e-4)

@@ -27,7 +27,7 @@ def main(out: str, devices: str, *peers: str) -> None:
         layout = parallel.make_layout()
         state = train.create_state(experiment.initial_state, layout)
         start = jax.device_get(state.params)
-        batches = train._batches(experiment, (experiment.source("train"), None), layout, 0)
+        batches = train.global_batches(experiment, (experiment.source("train"), None), layout, 0)
         first = next(batches)
         loss, quarter = experiment.train_loss(), np.arange(16)  # the first of four processes holds these rows
 
@@ -39,7 +39,7 @@ def main(out: str, devices: str, *peers: str) -> None:
         found, alone = jax.jit(gradients, out_shardings=layout.replicated)(state.params, state.key, first)
         found, alone = jax.device_get((found, alone))
         labels = np.asarray([shard.data for shard in first["label"].addressable_shards]).ravel()
-        step = train._compiled(experiment, layout, state).one
+        step = train.compiled_steps(experiment, layout, state).one
         for n in range(STEPS):
             state, _ = step(state, first if n == 0 else next(batches))
         batches.close()
