@@ -18,16 +18,43 @@ def base(name: str) -> ConfigDict:
             "seed": 0,  # of parameters, shuffling and all that is drawn in training
             "data": data(),
             "path": {"name": "linear", "t_min": 0.0},  # t_min: the time from which it is trained and solved
-            "objective": {"name": "path_constrained", "weight_exponent": 1.0},  # lambda(t) = t^-p; 2.0: rectified flow
+            "parameterization": parameterization(),
+            "objective": path_constrained(),
+            "times": {"name": "uniform", "low_discrepancy": False},  # uniform, logit_normal, u_shaped, grid
             "model": ddpmpp(),
             "optimizer": optimizer(),
             "train": train(),
             "solver": solver(),
+            "sampler": sampler(),
             "sample": sample(),
             "translate": translate(),
             "interpolate": interpolate(),
             "figures": figures(),
             "eval": evaluation(),
+        }
+    )
+
+
+def parameterization() -> ConfigDict:
+    """What the network's output is, and what it is told as time."""
+    return ConfigDict(
+        {
+            "predicts": "velocity",  # velocity, data, noise, score
+            "told": "t",  # t; reversed: 1 - t, as score_sde's VP networks; sigma: the noise level, as its VE networks
+            "unit_range": False,  # the network works on data in [0, 1]
+        }
+    )
+
+
+def path_constrained() -> ConfigDict:
+    """The paper's loss."""
+    return ConfigDict(
+        {
+            "name": "path_constrained",
+            "weight_exponent": 1.0,  # p in lambda(t) = t^-p; 2.0: rectified flow
+            "weight": "power",  # t^-p; or by name: velocity, noise, data, logit_normal
+            "num_steps": 0,  # of eq. 19's x(t) by the drift itself; 0: algorithm 1's one step
+            "method": "euler",  # of those steps; heun
         }
     )
 
@@ -188,6 +215,7 @@ def train() -> ConfigDict:
             "steps_per_call": 1,  # steps in a loop of the device; only for steps of few milliseconds, not on CPU
             "fsdp": 1,  # devices among which parameters and optimizer state are split; 1: each has all
             "profile_steps": 0,  # steps traced into <workdir>/profile shortly after the start
+            "coupling": "independent",  # optimal_transport: each batch's noise permuted to be near its data
             "tensorboard": True,
         }
     )
@@ -203,6 +231,23 @@ def solver() -> ConfigDict:
             "num_steps": placeholder(int),  # this many equal steps instead of adaptive ones
             "per_sample": False,  # step sizes chosen for each image instead of for the batch
             "max_steps": 4096,
+        }
+    )
+
+
+def sampler() -> ConfigDict:
+    """How samples are drawn; all but the ODE are of paths from Gaussian noise, or with a latent."""
+    return ConfigDict(
+        {
+            "name": "ode",  # by config.solver; euler_maruyama, reverse_diffusion, ancestral, predictor_corrector, ddim
+            "num_steps": 1000,  # equal ones, of all but the ODE
+            "noise": 1.0,  # of euler_maruyama: times the diffusion; 0.0: Euler's method for the ODE
+            "schedule": "path",  # of that diffusion: path (the reverse-time SDE's), constant, sigma
+            "variance": "posterior",  # of ancestral; forward: DDPM's beta
+            "corrector_steps": 1,  # of predictor_corrector
+            "snr": 0.16,  # of its corrector
+            "margin": 1e-3,  # kept from t = 0 and 1 where a score is not finite
+            "denoise": True,  # end with the expected data
         }
     )
 

@@ -24,9 +24,10 @@ from scoreflow_jax.likelihood import PROBES
 from scoreflow_jax.models import Network
 from scoreflow_jax.objectives import Objective
 from scoreflow_jax.ode import METHODS, Solver
-from scoreflow_jax.paths import Path
+from scoreflow_jax.paths import NetworkDrift, Parameterization, Path
+from scoreflow_jax.perceptual import Lpips
 from scoreflow_jax.pixels import Scaling
-from scoreflow_jax.sampling import RULES, TRANSLATIONS
+from scoreflow_jax.sampling import RULES, TRANSLATIONS, Sampler
 from scoreflow_jax.settings import (
     Config,
     DataSettings,
@@ -37,20 +38,36 @@ from scoreflow_jax.settings import (
     TrainSettings,
     TranslateSettings,
 )
-from scoreflow_jax.training import Schedule, TrainLoss, TrainState, initial_state, make_optimizer, make_train_step
-from scoreflow_jax.typing import DriftFn, PRNGKey, PyTree
+from scoreflow_jax.training import (
+    COUPLINGS,
+    TIMES,
+    Schedule,
+    TimeDistribution,
+    TrainLoss,
+    TrainState,
+    initial_state,
+    make_optimizer,
+    make_train_step,
+)
+from scoreflow_jax.typing import PRNGKey, PyTree
 
-TRAINING_FIELDS = ("seed", "data", "path", "objective", "model", "optimizer", "train.batch_size", "train.ema_decay")
+TRAINING_FIELDS = (
+    "seed", "data", "path", "parameterization", "objective", "times", "model", "optimizer", "train.batch_size",
+    "train.ema_decay", "train.coupling",
+)  # fmt: skip
 """Fields that a resumed run must share with the run it goes on with, but for `FREE`."""
 
 FREE = ("data.path", "data.strict")
 """Fields that may always differ: where the data are is not what they are (commands/workdir.py looks at that)."""
 
-MODEL_FIELDS = ("data.shape", "data.num_classes", "data.dequantize", "path", "model")
+MODEL_FIELDS = ("data.shape", "data.num_classes", "data.dequantize", "path", "parameterization", "model")
 """Fields that sampling and evaluation must share with the run whose checkpoint they read, but for `TRAINING_ONLY`."""
 
 TRAINING_ONLY = ("model.dropout", "model.dtype", "model.remat_resolutions")
 """Fields of the network that change nothing but its training."""
+
+PATH_PARAMETERS = "path"
+"""Where a learned path's numbers stand among the parameters."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +80,7 @@ class Experiment:
         config: the config as plain data, and `config_hash`, the first 12 digits of the sha256 of its canonical JSON.
         spec: shape, classes and levels of the data.
         conditional: whether the drift takes labels.
-        path, objective, network, optimizer, solver: the parts.
+        path, parameterization, objective, times, network, optimizer, solver, sampler: the parts.
         schedule, data, train, sample, translate, interpolate, figures, eval: the commands' own settings.
     """
 
@@ -74,10 +91,13 @@ class Experiment:
     spec: DataSpec
     conditional: bool
     path: Path
+    parameterization: Parameterization
     objective: Objective
+    times: TimeDistribution
     network: Network
     optimizer: optax.GradientTransformation
     solver: Solver
+    sampler: Sampler
     schedule: Schedule
     data: DataSettings
     train: TrainSettings
@@ -121,12 +141,15 @@ class Experiment:
         return source
 
     def init(self, key: PRNGKey) -> PyTree:
-        """Fresh parameters."""
-        return models.init_parameters(self.network, key, self.spec.shape)
+        """Fresh parameters: the network's, and the path's where it is learned."""
+        params = models.init_parameters(self.network, key, self.spec.shape)
+        if self.path.num_parameters:
+            params = {**params, PATH_PARAMETERS: jnp.zeros((self.path.num_parameters,))}
+        return params
 
     def parameter_shapes(self) -> PyTree:
         """Shapes of the parameters, without computing them."""
-        return models.parameter_shapes(self.network, self.spec.shape)
+        return jax.eval_shape(self.init, jax.random.key(0))
 
     def initial_state(self) -> TrainState:
         """The training state of step 0, not yet compiled."""
@@ -135,14 +158,25 @@ class Experiment:
     def train_loss(self) -> TrainLoss:
         """The training loss."""
         return TrainLoss(
-            drift_of=lambda params, key: models.make_drift(self.network, params, dropout_key=key),
+            drift_of=self._training_drift,
             objective=self.objective,
             path=self.path,
             levels=self.spec.levels,
             conditional=self.conditional,
             flip=self.data.flip,
             dequantize=self.data.dequantize,
+            times=self.times,
+            coupling=self.train.coupling,
         )
+
+    def _training_drift(self, params: PyTree, dropout_key: PRNGKey) -> NetworkDrift:
+        """The drift being trained; a learned path gets the gradient that its objective wants it to have."""
+        path = self.path
+        if path.num_parameters:
+            rate = self.objective.path_rate if isinstance(self.objective, objectives.Interpolant) else 0.0
+            path = path.with_parameters(objectives.turned(params[PATH_PARAMETERS], rate))
+        network = models.make_drift(self.network, _network_parameters(params), dropout_key=dropout_key)
+        return NetworkDrift(network, path, self.parameterization)
 
     def train_step(
         self, *, on_cpu: bool | None = None
@@ -183,9 +217,17 @@ class Experiment:
         """The same with another network, or one that computes otherwise."""
         return dataclasses.replace(self, network=network)
 
-    def drift(self, params: PyTree) -> DriftFn:
-        """f(x, t, c) for ODE solves: without dropout, in float32."""
-        return models.make_drift(models.float32_compute(self.network), params)
+    def drift(self, params: PyTree) -> NetworkDrift:
+        """f(x, t, c) for solves, and what else the network says: without dropout, in float32."""
+        path = self.path
+        if path.num_parameters:
+            path = path.with_parameters(params[PATH_PARAMETERS])
+        network = models.make_drift(models.float32_compute(self.network), _network_parameters(params))
+        return NetworkDrift(network, path, self.parameterization)
+
+
+def _network_parameters(params: PyTree) -> PyTree:
+    return {name: value for name, value in params.items() if name != PATH_PARAMETERS}
 
 
 def _base_settings(settings: DataSettings) -> DataSettings:
@@ -216,11 +258,11 @@ def resolve(config: Config, trained: Mapping[str, Any] | None = None) -> dict[st
 
 
 _SECTIONS = (
-    "name", "seed", "data", "path", "objective", "model", "optimizer", "train", "solver", "sample", "translate",
-    "interpolate", "figures", "eval",
+    "name", "seed", "data", "path", "parameterization", "objective", "times", "model", "optimizer", "train", "solver",
+    "sampler", "sample", "translate", "interpolate", "figures", "eval",
 )  # fmt: skip
 
-_LATER = ("figures",)
+_LATER = ("figures", "parameterization", "times", "sampler")
 """Sections that the configs of older runs lack; their settings have defaults."""
 
 
@@ -254,10 +296,13 @@ def build(config: Config) -> Experiment:
         spec=spec,
         conditional=conditional,
         path=path,
-        objective=_member(objectives.OBJECTIVES, "objective", sections["objective"], path=path),
-        network=_network(sections["model"], spec, conditional),
+        parameterization=_section(Parameterization, "parameterization", sections.get("parameterization", {})),
+        objective=_objective(sections["objective"], path),
+        times=_member(TIMES, "times", sections.get("times", {"name": "uniform"})),
+        network=_network(sections["model"], spec, conditional, outputs=1 + path.has_latent),
         optimizer=_section(make_optimizer, "optimizer", sections["optimizer"]),
         solver=_section(Solver, "solver", sections["solver"]),
+        sampler=_section(Sampler, "sampler", sections.get("sampler", {})),
         schedule=_section(Schedule, "train", schedule),
         data=settings,
         train=_section(TrainSettings, "train", rest),
@@ -319,8 +364,17 @@ def _with_defaults(plain: dict[str, Any]) -> dict[str, Any]:
     defaults = {f"data.{f.name}": f.default for f in dataclasses.fields(DataSettings)}
     flat = {k: v for k, v in defaults.items() if v is not dataclasses.MISSING}
     flat.update(flatten(plain))
-    for section, table in (("path", paths.PATHS), ("model", models.MODELS)):
-        member = table.get(str(flat.get(f"{section}.name", "")))
+    flat.setdefault("times.name", "uniform")
+    flat.setdefault("train.coupling", TrainSettings.coupling)
+    members: dict[str, Any] = {"parameterization": Parameterization}
+    for section, table in (
+        ("path", paths.PATHS),
+        ("objective", objectives.OBJECTIVES),
+        ("times", TIMES),
+        ("model", models.MODELS),
+    ):
+        members[section] = table.get(str(flat.get(f"{section}.name", "")))
+    for section, member in members.items():
         for field in dataclasses.fields(member) if member is not None else ():
             if field.default is not dataclasses.MISSING:
                 flat.setdefault(f"{section}.{field.name}", field.default)
@@ -370,7 +424,17 @@ def _unknown_name(field: str, got: str, table: Mapping[str, Any]) -> str:
     return f"config.{field} is {got!r}, expected one of {', '.join(table)}"
 
 
-def _network(section: dict[str, Any], spec: DataSpec, conditional: bool) -> Network:
+def _objective(section: dict[str, Any], path: Path) -> Objective:
+    """Builds the objective; LPIPS's weights are read when it is first computed: to sample takes none."""
+    fields = dict(section)
+    if fields.get("name") == "distillation":
+        weights = [fields.pop(name, None) for name in ("lpips_backbone", "lpips_heads")]
+        if None not in weights:
+            fields["lpips"] = Lpips(*weights)
+    return _member(objectives.OBJECTIVES, "objective", fields, path=path)
+
+
+def _network(section: dict[str, Any], spec: DataSpec, conditional: bool, outputs: int) -> Network:
     """Builds the network and checks that it can halve the images."""
     dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
     dtype = _pop(section, "model", "dtype")
@@ -378,7 +442,7 @@ def _network(section: dict[str, Any], spec: DataSpec, conditional: bool) -> Netw
         raise UserError(_unknown_name("model.dtype", dtype, dtypes))
     if conditional and spec.num_classes < 1:
         raise UserError("config.model.conditional is True, but config.data.num_classes is 0: set it to False")
-    fields = {**section, "dtype": dtypes[dtype]}
+    fields = {**section, "dtype": dtypes[dtype], "outputs": outputs}
     network = _member(models.MODELS, "model", fields, num_classes=spec.num_classes if conditional else 0)
     try:
         network.check_shape(spec.shape)
@@ -398,10 +462,12 @@ def _check(experiment: Experiment) -> None:
         ("translate.method", e.translate.method, tuple(TRANSLATIONS)),
         ("interpolate.rule", e.interpolate.rule, RULES),
         ("interpolate.between", e.interpolate.between, ("latents", "images")),
+        ("train.coupling", e.train.coupling, COUPLINGS),
     ):
         if value not in names:
             raise UserError(f"config.{name} is {value!r}, expected one of {', '.join(names)}")
     _check_eval(experiment)
+    _check_path(experiment)
     labels = [("sample.labels", v) for v in e.sample.labels] + [("interpolate.labels", v) for v in e.interpolate.labels]
     labels += [("figures.classes", v) for v in e.figures.classes]
     labels += [(f"translate.{n}", v) for n in ("source", "target") if (v := getattr(e.translate, n)) is not None]
@@ -415,6 +481,15 @@ def _check(experiment: Experiment) -> None:
     if not 0 <= e.train.ema_decay < 1:
         raise UserError(f"config.train.ema_decay is {e.train.ema_decay}, expected at least 0 and less than 1")
     _check_counts(experiment)
+
+
+def _check_path(experiment: Experiment) -> None:
+    """Whether parameterization and sampler mean something on the path."""
+    for name in ("parameterization", "sampler"):
+        try:
+            getattr(experiment, name).check_path(experiment.path)
+        except ValueError as error:
+            raise UserError(f"config.{name}: {error}") from error
 
 
 def _check_data(settings: DataSettings) -> None:

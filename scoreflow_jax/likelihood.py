@@ -66,10 +66,11 @@ def divergence(f: Callable[[State], State], x: State, probe: State | None) -> tu
     return value, jnp.sum(parts, axis=0)
 
 
-def standard_normal(x: State) -> PerExample:
-    """log density of N(0, I), the source."""
+def normal_log_density(x: State, scale: float = 1.0) -> PerExample:
+    """log density of N(0, scale^2 I), the source."""
     size = math.prod(x.shape[1:])
-    return -0.5 * jnp.sum(x**2, axis=tuple(range(1, x.ndim))) - 0.5 * size * math.log(2 * math.pi)
+    squares = jnp.sum((x / scale) ** 2, axis=tuple(range(1, x.ndim)))
+    return -0.5 * squares - size * (0.5 * math.log(2 * math.pi) + math.log(scale))
 
 
 def log_likelihood(
@@ -80,8 +81,9 @@ def log_likelihood(
     *,
     probe: State | None = None,
     span: Span = WHOLE,
+    prior_scale: float = 1.0,
 ) -> Solution:
-    """log p_1(x1 | label) of data, by solving from t = 1 to 0.
+    """log p_1(x1 | label) of data, by solving from t = 1 to 0; with a span that ends earlier, of states at that time.
 
     Args:
         drift: f(x, t, c), whose examples do not depend on each other.
@@ -90,6 +92,7 @@ def log_likelihood(
         solver: of the ODE.
         probe: of `draw_probe`; None: the exact divergence.
         span: the times to solve between.
+        prior_scale: standard deviation of the source, `Path.prior_scale`.
 
     Returns:
         The solution with y = (log likelihood in nats (batch,), latents). An evaluation computes the network and its derivative.
@@ -97,7 +100,7 @@ def log_likelihood(
     solution = _solve(drift, x1, label, solver, probe, span[::-1])
     x0, integral = solution.y
     # Solved downwards, the integral comes with the other sign.
-    return solution._replace(y=(standard_normal(x0) + integral, x0))
+    return solution._replace(y=(normal_log_density(x0, prior_scale) + integral, x0))
 
 
 def generate_with_likelihood(
@@ -108,11 +111,12 @@ def generate_with_likelihood(
     *,
     probe: State | None = None,
     span: Span = WHOLE,
+    prior_scale: float = 1.0,
 ) -> Solution:
     """Like `sampling.generate`, with y = (log likelihood in nats (batch,), data)."""
     solution = _solve(drift, x0, label, solver, probe, span)
     x1, integral = solution.y
-    return solution._replace(y=(standard_normal(x0) - integral, x1))
+    return solution._replace(y=(normal_log_density(x0, prior_scale) - integral, x1))
 
 
 def _solve(

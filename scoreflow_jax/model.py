@@ -29,8 +29,12 @@ from scoreflow_jax.experiment import Experiment, build, to_plain
 from scoreflow_jax.likelihood import PROBES, draw_probe, generate_with_likelihood, log_likelihood
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.parallel import Layout, make_layout, one_device, shard
-from scoreflow_jax.sampling import Solved, SolveStats
+from scoreflow_jax.sampling import Sampler, Solved, SolveStats
+from scoreflow_jax.sampling.guidance import guided
 from scoreflow_jax.typing import HostState, PRNGKey, PyTree
+
+_STEPS = 2**31 - 2
+"""Folded into a key for the noise of a sampler's steps: beyond any sample's number."""
 
 LabelsLike = ArrayLike | list[int] | tuple[int, ...] | None
 """A label for all, one for each example, or None for an unconditional model."""
@@ -117,7 +121,7 @@ class Model:
         num_images: int | None = None,
         guidance: ArrayLike | None = None,
     ) -> HostState:
-        """Generates images, eq. 10: sample i starts from noise fold_in(key, i), whatever the others are.
+        """Generates images, by the ODE (eq. 10) or as config.sampler says: sample i starts from noise fold_in(key, i).
 
         Args:
             key: from jax.random.key.
@@ -129,7 +133,7 @@ class Model:
         Raises:
             UserError: labels outside the classes, or neither labels nor num_images, or guidance for a model without it.
         """
-        return self.solve_generate(self.source_points(key, _count(labels, num_images)), labels, guidance=guidance).y
+        return self.solve_samples(key, _count(labels, num_images), labels, guidance=guidance).y
 
     def encode(self, images: ArrayLike, labels: LabelsLike = None) -> HostState:
         """Carries images at t = 1 to their latents at t = 0, the inverse of `decode`."""
@@ -177,7 +181,13 @@ class Model:
         return self.solve_interpolate(first, second, labels, num_steps=num_steps, rule=rule, latents=latents)[0].y
 
     def log_likelihood(
-        self, images: ArrayLike, labels: LabelsLike = None, *, key: PRNGKey | None = None, probe: str = "rademacher"
+        self,
+        images: ArrayLike,
+        labels: LabelsLike = None,
+        *,
+        key: PRNGKey | None = None,
+        probe: str = "rademacher",
+        time: float | None = None,
     ) -> Float[np.ndarray, " batch"]:
         """The log density that the ODE gives to images, in nats: a density on [-1, 1], for dequantized images.
 
@@ -189,11 +199,13 @@ class Model:
             key: of Hutchinson's probes; jax.random.key(0) where none is given.
             probe: "rademacher" or "gaussian" for Hutchinson's estimate, unbiased but noisy for a single image; "exact" for the
                 whole trace.
+            time: of states on the way, whose density at that t is asked for; by default they are data.
 
         Raises:
-            UserError: a source that is not Gaussian, an unknown probe, or images or labels that do not fit.
+            UserError: a source that is not Gaussian, an unknown probe, a time outside the path's, or images or labels that do
+                not fit.
         """
-        return self.solve_log_likelihood(images, labels, key=key, probe=probe).y[0]
+        return self.solve_log_likelihood(images, labels, key=key, probe=probe, time=time).y[0]
 
     def generate_with_likelihood(
         self, key: PRNGKey, labels: LabelsLike = None, *, num_images: int | None = None, probe: str = "rademacher"
@@ -206,14 +218,14 @@ class Model:
     def source_points(self, key: PRNGKey, count: int, *, first: int = 0) -> Float[Array, "batch ..."]:
         """Points first .. first + count - 1 at t = 0 of this key: noise, or what `config.data.base` describes.
 
-        Noise i is drawn from fold_in(key, i). Of a data set the test split is gone through in the order that the key shuffles
-        it to, again and again.
+        Noise i is drawn from fold_in(key, i), times the path's prior scale. Of a data set the test split is gone through in the
+        order that the key shuffles it to, again and again.
 
         Raises:
             UserError: that data set is not there.
         """
         if not self.experiment.data.base:
-            return self._noise(key, jnp.arange(first, first + count))
+            return self.experiment.path.prior_scale * self._noise(key, jnp.arange(first, first + count))
         order = np.asarray(jax.random.permutation(key, len(self._base)))
         pixels = self._base.read(order[np.arange(first, first + count) % len(order)])["image"]
         return jnp.asarray(self.experiment.scaling.to_images(pixels))
@@ -228,7 +240,19 @@ class Model:
 
     def with_solver(self, solver: Solver) -> "Model":
         """The same model solving its ODEs otherwise."""
-        experiment = dataclasses.replace(self.experiment, solver=solver)
+        return self.with_experiment(dataclasses.replace(self.experiment, solver=solver))
+
+    def with_sampler(self, sampler: Sampler) -> "Model":
+        """The same model sampling otherwise.
+
+        Raises:
+            ValueError: the sampler does not go with the path.
+        """
+        sampler.check_path(self.experiment.path)
+        return self.with_experiment(dataclasses.replace(self.experiment, sampler=sampler))
+
+    def with_experiment(self, experiment: Experiment) -> "Model":
+        """The same parameters under other settings."""
         return Model(
             experiment,
             self.params,
@@ -237,6 +261,68 @@ class Model:
             trained_config=self.trained_config,
             layout=self.layout,
         )
+
+    def solve_samples(
+        self,
+        key: PRNGKey,
+        count: int,
+        labels: LabelsLike,
+        *,
+        first: int = 0,
+        guidance: ArrayLike | None = None,
+    ) -> Solved:
+        """`generate`: samples first .. first + count - 1 of this key, by the sampler of the config, with what they cost."""
+        points = self.source_points(key, count, first=first)
+        if self.experiment.sampler.name == "ode":
+            return self.solve_generate(points, labels, guidance=guidance)
+        keys = sampling.sample_keys(jax.random.fold_in(key, _STEPS), np.arange(first, first + count))
+        return self._sample(points, labels, np.asarray(keys), guidance)
+
+    def solve_backwards(self, key: PRNGKey, images: ArrayLike, labels: LabelsLike = None) -> Solved:
+        """From data to the source by the sampler's SDE: random, where `encode` is not.
+
+        Raises:
+            UserError: a sampler other than euler_maruyama.
+        """
+        if self.experiment.sampler.name != "euler_maruyama":
+            raise UserError(
+                f"config.sampler.name is {self.experiment.sampler.name!r}, but from data to the source only 'euler_maruyama' "
+                "goes: set it, or use encode for the ODE"
+            )
+        keys = sampling.sample_keys(jax.random.fold_in(key, _STEPS), np.arange(len(self._images(images))))
+        return self._sample(images, labels, np.asarray(keys), None, backwards=True)
+
+    def _sample(
+        self,
+        x: ArrayLike,
+        labels: LabelsLike,
+        keys: np.ndarray,
+        guidance: ArrayLike | None,
+        *,
+        backwards: bool = False,
+    ) -> Solved:
+        """By the sampler, guided where a weight is given."""
+        e = self.experiment
+        sampler, path = e.sampler, e.path
+        unguided = guidance is None or (np.ndim(guidance) == 0 and float(np.asarray(guidance)) == 1.0)
+        weights = None if unguided else self._weights(guidance, labels, len(self._images(x)))
+
+        def run(drift: Any, x: Any, *rest: Any, times: Any, span: Any) -> Any:
+            del times, span
+            *weight, keys, label, _ = rest
+            span = sampler.span(path)
+            predict: Any = drift.predict
+            if weight:
+                predict = lambda kind, x, t, told: guided(functools.partial(drift.predict, kind))(x, t, told)  # noqa: E731
+            told = (label, weight[0]) if weight else label
+            with jax.default_matmul_precision(e.solver.precision):
+                return sampling.sample_stochastically(
+                    predict, drift.path, x, told, keys, sampler, span=span[::-1] if backwards else span
+                )
+
+        name = "sample" + ("" if unguided else "_guided") + ("_backwards" if backwards else "")
+        extra = (keys,) if weights is None else (weights, keys)
+        return self._solve(name, run, None, x, labels, extra=extra)
 
     def solve_generate(
         self, latents: ArrayLike, labels: LabelsLike, times: Any = None, guidance: ArrayLike | None = None
@@ -250,7 +336,7 @@ class Model:
         def generate(drift: Any, x: Any, weights: Any, label: Any, solver: Any, **how: Any) -> Any:
             return sampling.generate(drift, x, label, solver, guidance=weights, **how)
 
-        return self._solve("generate_guided", generate, times, latents, labels, extra=weights)
+        return self._solve("generate_guided", generate, times, latents, labels, extra=(weights,))
 
     def solve_encode(self, images: ArrayLike, labels: LabelsLike, times: Any = None) -> Solved:
         """`encode`, with states at the descending `times` and with what it cost."""
@@ -286,10 +372,19 @@ class Model:
         return self._solve(name, solve, times, images, source, target)
 
     def solve_log_likelihood(
-        self, images: ArrayLike, labels: LabelsLike, *, key: PRNGKey | None = None, probe: str = "rademacher"
+        self,
+        images: ArrayLike,
+        labels: LabelsLike,
+        *,
+        key: PRNGKey | None = None,
+        probe: str = "rademacher",
+        time: float | None = None,
     ) -> Solved:
         """`log_likelihood`, y being (log densities, latents), with what it cost."""
-        return self._solve_likelihood("log_likelihood", log_likelihood, images, labels, key, probe)
+        path = self.experiment.path
+        if time is not None and not path.t_min < time <= 1.0:
+            raise UserError(f"time is {time}, expected one from {path.t_min} (exclusive) to 1")
+        return self._solve_likelihood("log_likelihood", log_likelihood, images, labels, key, probe, time)
 
     def solve_generate_with_likelihood(
         self, latents: ArrayLike, labels: LabelsLike, *, key: PRNGKey | None = None, probe: str = "rademacher"
@@ -308,6 +403,7 @@ class Model:
         labels: LabelsLike,
         key: PRNGKey | None,
         probe: str,
+        time: float | None = None,
     ) -> Solved:
         """Runs a function of likelihood.py; probe i is drawn from fold_in(key, i)."""
         if not self.experiment.path.gaussian_source:
@@ -324,9 +420,13 @@ class Model:
         def solve(drift: Any, x: Any, *rest: Any, times: Any, span: Any) -> Any:
             del times
             *given, label, solver = rest
-            return function(drift, x, label, solver, probe=given[0] if given else None, span=span)
+            if time is not None:
+                span = (span[0], min(time, span[1]))
+            scale = self.experiment.path.prior_scale
+            return function(drift, x, label, solver, probe=given[0] if given else None, span=span, prior_scale=scale)
 
-        return self._solve(f"{name}_{probe}", solve, None, x, labels, extra=probes)
+        extra = () if probes is None else (probes,)
+        return self._solve(f"{name}_{probe}_{time}", solve, None, x, labels, extra=extra)
 
     def solve_interpolate(
         self, first: ArrayLike, second: ArrayLike, labels: LabelsLike, *, num_steps: int, rule: str, latents: bool
@@ -352,9 +452,9 @@ class Model:
         times: Any,
         x: ArrayLike,
         *labels: LabelsLike,
-        extra: np.ndarray | None = None,
+        extra: tuple[np.ndarray, ...] = (),
     ) -> Solved:
-        """Runs a function of a drift in batches, compiled once for each name, times and batch; `extra` goes before labels."""
+        """Runs a function of a drift in batches, compiled once for each name, times and batch; `extra` go before labels."""
         images = self._images(x)
         solver, drift, path = self.experiment.solver, self.experiment.drift, self.experiment.path
         span = (path.t_min, path.t_max)
@@ -372,8 +472,7 @@ class Model:
                 self._compiled[program] = jitted.lower(self.params, *shard(arrays, self.layout)).compile()
             return lambda *arrays: self._compiled[program](self.params, *shard(arrays, self.layout))
 
-        more = () if extra is None else (extra,)
-        arrays = (images, *more, *(self._labels(label, len(images)) for label in labels))
+        arrays = (images, *extra, *(self._labels(label, len(images)) for label in labels))
         return sampling.solve_in_batches(compile_solve, arrays, self.batch_size, multiple=self.layout.mesh.size)
 
     def _images(self, x: ArrayLike) -> Float[Array, "batch ..."]:

@@ -68,6 +68,7 @@ class TrainSettings:
     steps_per_call: int = 1
     fsdp: int = 1
     profile_steps: int = 0
+    coupling: str = "independent"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ class Mixture:
 
     def _components(self, x, t):
         """Log weights of the components given x_t (batch, k), centered states (batch, k, d), and alpha, sigma, v."""
-        alpha, sigma = self.path.alpha(t)[:, None], self.path.sigma(t)[:, None]
+        alpha, sigma = self.path.alpha(t)[:, None], self._noise(t)[:, None]
         variance = alpha**2 * jnp.asarray(self.stds)[None] ** 2 + sigma**2
         centered = x[:, None, :] - alpha[:, :, None] * jnp.asarray(self.means)[None]
         d = x.shape[-1]
@@ -40,6 +40,12 @@ class Mixture:
             - 0.5 * jnp.sum(centered**2, -1) / variance
         )
         return log_joint, centered, alpha, sigma, variance
+
+    def _noise(self, t):
+        """Of x0 and the latent together, which from a Gaussian source are one noise."""
+        if not self.path.has_latent:
+            return self.path.sigma(t)
+        return jnp.sqrt(self.path.sigma(t) ** 2 + self.path.gamma(t) ** 2)
 
     def log_density(self, x, t):
         """log p(x_t), (batch,)."""
@@ -59,7 +65,7 @@ class Mixture:
         data, noise = self.data_and_noise(x, t)
         ones = jnp.ones_like(t)
         alpha_dot = jax.jvp(self.path.alpha, (t,), (ones,))[1][:, None]
-        sigma_dot = jax.jvp(self.path.sigma, (t,), (ones,))[1][:, None]
+        sigma_dot = jax.jvp(self._noise, (t,), (ones,))[1][:, None]
         return alpha_dot * data + sigma_dot * noise
 
     def score(self, x, t):

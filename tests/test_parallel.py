@@ -10,6 +10,8 @@ import pytest
 from scoreflow_jax import parallel
 from scoreflow_jax.training import Profile, TrainState
 
+pytestmark = pytest.mark.usefixtures("four_devices")
+
 
 @pytest.mark.parametrize(
     ("kind", "teraflops"),

@@ -25,7 +25,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     settings = experiment.sample
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)
     labels = balanced_labels(settings.num_images, settings.labels or tuple(range(experiment.num_classes)))
-    noise = model.source_points(jax.random.key(settings.seed), settings.num_images)
+    key = jax.random.key(settings.seed)
     if settings.likelihood and settings.guidance != 1.0:
         raise UserError(
             "a guided drift has no likelihood: set config.sample.likelihood or config.sample.guidance, not both"
@@ -33,9 +33,15 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     calls = network_calls(settings.guidance)
     extra: dict[str, np.ndarray] = {}
     if settings.likelihood:
+        if experiment.sampler.name != "ode":
+            raise UserError(
+                f"config.sampler.name is {experiment.sampler.name!r}, but likelihoods are the ODE's: set config.sampler.name or "
+                "config.sample.likelihood, not both"
+            )
+        noise = model.source_points(key, settings.num_images)
         solved, extra["log_likelihood"] = _with_likelihood(model, workdir, noise, labels)
     else:
-        solved = model.solve_generate(noise, labels, guidance=settings.guidance)
+        solved = model.solve_samples(key, settings.num_images, labels, guidance=settings.guidance)
     out = workdir / "sample"
     stored = labels if labels is not None else np.zeros(len(solved.y), np.int32)
     what = points.noun(experiment)

@@ -301,6 +301,7 @@ def report_head(model: Model, mode: str, *, seed: int | None) -> dict[str, Any]:
             "dtype": "float32",
             "matmul_precision": e.solver.precision,
         },
+        "sampler": {"name": "ode"} if e.sampler.name == "ode" else dataclasses.asdict(e.sampler),
         "rounding": e.scaling.rounding,
         **environment(),
     }

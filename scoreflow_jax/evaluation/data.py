@@ -18,8 +18,8 @@ from scoreflow_jax.evaluation.point_plots import PointPlots
 from scoreflow_jax.evaluation.statistics import Statistics, load_npz, statistics_of
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.files import cache_dir
-from scoreflow_jax.models.lpips import SMALLEST, import_lpips, lpips
-from scoreflow_jax.torch_files import read_torch_file
+from scoreflow_jax.models.lpips import SMALLEST, lpips
+from scoreflow_jax.perceptual import lpips_weights
 
 _DRAW_SEED = 0
 
@@ -144,11 +144,7 @@ class Data:
             raise UserError("LPIPS needs both config.eval.lpips_backbone and config.eval.lpips_heads")
         if min(self.experiment.spec.shape[:2]) < SMALLEST:
             raise UserError(f"LPIPS of images {self.experiment.spec.shape}: expected at least {SMALLEST}x{SMALLEST}")
-        try:
-            weights = import_lpips(read_torch_file(backbone), read_torch_file(heads))
-        except ValueError as error:
-            raise UserError(f"{backbone} or {heads} does not hold LPIPS's weights: {error}") from error
-        return functools.partial(jax.jit(lpips), weights)
+        return functools.partial(jax.jit(lpips), lpips_weights(backbone, heads))
 
     @property
     def small(self) -> bool:

@@ -1,5 +1,6 @@
 """How good and how varied generated images are, and what they cost."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -144,8 +145,8 @@ def generate(model: Model, data: Data, out: pathlib.Path, seed: int) -> Generate
 def _make(
     model: Model, extractor: Extractor, seed: int, first: int, count: int, labels: Int[np.ndarray, " batch"] | None
 ) -> dict[str, np.ndarray]:
-    noise = model.source_points(jax.random.key(seed), count, first=first)
-    solved = model.solve_generate(noise, labels, guidance=model.experiment.sample.guidance)
+    guidance = model.experiment.sample.guidance
+    solved = model.solve_samples(jax.random.key(seed), count, labels, first=first, guidance=guidance)
     pixels = model.experiment.scaling.to_pixels(solved.y)
     cost = {name: np.asarray(getattr(solved.stats, name)) for name in _FIELDS}
     return {"images": pixels, "features": extractor(pixels), **cost}
@@ -181,6 +182,7 @@ def _identity(model: Model, data: Data, seed: int, chunk: int) -> str:
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,  # so that figures of speed are of one machine
         "solver": {k: getattr(e.solver, k) for k in e.solver.__dataclass_fields__},
+        "sampler": dataclasses.asdict(e.sampler),
         "guidance": e.sample.guidance,
         "rounding": e.scaling.rounding,
         "batch_size": model.batch_size,

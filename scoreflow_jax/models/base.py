@@ -23,12 +23,14 @@ class Network(nn.Module):
         label_dropout: probability with which an example loses its condition in training, so that one network learns the
             unconditional drift too, as classifier-free guidance needs it. The drift is then unconditional for None.
         dtype: of the computation; parameters and result are float32.
+        outputs: arrays of the examples' shape that it returns, joined along the last axis.
     """
 
     num_classes: int = 0
     condition_dim: int = 0
     label_dropout: float = 0.0
     dtype: Any = jnp.float32
+    outputs: int = 1
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raises a ValueError for examples of a shape, without the batch, that the network cannot take; default: none."""

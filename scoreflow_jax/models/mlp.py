@@ -25,7 +25,7 @@ Points = Float[Array, "batch dimension"]
 class MLP(Network):
     """f(x, t, c): points, times and conditions to a drift of the points' dimension.
 
-    Fields of the base: `num_classes`, `condition_dim`, `label_dropout` and `dtype`.
+    Fields of the base: `num_classes`, `condition_dim`, `label_dropout`, `dtype` and `outputs`.
 
     Attributes:
         width: numbers in every hidden layer and in the embeddings of time and condition; even.
@@ -57,7 +57,9 @@ class MLP(Network):
         h = dense(self.width, name="in", dtype=self.dtype)(x.astype(self.dtype))
         for i in range(self.num_blocks):
             h = DenseBlock(self.width, self.dtype, name=f"block_{i}")(h, context)
-        return dense(x.shape[-1], name="out", scale=0.0, dtype=self.dtype)(nn.swish(h)).astype(jnp.float32)
+        return dense(self.outputs * x.shape[-1], name="out", scale=0.0, dtype=self.dtype)(nn.swish(h)).astype(
+            jnp.float32
+        )
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Refuses images, and sizes that cannot be.

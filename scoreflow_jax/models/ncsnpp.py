@@ -37,7 +37,7 @@ from scoreflow_jax.typing import Condition, Images, Times
 class NCSNpp(Network):
     """f(x, t, c): images, times and conditions to a drift of the images' shape.
 
-    Fields of the base: `num_classes`, `condition_dim`, `label_dropout` and `dtype`.
+    Fields of the base: `num_classes`, `condition_dim`, `label_dropout`, `dtype` and `outputs`.
 
     Attributes:
         base_channels: channels at the full resolution, a multiple of 4 (nf in score_sde).
@@ -96,7 +96,7 @@ class NCSNpp(Network):
         image = (x if self.centered else 2 * x - 1).astype(self.dtype)
         stack = self._down(image, context, train)
         h = self._middle(stack[-1], context, train)
-        out = self._up(h, stack, x.shape[-1], context, train).astype(jnp.float32)
+        out = self._up(h, stack, self.outputs * x.shape[-1], context, train).astype(jnp.float32)
         return out / self._sigma(level)[:, None, None, None] if self.scale_by_sigma else out
 
     def check_shape(self, shape: tuple[int, ...]) -> None:

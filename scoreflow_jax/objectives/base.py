@@ -6,6 +6,8 @@ values before they take the mean.
 
 from typing import Protocol, runtime_checkable
 
+import jax.numpy as jnp
+
 from scoreflow_jax.typing import Condition, DriftFn, PerExample, State, Times
 
 
@@ -13,7 +15,15 @@ from scoreflow_jax.typing import Condition, DriftFn, PerExample, State, Times
 class Objective(Protocol):
     """A training loss."""
 
-    def __call__(self, drift: DriftFn, x0: State, x1: State, t: Times, label: Condition | None) -> PerExample:
+    def __call__(
+        self,
+        drift: DriftFn,
+        x0: State,
+        x1: State,
+        t: Times,
+        label: Condition | None,
+        z: State | None = None,
+    ) -> PerExample:
         """Returns the loss of each example, averaged over its dimensions.
 
         Args:
@@ -22,5 +32,11 @@ class Objective(Protocol):
             x1: data at t = 1.
             t: times in [0, 1], one per example.
             label: class labels of x1, or None.
+            z: the latent of a path that has one, N(0, I); else None.
         """
         ...
+
+
+def mean_square(x: State) -> PerExample:
+    """The mean square over an example's dimensions."""
+    return jnp.mean(jnp.square(x), axis=tuple(range(1, x.ndim)))

@@ -1,4 +1,4 @@
-"""ScoreFlow's path-constrained loss, algorithm 1 and eq. 19 with its one-step approximation.
+"""ScoreFlow's path-constrained loss, eq. 19, by algorithm 1's one step or by several steps of the drift itself.
 
 With xbar(t) = (1 - t) x0 + t x1 on the straight path, one Euler step from the source with the drift of the target state is
 
@@ -9,44 +9,116 @@ and since xbar(t) = x0 + t (x1 - x0) the difference is x(t) - xbar(t) = t (f - (
     (2)  loss = t^(2 - p) |f(xbar(t), t, c) - (x1 - x0)|^2.
 
 We compute (2): (1) is 0/0 at t = 0 for the paper's p = 1. p = 2 is rectified flow (eq. 18). The minimizer is
-E[x1 - x0 | xbar(t)] for every p; the weight decides which times a network of finite size serves best.
+E[x1 - x0 | xbar(t)] for every p; the weight decides which times a network of finite size serves best. Some weights are errors of
+another prediction, since |noise error| = t |f error| and |data error| = (1 - t) |f error| on this path: p = 0 is the loss of
+noise prediction.
+
+With K steps x(t) is what eq. 19 says, a solution of dx/ds = f(x(s), s, c) from x(0) = x0 to s = t, by K equal steps of Euler's or
+Heun's method with gradients through all of them:
+
+    (3)  x(t) = x0 + t F,  F the mean of the steps' slopes,    loss = t^(2 - p) |F - (x1 - x0)|^2.
+
+Its minimizer is another one. x(t) is then a function of x0 alone, so for x1 drawn independently of x0 the best x(t) is
+E[xbar(t) | x0] = (1 - t) x0 + t E[x1 | c]: exact minimization carries every point to the mean of its class
+(docs/theory.md has it measured). Over pairs that belong to each other, as reflow makes them, it does what it says.
 """
 
 import dataclasses
+from typing import Literal
 
+import jax
 import jax.numpy as jnp
 
-from scoreflow_jax.paths import Path
+from scoreflow_jax.objectives.base import mean_square
+from scoreflow_jax.paths import AffinePath, LinearPath, Path, per_example
 from scoreflow_jax.typing import Condition, DriftFn, PerExample, State, Times
+
+WEIGHTS = ("power", "velocity", "noise", "data", "logit_normal")
+"""lambda(t), times t^2, by the name that `config.objective.weight` gives it: see `PathConstrained`."""
+
+METHODS = ("euler", "heun")
 
 
 @dataclasses.dataclass(frozen=True)
 class PathConstrained:
-    """t^(2 - p) times the mean square of f(x_t, t, c) - dx_t/dt, equation (2) of the module.
+    """lambda(t) t^2 times the mean square of f(x_t, t, c) - dx_t/dt, or of the mean slope of K steps: (2) and (3) of the module.
 
     Attributes:
-        path: how x_t and its velocity come from x0 and x1. The one-step reading (1) holds on the straight path; on another
-            affine path (2) is a weighted velocity loss.
+        path: how x_t and its velocity come from x0 and x1. Readings (1) and (3) hold on the straight path; on another affine
+            path (2) is a weighted velocity loss.
         weight_exponent: p in lambda(t) = t^-p, at most 2: 1 is the paper's, 2 is rectified flow, 0 the unweighted eq. 19.
+        weight: "power", t^-p; or by what it makes of the loss: "velocity" (p = 2 on every path), "noise" or "data" (the squared
+            error of that prediction); "logit_normal", the density of sigmoid(N(0, 1)), which favours the middle.
+        num_steps: K of (3); 0: the one step of algorithm 1, (2).
+        method: of the K steps, "euler" or "heun" (two evaluations a step).
 
     Raises:
-        ValueError: p above 2, which is singular at t = 0.
+        ValueError: p above 2, which is singular at t = 0; an unknown name; steps on a path that is not straight.
     """
 
     path: Path
     weight_exponent: float = 1.0
+    weight: str = "power"
+    num_steps: int = 0
+    method: str = "euler"
 
     def __post_init__(self) -> None:
-        """Checks the exponent."""
+        """Checks the fields."""
         if self.weight_exponent > 2:
             raise ValueError(
                 f"weight_exponent is {self.weight_exponent}, expected at most 2: t^(2 - p) must stay finite at t = 0. "
                 "The paper's is 1, rectified flow's 2."
             )
+        if self.weight not in WEIGHTS:
+            raise ValueError(f"weight is {self.weight!r}, expected one of {', '.join(WEIGHTS)}")
+        if self.method not in METHODS:
+            raise ValueError(f"method is {self.method!r}, expected one of {', '.join(METHODS)}")
+        if self.num_steps < 0:
+            raise ValueError(f"num_steps is {self.num_steps}, expected at least 0")
+        if self.num_steps and type(self.path) is not LinearPath:
+            raise ValueError(
+                f"num_steps is {self.num_steps}, but eq. 19 is of the straight path: set config.path.name to 'linear'"
+            )
+        if self.weight in ("noise", "data") and not isinstance(self.path, AffinePath):
+            raise ValueError(f"weight is {self.weight!r}, but {type(self.path).__name__} is no affine path")
 
-    def __call__(self, drift: DriftFn, x0: State, x1: State, t: Times, label: Condition | None) -> PerExample:
-        """Returns equation (2) for each example, the square averaged over dimensions."""
-        x_t = self.path.interpolant(t, x0, x1)
-        residual = drift(x_t, t, label) - self.path.velocity(t, x0, x1)
-        squared = jnp.mean(jnp.square(residual), axis=tuple(range(1, residual.ndim)))
-        return t ** (2.0 - self.weight_exponent) * squared
+    def __call__(
+        self, drift: DriftFn, x0: State, x1: State, t: Times, label: Condition | None, z: State | None = None
+    ) -> PerExample:
+        """Returns (2) or (3) for each example, the square averaged over dimensions."""
+        if self.num_steps:
+            residual = self._slope(drift, x0, t, label) - (x1 - x0)
+        else:
+            x_t = self.path.interpolant(t, x0, x1, z)
+            residual = drift(x_t, t, label) - self.path.velocity(t, x0, x1, z)
+        return self._weight(t) * mean_square(residual)
+
+    def _weight(self, t: Times) -> Times | float:
+        """lambda(t) t^2."""
+        kinds: dict[str, Literal["noise", "data"]] = {"noise": "noise", "data": "data"}
+        if self.weight in kinds:
+            assert isinstance(self.path, AffinePath)
+            return jnp.square(self.path.change_per_velocity(kinds[self.weight], t))
+        match self.weight:
+            case "velocity":
+                return 1.0
+            case "logit_normal":
+                inside = jnp.clip(t, 1e-6, 1.0 - 1e-6)
+                logit = jnp.log(inside) - jnp.log1p(-inside)
+                return jnp.exp(-0.5 * logit**2) / (jnp.sqrt(2 * jnp.pi) * inside * (1.0 - inside))
+            case _:
+                return t ** (2.0 - self.weight_exponent)
+
+    def _slope(self, drift: DriftFn, x0: State, t: Times, label: Condition | None) -> State:
+        """F of (3). Unrolled: gradients of convolutions in a loop are 40 to 120 times slower on CPU."""
+        step, x, total = t / self.num_steps, x0, jnp.zeros_like(x0)
+        f = jax.checkpoint(
+            lambda x, s: drift(x, s, label)
+        )  # as much memory as one step takes, for one more evaluation each
+        for k in range(self.num_steps):
+            slope = f(x, k * step)
+            if self.method == "heun":
+                slope = 0.5 * (slope + f(x + per_example(step, x) * slope, (k + 1) * step))
+            x = x + per_example(step, x) * slope
+            total = total + slope
+        return total / self.num_steps

@@ -8,23 +8,41 @@ common case; it states only two functions of time,
 with alpha the weight of the data and sigma the weight of the source. The rest follows:
 
     (2)  velocity   dx_t/dt = alpha'(t) x1 + sigma'(t) x0
-    (3)  score      grad log p(x_t | x1) = -x0 / sigma(t), for a Gaussian source.
+    (3)  score      grad log p(x_t | x1) = -x0 / sigma(t), for a Gaussian source
+    (4)  diffusion  g(t)^2 = 2 sigma (sigma alpha' / alpha - sigma'), of the SDE from data to noise with these marginals
+                    (Song et al. 2021, arXiv:2011.13456, eq. 29, with time turned round).
 
 Velocity, data, noise and score are all linear in (x1, x0), and so is x_t itself. Knowing x_t and any one of them therefore
 fixes (x1, x0) by a 2x2 solve, and every other one by (1) to (3): `AffinePath.convert`. Taken in expectation given x_t the
 same holds of what a network predicts.
+
+An affine path may carry a latent z ~ N(0, I) too (Albergo, Boffi and Vanden-Eijnden 2023, arXiv:2303.08797, eq. 2.1):
+
+    (5)  x_t = alpha(t) x1 + sigma(t) x0 + gamma(t) z,    gamma(0) = gamma(1) = 0.
+
+It gives densities between two data sets a score, -E[z | x_t] / gamma(t). With a Gaussian source it changes nothing but the
+path: sigma x0 + gamma z is Gaussian with standard deviation sqrt(sigma^2 + gamma^2), which then stands for sigma in (2) to (4).
 """
 
 import abc
 import dataclasses
-from typing import Literal
+import typing
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from scoreflow_jax.typing import PRNGKey, State, Time, Times
 
 Prediction = Literal["velocity", "data", "noise", "score"]
+"""What a network may predict, on an affine path from Gaussian noise all the same thing."""
+
+PREDICTIONS = typing.get_args(Prediction)
+
+LATENTS = ("none", "brownian", "sine")
+"""gamma(t) of (5): 0, scale sqrt(t (1 - t)), scale sin(pi t)^2."""
 
 
 def per_example(coefficient: Times | Time, like: State) -> jax.Array:
@@ -57,34 +75,111 @@ class Path(abc.ABC):
         if not 0.0 <= self.t_min < self.t_max <= 1.0:
             raise ValueError(f"t_min and t_max are {self.t_min} and {self.t_max}, expected 0 <= t_min < t_max <= 1")
 
-    @abc.abstractmethod
-    def interpolant(self, t: Times, x0: State, x1: State) -> State:
-        """Returns x_t for times t (batch,)."""
+    @property
+    def prior_scale(self) -> float:
+        """Standard deviation of the noise that a solve starts from; 1 unless a path says otherwise."""
+        return 1.0
 
-    def velocity(self, t: Times, x0: State, x1: State) -> State:
-        """Returns dx_t/dt with x0 and x1 held fixed, by forward differentiation of the interpolant."""
-        return jax.jvp(lambda s: self.interpolant(s, x0, x1), (t,), (jnp.ones_like(t),))[1]
+    @property
+    def has_latent(self) -> bool:
+        """Whether the interpolant takes a latent z besides x0 and x1."""
+        return False
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers of the path that are learned; 0 of most."""
+        return 0
+
+    def with_parameters(self, values: Float[Array, " parameters"]) -> "Path":
+        """The path with these in place of its learned numbers."""
+        del values
+        return self
+
+    @abc.abstractmethod
+    def interpolant(self, t: Times, x0: State, x1: State, z: State | None = None) -> State:
+        """Returns x_t for times t (batch,); z is the latent of paths that have one, 0 where it is None."""
+
+    def velocity(self, t: Times, x0: State, x1: State, z: State | None = None) -> State:
+        """Returns dx_t/dt with x0, x1 and z held fixed, by forward differentiation of the interpolant."""
+        return jax.jvp(lambda s: self.interpolant(s, x0, x1, z), (t,), (jnp.ones_like(t),))[1]
 
     def sample_source(self, key: PRNGKey, shape: tuple[int, ...]) -> State:
-        """Draws x0 of the given shape, the batch first; N(0, I) unless a path says otherwise."""
+        """Draws x0 of the given shape, the batch first: N(0, I)."""
         return jax.random.normal(key, shape, jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class AffinePath(Path):
-    """x_t = alpha(t) x1 + sigma(t) x0, equation (1) of the module. Members state alpha and sigma and nothing else."""
+    """x_t = alpha(t) x1 + sigma(t) x0 + gamma(t) z, (1) and (5) of the module. Members state alpha and sigma and nothing else.
+
+    Attributes:
+        latent: gamma(t), a name in `LATENTS`.
+        latent_scale: its scale.
+    """
+
+    latent: str = "none"
+    latent_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Checks the latent.
+
+        Raises:
+            ValueError: an unknown one, a scale that is not positive, or times at which its derivative is infinite.
+        """
+        super().__post_init__()
+        if self.latent not in LATENTS:
+            raise ValueError(f"latent is {self.latent!r}, expected one of {', '.join(LATENTS)}")
+        if not self.latent_scale > 0:
+            raise ValueError(f"latent_scale is {self.latent_scale}, expected a positive number")
+        if self.latent == "brownian" and (self.t_min == 0 or self.t_max == 1):
+            raise ValueError(
+                f"latent is 'brownian', whose derivative is infinite at t = 0 and 1, but t_min and t_max are {self.t_min} and "
+                f"{self.t_max}: set them to 1e-3 and 0.999, say, or take 'sine'"
+            )
+
+    @property
+    def has_latent(self) -> bool:
+        """Whether gamma is not 0."""
+        return self.latent != "none"
 
     @abc.abstractmethod
     def alpha(self, t: Times | Time) -> Times | Time:
-        """Weight of the data; 0 at t = 0 and 1 at t = 1."""
+        """Weight of the data; at t = 0 it is 0, or as good as 0, and at t = 1 it is 1."""
 
     @abc.abstractmethod
     def sigma(self, t: Times | Time) -> Times | Time:
-        """Weight of the source; 1 at t = 0 and 0 at t = 1."""
+        """Weight of the source; `prior_scale` at t = 0, and 0, or as good as 0, at t = 1."""
 
-    def interpolant(self, t: Times, x0: State, x1: State) -> State:
-        """Returns equation (1)."""
-        return per_example(self.alpha(t), x1) * x1 + per_example(self.sigma(t), x0) * x0
+    def gamma(self, t: Times | Time) -> Times | Time:
+        """Weight of the latent."""
+        t = jnp.asarray(t)
+        match self.latent:
+            case "brownian":
+                return self.latent_scale * jnp.sqrt(t * (1.0 - t))
+            case "sine":
+                return self.latent_scale * jnp.square(jnp.sin(jnp.pi * t))
+            case _:
+                return jnp.zeros_like(t)
+
+    def noise_std(self, t: Times | Time) -> Times | Time:
+        """Standard deviation of x_t given x1 from a Gaussian source: sigma, or with a latent sqrt(sigma^2 + gamma^2)."""
+        return jnp.hypot(self.sigma(t), self.gamma(t)) if self.has_latent else self.sigma(t)
+
+    def diffusion_squared(self, t: Times | Time) -> Times | Time:
+        """g(t)^2 of (4); infinite where alpha is 0.
+
+        Raises:
+            ValueError: the source is not Gaussian.
+        """
+        self._check_gaussian()
+        t = jnp.asarray(t)
+        (alpha, rate), (std, slope) = (_with_derivative(f, t) for f in (self.alpha, self.noise_std))
+        return 2.0 * std * (std * rate / alpha - slope)
+
+    def interpolant(self, t: Times, x0: State, x1: State, z: State | None = None) -> State:
+        """Returns equation (1), or (5)."""
+        x_t = per_example(self.alpha(t), x1) * x1 + per_example(self.sigma(t), x0) * x0
+        return x_t if z is None or not self.has_latent else x_t + per_example(self.gamma(t), z) * z
 
     def convert(self, value: State, x_t: State, t: Times, *, source: Prediction, target: Prediction) -> State:
         """Turns one prediction at x_t into another: velocity, data (x1), noise (x0) or score.
@@ -98,13 +193,14 @@ class AffinePath(Path):
             target: the kind to return.
 
         Raises:
-            ValueError: a score is asked of a path whose source is not Gaussian.
+            ValueError: a score is asked of a path whose source is not Gaussian, or anything of one that also has a latent: then
+                x_t and one prediction do not determine the rest.
         """
-        if "score" in (source, target) and not self.gaussian_source:
-            raise ValueError(
-                "this path has no score: its source is not Gaussian. Convert to velocity, data or noise instead."
-            )
-        a, b = self.alpha(t), self.sigma(t)  # x_t   = a x1 + b x0
+        if source == target:
+            return value
+        if self.has_latent or "score" in (source, target):
+            self._check_gaussian()
+        a, b = self.alpha(t), self.noise_std(t)  # x_t   = a x1 + b x0
         c, d = self._row(source, t)  # value = c x1 + d x0
         determinant = a * d - b * c
         x1 = (per_example(d, x_t) * x_t - per_example(b, x_t) * value) / per_example(determinant, x_t)
@@ -116,5 +212,29 @@ class AffinePath(Path):
         """The weights of (x1, x0) in a prediction of this kind."""
         one, zero = jnp.ones_like(t), jnp.zeros_like(t)
         if kind == "velocity":
-            return jax.jvp(self.alpha, (t,), (one,))[1], jax.jvp(self.sigma, (t,), (one,))[1]
-        return {"data": (one, zero), "noise": (zero, one), "score": (zero, -1.0 / self.sigma(t))}[kind]
+            return _with_derivative(self.alpha, t)[1], _with_derivative(self.noise_std, t)[1]
+        return {"data": (one, zero), "noise": (zero, one), "score": (zero, -1.0 / self.noise_std(t))}[kind]
+
+    def change_per_velocity(self, kind: Prediction, t: Times) -> Times:
+        """How much a prediction of this kind changes when the velocity changes by 1 and x_t does not.
+
+        So a squared error of that kind is this number squared times the squared error of the velocity: losses on data, noise
+        and score are one loss with different weights of time.
+
+        Raises:
+            ValueError: as `convert`.
+        """
+        ones, zeros = jnp.ones((t.shape[0], 1)), jnp.zeros((t.shape[0], 1))
+        return self.convert(ones, zeros, t, source="velocity", target=kind)[:, 0]
+
+    def _check_gaussian(self) -> None:
+        if not self.gaussian_source:
+            raise ValueError(
+                "this path has no score: its source is not Gaussian. Convert to velocity, data or noise instead, or learn "
+                "the score of a path with a latent by the objective 'interpolant'"
+            )
+
+
+def _with_derivative(f: Callable[[Any], Any], t: Times | Time) -> tuple[Any, Any]:
+    """f(t) and f'(t)."""
+    return jax.jvp(f, (t,), (jnp.ones_like(t),))

@@ -4,6 +4,7 @@ from scoreflow_jax.sampling.batches import Solved, SolveStats, solve_in_batches
 from scoreflow_jax.sampling.flow import encode, generate
 from scoreflow_jax.sampling.interpolate import RULES, interpolate_latents
 from scoreflow_jax.sampling.noise import noise_for
+from scoreflow_jax.sampling.stochastic import SAMPLERS, SCHEDULES, Sampler, sample_keys, sample_stochastically
 from scoreflow_jax.sampling.translate import (
     TRANSLATIONS,
     Translation,
@@ -13,7 +14,10 @@ from scoreflow_jax.sampling.translate import (
 
 __all__ = [
     "RULES",
+    "SAMPLERS",
+    "SCHEDULES",
     "TRANSLATIONS",
+    "Sampler",
     "SolveStats",
     "Solved",
     "Translation",
@@ -21,6 +25,8 @@ __all__ = [
     "generate",
     "interpolate_latents",
     "noise_for",
+    "sample_keys",
+    "sample_stochastically",
     "solve_in_batches",
     "translate_difference",
     "translate_latent",

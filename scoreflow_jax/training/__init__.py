@@ -1,5 +1,6 @@
 """Training: the state, one pure step, and the loop around it."""
 
+from scoreflow_jax.training.coupling import COUPLINGS
 from scoreflow_jax.training.loop import Hooks, Record, Schedule, Steps, run
 from scoreflow_jax.training.optimizer import make_optimizer
 from scoreflow_jax.training.profile import PROFILE_AFTER, Profile
@@ -16,9 +17,12 @@ from scoreflow_jax.training.step import (
     several,
     value_and_grad,
 )
+from scoreflow_jax.training.times import TIMES, TimeDistribution, Uniform
 
 __all__ = [
+    "COUPLINGS",
     "PROFILE_AFTER",
+    "TIMES",
     "Compiled",
     "Drawn",
     "Hooks",
@@ -26,8 +30,10 @@ __all__ = [
     "Record",
     "Schedule",
     "Steps",
+    "TimeDistribution",
     "TrainLoss",
     "TrainState",
+    "Uniform",
     "compile_step",
     "create_state",
     "ema_update",

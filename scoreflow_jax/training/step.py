@@ -13,7 +13,9 @@ from scoreflow_jax.objectives import Objective
 from scoreflow_jax.parallel import Layout, one_at_a_time
 from scoreflow_jax.paths import Path
 from scoreflow_jax.pixels import dequantized, to_unit_range
+from scoreflow_jax.training.coupling import optimal_transport
 from scoreflow_jax.training.state import TrainState
+from scoreflow_jax.training.times import TimeDistribution, Uniform
 from scoreflow_jax.typing import DriftFn, Images, PRNGKey, PyTree, State
 
 
@@ -33,7 +35,7 @@ class Compiled(NamedTuple):
 DriftOf = Callable[[PyTree, PRNGKey], DriftFn]
 """From parameters and a dropout key to the drift being trained."""
 
-_DEQUANTIZE, _BASE = 1, 2  # folded into a step's key
+_DEQUANTIZE, _BASE, _LATENT = 1, 2, 3  # folded into a step's key
 
 Metrics = dict[str, Float[Array, ""]]
 TrainStep = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
@@ -48,6 +50,7 @@ class Drawn(NamedTuple):
         t: times (batch,).
         label: classes (batch,); None for an unconditional model.
         dropout_key: of the network's dropout.
+        z: the latent (batch, ...) of a path that has one; else None.
     """
 
     x0: Any
@@ -55,6 +58,7 @@ class Drawn(NamedTuple):
     t: Any
     label: Any
     dropout_key: Any
+    z: Any = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,8 @@ class TrainLoss:
         conditional: whether the drift is told the labels.
         flip: mirror each image left to right with probability 1/2.
         dequantize: add uniform noise within each level, as likelihoods need it.
+        times: how the times are drawn.
+        coupling: "independent" or "optimal_transport", see `coupling.py`.
     """
 
     drift_of: DriftOf
@@ -78,6 +84,8 @@ class TrainLoss:
     conditional: bool
     flip: bool
     dequantize: bool = False
+    times: TimeDistribution = dataclasses.field(default_factory=Uniform)
+    coupling: str = "independent"
 
     def draw(self, key: PRNGKey, batch: PyTree) -> Drawn:
         """Draws for a batch: each number has its address under the step's key, whatever else is switched on.
@@ -85,7 +93,8 @@ class TrainLoss:
         Args:
             key: fold_in(run's key, step).
             batch: {"image": uint8 (batch, height, width, channel), "label": int32 (batch,)}, and perhaps "base", images like
-                "image": the points at t = 0, in place of noise. Points of a table are float32 (batch, dimension).
+                "image": the points at t = 0, in place of noise. Points of a table are float32 (batch, dimension), and so are
+                pairs of reflow, "image" and "base" alike: they are taken as they are.
         """
         source_key, time_key, flip_key, dropout_key = jax.random.split(key, 4)
         x1 = self._scaled(jax.random.fold_in(key, _DEQUANTIZE), flip_key, batch["image"])
@@ -94,12 +103,16 @@ class TrainLoss:
             x0 = self._scaled(base_key, base_flip_key, batch["base"])
         else:
             x0 = self.path.sample_source(source_key, x1.shape)
-        t = jax.random.uniform(time_key, x1.shape[:1], minval=self.path.t_min, maxval=self.path.t_max)
-        return Drawn(x0, x1, t, batch["label"] if self.conditional else None, dropout_key)
+        t = self.times.draw(time_key, len(x1), self.path.t_min, self.path.t_max)
+        label = batch["label"] if self.conditional else None
+        if self.coupling == "optimal_transport":
+            x0 = optimal_transport(x0, x1, label)
+        z = jax.random.normal(jax.random.fold_in(key, _LATENT), x1.shape) if self.path.has_latent else None
+        return Drawn(x0, x1, t, label, dropout_key, z)
 
     def _scaled(self, key: PRNGKey, flip_key: PRNGKey, pixels: Array) -> State:
-        """Data as the drift sees them: images in [-1, 1], mirrored and dequantized where wanted; points as they are."""
-        if not self.levels:
+        """Data as the drift sees them: 8-bit images in [-1, 1], mirrored and dequantized where wanted; floats as they are."""
+        if jnp.issubdtype(pixels.dtype, jnp.floating):
             return pixels
         x = dequantized(key, pixels, self.levels) if self.dequantize else to_unit_range(pixels, self.levels)
         return random_flip(flip_key, x) if self.flip else x
@@ -107,7 +120,7 @@ class TrainLoss:
     def per_example(self, params: PyTree, drawn: Drawn) -> Float[Array, " batch"]:
         """The loss of each example."""
         drift = self.drift_of(params, drawn.dropout_key)
-        return self.objective(drift, drawn.x0, drawn.x1, drawn.t, drawn.label)
+        return self.objective(drift, drawn.x0, drawn.x1, drawn.t, drawn.label, drawn.z)
 
     def mean(self, params: PyTree, drawn: Drawn) -> Float[Array, ""]:
         """The loss of the batch."""

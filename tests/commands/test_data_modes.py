@@ -242,7 +242,7 @@ def test_the_data_at_t_0_are_drawn_apart_from_those_at_t_1():
 
     layout = make_layout()
     sources = experiment.source("train"), experiment.base_source("train")
-    batches = train._batches(experiment, sources, layout, 0)
+    batches = train.global_batches(experiment, sources, layout, 0)
     pairs = [(np.asarray(b["base"]), np.asarray(b["image"])) for b in itertools.islice(batches, 60)]
     batches.close()
     seen = [{image.tobytes() for batch in side for image in batch} for side in zip(*pairs, strict=True)]

@@ -18,7 +18,10 @@ from tests.commands.runs import experiment_of, report
 def evaluated(digits_run):
     """The digits' run with every part of its evaluation, of two seeds."""
     parts = {f"eval__{part}": True for part in evaluate.PARTS}
-    evaluate.run_command(experiment_of("digits.py", eval__seeds=(1, 2), **parts), digits_run)
+    evaluate.run_command(
+        experiment_of("digits.py", eval__seeds=(1, 2), eval__sweep_methods=("euler", "heun", "dopri5"), **parts),
+        digits_run,
+    )
     return digits_run / "eval" / "4"
 
 

@@ -196,7 +196,7 @@ def test_another_number_of_devices_is_said_and_the_run_goes_on(whole, tmp_path, 
     monkeypatch.setattr(train, "make_layout", lambda fsdp: make_layout(jax.devices()[:2], fsdp=fsdp))
     longer = {**OPTIONS, "train__num_steps": 14}
     train.run_command(experiment_of("digits.py", **longer), tmp_path / "run")
-    assert "resuming from step 12, saved on 4 x cpu, on 2 x cpu" in capsys.readouterr().out
+    assert "resuming from step 12, saved on 1 x cpu, on 2 x cpu" in capsys.readouterr().out
     assert records(tmp_path / "run")[-1]["step"] == 14
 
 

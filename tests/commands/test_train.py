@@ -124,6 +124,7 @@ def test_a_damaged_checkpoint_is_one_line_in_a_process_of_its_own(digits_run, tm
         "main.py",
         "--config=configs/digits.py:smoke",
         "--mode=sample",
+        "--config.model.channel_multipliers=(1,)",
         f"--workdir={tmp_path}/run",
     ]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from scoreflow_jax.objectives import OBJECTIVES, PathConstrained
-from scoreflow_jax.paths import LinearPath
+from scoreflow_jax.paths import PATHS, LinearPath, TrigonometricPath
 from tests import oracles
 
 PATH = LinearPath()
@@ -87,3 +88,90 @@ def test_the_exact_drift_is_stationary(name):
 def test_refuses_a_weight_that_is_singular():
     with pytest.raises(ValueError, match="at most 2"):
         PathConstrained(PATH, weight_exponent=2.5)
+
+
+@pytest.mark.parametrize(("weight", "kind"), [("noise", "noise"), ("data", "data"), ("velocity", "velocity")])
+@pytest.mark.parametrize("name", ["linear", "trigonometric", "vp"])
+def test_a_weight_by_name_is_the_squared_error_of_that_prediction(name, weight, kind):
+    path, t = PATHS[name](), jnp.linspace(0.1, 0.9, 32)
+    x_t = path.interpolant(t, Z, X)
+    f = some_drift(x_t, t, None)
+    truth = {"noise": Z, "data": X, "velocity": path.velocity(t, Z, X)}[kind]
+    error = path.convert(f, x_t, t, source="velocity", target=kind) - truth
+    got = PathConstrained(path, weight=weight)(some_drift, Z, X, t, None)
+    np.testing.assert_allclose(got, jnp.mean(error**2, axis=(1, 2, 3)), rtol=1e-3)
+
+
+def test_noise_prediction_is_p_0_on_the_straight_path():
+    losses = [
+        PathConstrained(PATH, **how)(some_drift, Z, X, T, None)
+        for how in ({"weight_exponent": 0.0}, {"weight": "noise"})
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_the_logit_normal_weight_is_that_density():
+    t = np.linspace(0.1, 0.9, 32)
+    expected = scipy.stats.norm.pdf(np.log(t / (1 - t))) / (t * (1 - t))
+    flat = PathConstrained(PATH, weight="velocity")(some_drift, Z, X, jnp.asarray(t, jnp.float32), None)
+    got = PathConstrained(PATH, weight="logit_normal")(some_drift, Z, X, jnp.asarray(t, jnp.float32), None)
+    np.testing.assert_allclose(got / flat, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["euler", "heun"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_several_steps_are_eq_19_as_printed(method, steps):
+    """x(t) by steps written out in NumPy, and the gradient through all of them by differences."""
+
+    def x_of(scale, i):
+        x, t, h = np.asarray(Z[i], np.float64), float(T[i]), float(T[i]) / steps
+        f = lambda x, s: np.sin(scale * x) + s * x
+        for k in range(steps):
+            slope = f(x, k * h)
+            if method == "heun":
+                slope = (slope + f(x + h * slope, (k + 1) * h)) / 2
+            x = x + h * slope
+        return np.mean((x - ((1 - t) * np.asarray(Z[i]) + t * np.asarray(X[i]))) ** 2) / t  # p = 1
+
+    objective = PathConstrained(PATH, num_steps=steps, method=method)
+    drift = lambda scale: lambda x, t, c: jnp.sin(scale * x) + t[:, None, None, None] * x
+    got = objective(drift(3.0), Z, X, T, None)
+    np.testing.assert_allclose(got, [x_of(3.0, i) for i in range(32)], rtol=1e-4)
+    slopes = jax.jacrev(lambda scale: objective(drift(scale), Z, X, T, None))(3.0)
+    h = 1e-5
+    np.testing.assert_allclose(
+        slopes, [(x_of(3 + h, i) - x_of(3 - h, i)) / (2 * h) for i in range(32)], rtol=1e-3, atol=1e-4
+    )
+
+
+def test_many_steps_have_another_minimizer_the_mean():
+    """x1 ~ N(m, s^2) independent of x0: carrying every x0 straight to m costs t s^2, and the exact drift of the flow more."""
+    m, s, n = 1.5, 0.5, 20_000
+    t = jnp.linspace(0.1, 1.0, n)
+    x0, x1 = jax.random.normal(KEYS[2], (n, 1)), m + s * jax.random.normal(KEYS[3], (n, 1))
+    objective = PathConstrained(PATH, num_steps=32)
+    flow = oracles.gaussian(PATH, [m], s)
+    to_mean = lambda x, t, c: (m - x) / jnp.maximum(1 - t, 1e-3)[:, None]
+    exact = lambda x, t, c: flow.velocity(x, t)
+    collapsed, kept = (np.asarray(objective(f, x0, x1, t, None)) for f in (to_mean, exact))
+    np.testing.assert_allclose(collapsed.mean(), float(jnp.mean(t)) * s**2, rtol=0.05)
+    # The exact flow is x0 -> t m + v x0, v^2 = (1 - t)^2 + t^2 s^2: (v - (1 - t))^2 / t more.
+    v = np.sqrt((1 - t) ** 2 + t**2 * s**2)
+    np.testing.assert_allclose(kept.mean() - collapsed.mean(), np.mean((v - (1 - t)) ** 2 / t), rtol=0.1)
+    # Algorithm 1's one step prefers the exact drift.
+    one = PathConstrained(PATH)
+    assert np.mean(one(exact, x0, x1, t, None)) < np.mean(one(to_mean, x0, x1, t, None)) - 0.05
+
+
+@pytest.mark.parametrize(
+    ("how", "match"),
+    [
+        ({"weight": "snr"}, "weight is 'snr', expected one of power"),
+        ({"method": "rk4"}, "method is 'rk4', expected one of euler, heun"),
+        ({"num_steps": -1}, "num_steps is -1"),
+        ({"num_steps": 2, "path": TrigonometricPath()}, "eq. 19 is of the straight path"),
+    ],
+)
+def test_refuses_what_means_nothing(how, match):
+    with pytest.raises(ValueError, match=match):
+        PathConstrained(**{"path": PATH, **how})

@@ -1,36 +1,49 @@
 """Every path: boundary values, velocity by finite differences, conversions, and the oracles' velocity and score."""
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scoreflow_jax.paths import PATHS, LinearPath
+from scoreflow_jax.paths import PATHS, LearnedPath, LinearPath, NetworkDrift, Parameterization
 from tests import oracles
 
-AFFINE = [cls() for cls in PATHS.values()]
+LEARNED = np.array([0.1, -0.05, 0.2, 0.03], np.float32)  # b, a
+PATH_OF = {name: cls() for name, cls in PATHS.items()}
+PATH_OF["learned"] = LearnedPath(num_terms=2).with_parameters(jnp.asarray(LEARNED))
+AFFINE = [pytest.param(path, id=name) for name, path in PATH_OF.items()]
 KINDS = ("velocity", "data", "noise", "score")
 F32 = 2e-5  # a few float32 roundings of numbers of order one
-KEYS = jax.random.split(jax.random.key(0), 3)
-X0, X1 = (jax.random.normal(k, (16, 4)) for k in KEYS[:2])
+KEYS = jax.random.split(jax.random.key(0), 4)
+X0, X1, Z = (jax.random.normal(k, (16, 4)) for k in KEYS[:3])
 T = jnp.linspace(0.05, 0.95, 16)
 
 
 @pytest.mark.parametrize("path", AFFINE)
 def test_ends_are_source_and_data(path):
-    np.testing.assert_allclose(path.interpolant(jnp.zeros(16), X0, X1), X0, atol=F32)
-    np.testing.assert_allclose(path.interpolant(jnp.ones(16), X0, X1), X1, atol=F32)
+    """Up to the little data that VP's keep in the noise, and the little noise that VE's and DDPM's keep in the data."""
+    start, end = jnp.zeros(()), jnp.ones(())
+    assert float(path.sigma(start)) == pytest.approx(path.prior_scale, rel=1e-4)
+    assert float(path.alpha(start)) <= 0.011 * path.prior_scale
+    assert float(path.alpha(end)) == pytest.approx(1, abs=1e-4)
+    assert abs(float(path.sigma(end))) <= 0.021
+    expected = float(path.alpha(start)) * X1 + float(path.sigma(start)) * X0
+    np.testing.assert_allclose(path.interpolant(jnp.zeros(16), X0, X1), expected, atol=F32 * path.prior_scale)
 
 
 @pytest.mark.parametrize("path", AFFINE)
-def test_velocity_is_the_time_derivative(path):
+@pytest.mark.parametrize("latent", ["none", "sine", "brownian"])
+def test_velocity_is_the_time_derivative(path, latent):
+    path = type(path)(t_min=0.01, t_max=0.99, latent=latent, latent_scale=0.7)
     with jax.enable_x64(True):
-        x0, x1, t = (jnp.asarray(np.asarray(a), jnp.float64) for a in (X0, X1, T))
-        h = 1e-5
-        difference = (path.interpolant(t + h, x0, x1) - path.interpolant(t - h, x0, x1)) / (2 * h)
-        np.testing.assert_allclose(path.velocity(t, x0, x1), difference, atol=1e-8)
+        x0, x1, z, t = (jnp.asarray(np.asarray(a), jnp.float64) for a in (X0, X1, Z, T))
+        h = 1e-5 if type(path).__name__ != "DDPMPath" else 1e-7  # whose log alpha has kinks
+        difference = (path.interpolant(t + h, x0, x1, z) - path.interpolant(t - h, x0, x1, z)) / (2 * h)
+        got = path.velocity(t, x0, x1, z)
+        np.testing.assert_allclose(got, difference, rtol=2e-5, atol=1e-6)
 
 
 def test_linear_path_is_the_papers():
@@ -39,15 +52,35 @@ def test_linear_path_is_the_papers():
 
 
 @pytest.mark.parametrize("path", AFFINE)
-@pytest.mark.parametrize(("source", "target"), list(itertools.product(KINDS, KINDS)))
-def test_conversions_agree_with_the_mixture(path, source, target):
+@pytest.mark.parametrize("latent", ["none", "sine"])
+def test_conversions_agree_with_the_mixture(path, latent):
     """Posterior means of a mixture, converted into each other: nothing here knows the 2x2 solve."""
+    path = path if latent == "none" else type(path)(latent=latent, latent_scale=0.7)
     oracle = oracles.three_modes(path)
-    data, noise = oracle.data_and_noise(X0, T)
-    truth = {"velocity": oracle.velocity(X0, T), "data": data, "noise": noise, "score": oracle.score(X0, T)}
-    got = path.convert(truth[source], X0, T, source=source, target=target)
-    # Near t = 1 the data hardly depend on the noise (and the reverse near 0): the solve loses up to 1 / 0.05 digits.
-    np.testing.assert_allclose(got, truth[target], atol=2e-3, rtol=2e-3)
+    x = path.interpolant(T, X0, X1, Z)
+    data, noise = oracle.data_and_noise(x, T)
+    truth = {"velocity": oracle.velocity(x, T), "data": data, "noise": noise, "score": oracle.score(x, T)}
+    for source, target in itertools.product(KINDS, KINDS):
+        got = path.convert(truth[source], x, T, source=source, target=target)
+        # Near t = 1 the data hardly depend on the noise (and the reverse near 0): the solve loses up to 1 / 0.05 digits, and on
+        # VE's path, where x is up to 60 times the data, as much again.
+        size = float(jnp.max(jnp.abs(truth[target])))
+        lost = 10.0 if path.prior_scale > 1 else 1.0
+        np.testing.assert_allclose(got, truth[target], atol=2e-3 * max(1.0, size) * lost, rtol=2e-3 * lost)
+
+
+@pytest.mark.parametrize("path", AFFINE)
+def test_a_latent_is_noise_where_the_source_is(path):
+    """sigma x0 + gamma z has the moments that `noise_std` says."""
+    path = type(path)(latent="sine", latent_scale=0.7)
+    n = 100_000
+    t = jnp.full((n,), 0.4)
+    keys = jax.random.split(jax.random.key(5))
+    x0, z = (jax.random.normal(k, (n, 1)) for k in keys)
+    noise = path.interpolant(t, x0, jnp.zeros((n, 1)), z)
+    expected = float(path.noise_std(jnp.float32(0.4)))
+    assert float(noise.std()) == pytest.approx(expected, rel=4 / math.sqrt(2 * n))
+    assert expected > float(path.sigma(jnp.float32(0.4)))
 
 
 @pytest.mark.parametrize("path", AFFINE)
@@ -55,6 +88,8 @@ def test_score_needs_a_gaussian_source(path):
     other = type(path)(gaussian_source=False)
     with pytest.raises(ValueError, match="no score"):
         other.convert(X0, X0, T, source="velocity", target="score")
+    with pytest.raises(ValueError, match="no score"):
+        other.diffusion_squared(T)
 
 
 @pytest.mark.parametrize("path", AFFINE)
@@ -63,3 +98,124 @@ def test_source_is_standard_normal(path):
     standard_error = 1 / np.sqrt(len(x))
     assert abs(x.mean()) < 4 * standard_error
     assert abs(x.var() - 1) < 4 * np.sqrt(2) * standard_error
+
+
+@pytest.mark.parametrize("path", AFFINE)
+def test_diffusion_keeps_the_marginals(path):
+    """From data to noise dx = F x ds + g dW with F = d log alpha / ds: the variance of noise obeys dv/ds = 2 F v + g^2."""
+    with jax.enable_x64(True):
+        t = jnp.linspace(0.0503, 0.9503, 16, dtype=jnp.float64)
+        h = 1e-7
+        rate = -(jnp.log(path.alpha(t + h)) - jnp.log(path.alpha(t - h))) / (2 * h)
+        growth = -(path.sigma(t + h) ** 2 - path.sigma(t - h) ** 2) / (2 * h)
+        np.testing.assert_allclose(
+            path.diffusion_squared(t), growth - 2 * rate * path.sigma(t) ** 2, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_score_sdes_are_as_published():
+    """The formulas of score_sde's sde_lib.py and of Song et al., appendix C, with its time s = 1 - t, written down once more."""
+    s = np.linspace(0.02, 0.98, 13)
+    t = jnp.asarray(1 - s, jnp.float32)
+    log_mean = -0.25 * s**2 * (20 - 0.1) - 0.5 * s * 0.1
+    beta = 0.1 + s * (20 - 0.1)
+    vp, sub_vp, ve = PATHS["vp"](), PATHS["sub_vp"](), PATHS["ve"](sigma_min=0.01, sigma_max=50.0)
+    for path, std, g2 in (
+        (vp, np.sqrt(1 - np.exp(2 * log_mean)), beta),
+        (sub_vp, 1 - np.exp(2 * log_mean), beta * (1 - np.exp(-2 * 0.1 * s - (20 - 0.1) * s**2))),
+    ):
+        np.testing.assert_allclose(path.alpha(t), np.exp(log_mean), rtol=1e-5)
+        np.testing.assert_allclose(path.sigma(t), std, rtol=1e-4)
+        np.testing.assert_allclose(path.diffusion_squared(t), g2, rtol=1e-3)
+    sigma = 0.01 * (50 / 0.01) ** s
+    np.testing.assert_allclose(ve.sigma(t), sigma, rtol=1e-4)
+    np.testing.assert_allclose(ve.diffusion_squared(t), sigma**2 * 2 * np.log(50 / 0.01), rtol=1e-3)
+
+
+def test_ddpm_has_the_published_products():
+    betas = np.linspace(1e-4, 0.02, 1000)
+    products = np.cumprod(1 - betas)
+    t = jnp.asarray(1 - np.arange(1000) / 999, jnp.float32)
+    path = PATHS["ddpm"]()
+    np.testing.assert_allclose(path.alpha(t) ** 2, products, rtol=2e-4)
+    np.testing.assert_allclose(path.sigma(t) ** 2, 1 - products, rtol=2e-4, atol=2e-6)
+    # Its limit is the VP SDE: beta N from 0.1 to 20.
+    np.testing.assert_allclose(path.alpha(t)[::50], PATHS["vp"]().alpha(t)[::50], atol=5e-3)
+
+
+@pytest.mark.parametrize("predicts", KINDS)
+@pytest.mark.parametrize(("name", "told"), [("linear", "t"), ("vp", "reversed"), ("ve", "sigma"), ("sub_vp", "t")])
+@pytest.mark.parametrize("unit_range", [False, True])
+def test_networks_of_every_kind_mean_the_same_drift(name, predicts, told, unit_range):
+    """A network that answers exactly in its own terms (prediction, time, range of the data) gives the oracle in ours."""
+    path = PATH_OF[name]
+    oracle = oracles.three_modes(path)
+    x = path.interpolant(T, X0, X1)
+    data, noise = oracle.data_and_noise(x, T)
+    truth = {"velocity": oracle.velocity(x, T), "data": data, "noise": noise, "score": oracle.score(x, T)}
+    seen = {}
+
+    def network(given, time, condition):
+        seen.update(x=given, t=time)
+        output = truth[predicts]
+        if not unit_range:
+            return output
+        return {"velocity": output / 2, "data": (output + 1) / 2, "noise": output, "score": output * 2}[predicts]
+
+    drift = NetworkDrift(network, path, Parameterization(predicts=predicts, told=told, unit_range=unit_range))
+    scale = 10.0 if name == "ve" else 1.0
+    for kind in KINDS:
+        size = max(1.0, float(jnp.max(jnp.abs(truth[kind]))))
+        np.testing.assert_allclose(
+            drift.predict(kind, x, T, None), truth[kind], atol=2e-3 * size * scale, rtol=2e-3 * scale
+        )
+    np.testing.assert_allclose(drift(x, T, None), drift.predict("velocity", x, T, None))
+    time = {"t": T, "reversed": 1 - T, "sigma": path.sigma(T) * (0.5 if unit_range else 1.0)}[told]
+    np.testing.assert_allclose(seen["t"], time, rtol=1e-6)
+    np.testing.assert_allclose(seen["x"], (x + 1) / 2 if unit_range else x, rtol=1e-6, atol=1e-6)
+
+
+def test_two_heads_give_drift_and_score_between_gaussians_of_data():
+    """N(a, r^2) to N(b, s^2) with a latent: everything given x_t is a linear regression, written out here."""
+    a, r, b, s = -1.0, 0.5, 2.0, 0.8
+    path = LinearPath(gaussian_source=False, latent="sine", latent_scale=0.6)
+    t = T[:, None]
+    gamma = 0.6 * jnp.sin(jnp.pi * t) ** 2
+    slope = 0.6 * 2 * jnp.pi * jnp.sin(jnp.pi * t) * jnp.cos(jnp.pi * t)
+    mean = (1 - t) * a + t * b
+    variance = (1 - t) ** 2 * r**2 + t**2 * s**2 + gamma**2
+    x = mean + jnp.sqrt(variance) * X0[:, :1]
+    v = (b - a) + (t * s**2 - (1 - t) * r**2) / variance * (x - mean)
+    eta = gamma / variance * (x - mean)
+    drift = NetworkDrift(lambda x, t, c: jnp.concatenate([v, eta], -1), path)
+    # The drift carries x_t's mean and standard deviation along: (log std)' (x - mean) + mean'.
+    deviation = 0.5 * (2 * t * s**2 - 2 * (1 - t) * r**2 + 2 * gamma * slope) / variance
+    np.testing.assert_allclose(drift(x, T, None), (b - a) + deviation * (x - mean), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(drift.predict("score", x, T, None), -(x - mean) / variance, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="no score"):
+        drift.predict("data", x, T, None)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: LinearPath(latent="wavy"), "latent is 'wavy', expected one of none"),
+        (lambda: LinearPath(latent="brownian"), "derivative is infinite"),
+        (lambda: LinearPath(latent="sine", latent_scale=0.0), "expected a positive number"),
+        (lambda: PATHS["vp"](t_max=1.0), "t_max is 1.0, expected less than 1"),
+        (lambda: PATHS["vp"](beta_min=30.0), "expected 0 < min < max"),
+        (lambda: PATHS["ve"](sigma_min=0.0), "expected 0 < min < max"),
+        (lambda: PATHS["ddpm"](num_scales=1), "expected at least 2"),
+        (lambda: PATHS["learned"](num_terms=0), "expected at least 1"),
+        (lambda: Parameterization(predicts="energy"), "predicts is 'energy', expected one of velocity"),
+        (lambda: Parameterization(told="age"), "told is 'age', expected one of t, reversed"),
+        (
+            lambda: Parameterization(predicts="noise").check_path(LinearPath(latent="sine")),
+            "it has to be 'velocity'",
+        ),
+        (lambda: Parameterization(predicts="score").check_path(LinearPath(gaussian_source=False)), "there is none"),
+    ],
+)
+def test_what_means_nothing_is_refused(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()

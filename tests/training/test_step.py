@@ -24,6 +24,8 @@ from scoreflow_jax.training import (
 )
 from scoreflow_jax.training.step import random_flip
 
+pytestmark = pytest.mark.usefixtures("four_devices")
+
 PATH = LinearPath()
 BATCH = {
     "image": np.random.default_rng(0).integers(0, 17, (16, 2, 2, 1), np.uint8),
@@ -253,7 +255,7 @@ def test_dequantized_training_sees_other_noise_each_step_and_changes_no_other_dr
     seen = []
 
     class Spy(PathConstrained):
-        def __call__(self, drift, x0, x1, t, label):
+        def __call__(self, drift, x0, x1, t, label, z=None):
             seen.append((x0, x1, t))
             return super().__call__(drift, x0, x1, t, label)
 

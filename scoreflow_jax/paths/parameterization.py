@@ -1,0 +1,129 @@
+"""What a network's output means: one drift, under the name that its authors trained it by.
+
+A network may predict the velocity (ScoreFlow, rectified flow), the noise (VP, sub-VP and DDPM), the score (VE) or the data, and
+be told the time t, the papers' 1 - t, or the noise level. All of these become f(x, t, c) here, and each other, by the path's
+2x2 solve (`base.py`); nothing above this module knows which it was.
+
+On a path with a latent a network has two outputs, v = E[alpha' x1 + sigma' x0 | x_t] and eta = E[z | x_t], and the drift is
+v + gamma'(t) eta (Albergo, Boffi and Vanden-Eijnden 2023, arXiv:2303.08797, eq. 2.10): neither is singular where gamma' is.
+"""
+
+import dataclasses
+import typing
+
+import jax
+import jax.numpy as jnp
+
+from scoreflow_jax.paths.base import PREDICTIONS, AffinePath, Path, Prediction, per_example
+from scoreflow_jax.typing import Condition, DriftFn, State, Times
+
+TOLD = ("t", "reversed", "sigma")
+"""What the network is told of time: t, 1 - t as score_sde's VP networks, or the noise level sigma(t) as its VE networks."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parameterization:
+    """Between a network and the drift.
+
+    Attributes:
+        predicts: a kind of `PREDICTIONS`.
+        told: a name in `TOLD`.
+        unit_range: the network works on data in [0, 1], as score_sde's VE networks; sigma is told in those units too.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+
+    predicts: str = "velocity"
+    told: str = "t"
+    unit_range: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the names."""
+        for name, value, names in (("predicts", self.predicts, PREDICTIONS), ("told", self.told, TOLD)):
+            if value not in names:
+                raise ValueError(f"{name} is {value!r}, expected one of {', '.join(names)}")
+
+    def check_path(self, path: Path) -> None:
+        """Refuses a path on which this means nothing.
+
+        Raises:
+            ValueError: a prediction that its drift cannot be made of.
+        """
+        if self.predicts == "velocity" and self.told != "sigma":
+            return
+        if not isinstance(path, AffinePath):
+            raise ValueError(f"{type(path).__name__} is no affine path: set predicts to 'velocity' and told to 't'")
+        if path.has_latent and self.predicts != "velocity":
+            raise ValueError(f"predicts is {self.predicts!r}, but on a path with a latent it has to be 'velocity'")
+        if self.predicts == "score" and not path.gaussian_source:
+            raise ValueError("predicts is 'score', but the source is not Gaussian: there is none")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkDrift:
+    """The drift f(x, t, c) that a network gives on a path, and what else follows from it.
+
+    Attributes:
+        network: from points, times as it is told them, and conditions to its output; on a path with a latent twice the channels.
+        path: of its training.
+        parameterization: what its output is.
+    """
+
+    network: DriftFn
+    path: Path
+    parameterization: Parameterization = Parameterization()
+
+    def __call__(self, x: State, t: Times, condition: Condition | None) -> State:
+        """The velocity f(x, t, c) = dx/dt of the ODE."""
+        if not self.path.has_latent:
+            return self.predict("velocity", x, t, condition)
+        assert isinstance(self.path, AffinePath)
+        velocity, denoiser = self.heads(x, t, condition)
+        slope = jax.jvp(self.path.gamma, (t,), (jnp.ones_like(t),))[1]
+        return velocity + per_example(slope, x) * denoiser
+
+    def predict(self, kind: Prediction, x: State, t: Times, condition: Condition | None) -> State:
+        """What is predicted of the velocity, the data, the noise or the score given x_t = x.
+
+        Raises:
+            ValueError: the path has no such thing: a score needs a Gaussian source or a latent.
+        """
+        path, source = self.path, self.parameterization.predicts
+        if path.has_latent:
+            assert isinstance(path, AffinePath)
+            if kind == "score" and not path.gaussian_source:
+                return -self.heads(x, t, condition)[1] / per_example(path.gamma(t), x)
+            return path.convert(self(x, t, condition), x, t, source="velocity", target=kind)
+        output = self._output(x, t, condition)
+        if source == kind:
+            return output
+        if not isinstance(path, AffinePath):
+            raise ValueError(f"{type(path).__name__} is no affine path: it has a velocity only, no {kind}")
+        return path.convert(output, x, t, source=typing.cast(Prediction, source), target=kind)
+
+    def heads(self, x: State, t: Times, condition: Condition | None) -> tuple[State, State]:
+        """v and eta of a path with a latent."""
+        velocity, denoiser = jnp.split(self._output(x, t, condition), 2, axis=-1)
+        return velocity, denoiser
+
+    def _output(self, x: State, t: Times, condition: Condition | None) -> State:
+        """The network's output, of data in [-1, 1]."""
+        p, told = self.parameterization, t
+        if p.told == "reversed":
+            told = 1.0 - t
+        elif p.told == "sigma":
+            assert isinstance(self.path, AffinePath)
+            told = self.path.sigma(t) * (0.5 if p.unit_range else 1.0)
+        if not p.unit_range:
+            return self.network(x, told, condition)
+        output = self.network(0.5 * (x + 1.0), told, condition)
+        match p.predicts:  # x = 2 x' - 1
+            case "data":
+                return 2.0 * output - 1.0
+            case "score":
+                return 0.5 * output
+            case "velocity":
+                return 2.0 * output
+            case _:
+                return output

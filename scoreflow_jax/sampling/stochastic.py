@@ -1,0 +1,275 @@
+"""Sampling by stochastic differential equations, and by the discrete chains that came before them.
+
+On a path from Gaussian noise, or one with a latent, the drift f and the score s give a whole family of processes with the same
+marginals (Song et al. 2021, arXiv:2011.13456, appendix D; Albergo, Boffi and Vanden-Eijnden 2023, arXiv:2303.08797, section 2.4):
+for any e(t) >= 0
+
+    (1)  dx = [f + e s] dt + sqrt(2 e) dW  from t = 0 to 1,      dx = [f - e s] dt + sqrt(2 e) dW  from t = 1 to 0.
+
+e = 0 is the ODE, e = g^2 / 2 the reverse-time SDE of score_sde. Between two times t < u of an affine path the noising from u back
+to t multiplies by a = alpha(t) / alpha(u) and adds variance G^2 = sigma(t)^2 - a^2 sigma(u)^2, so that E[x_u | x_t] =
+(x_t + G^2 s) / a, and given the data as well the variance of x_u is sigma(u)^2 G^2 / sigma(t)^2. The samplers:
+
+    euler_maruyama       (1) in equal steps, either direction
+    reverse_diffusion    x_u = (2 - a) x_t + G^2 s + G noise                      (Song et al., eq. 46)
+    ancestral            x_u = (x_t + G^2 s) / a + std noise                      (DDPM, eq. 11; Song et al., eq. 47)
+    ddim                 x_u = alpha(u) data + sigma(u) noise, both as predicted  (Song, Meng and Ermon 2020, arXiv:2010.02502)
+    predictor_corrector  reverse_diffusion, then Langevin steps at the new time   (Song et al., algorithms 4 and 5)
+
+Noise of sample i at step k is drawn from fold_in(key_i, k): the same whatever the batch and the devices.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, UInt32
+
+from scoreflow_jax.ode import Solution
+from scoreflow_jax.paths import AffinePath, Path, Prediction
+from scoreflow_jax.sampling.flow import WHOLE, Span
+from scoreflow_jax.typing import State, Time, Times
+
+SAMPLERS = ("ode", "euler_maruyama", "reverse_diffusion", "ancestral", "predictor_corrector", "ddim")
+"""How `generate` goes from noise to data, by the name that `config.sampler.name` gives it; "ode": by `config.solver`."""
+
+SCHEDULES = ("path", "constant", "sigma")
+"""e(t) of (1), times `noise`: g^2 / 2 of the path, 1, or the path's sigma(t)."""
+
+VARIANCES = ("posterior", "forward")
+
+_NO_NOISE = 1e-6  # cos(pi / 2) is 4e-8 in float32
+
+Keys = UInt32[Array, "batch words"]
+"""Data of a key for each sample."""
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """What is sampled with: velocity, data, noise or score at x, t (`paths.NetworkDrift.predict` with its condition inside)."""
+
+    def __call__(self, kind: Prediction, x: State, t: Times, condition: Any) -> State:
+        """The prediction of this kind."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """How samples are drawn.
+
+    Attributes:
+        name: in `SAMPLERS`.
+        num_steps: equal steps in t; not for "ode".
+        noise: of euler_maruyama, what e(t) is multiplied by: 0 is the ODE, 1 under "path" the reverse-time SDE.
+        schedule: of euler_maruyama, a name in `SCHEDULES`.
+        variance: of ancestral, "posterior" (given the data: SMLD's, and DDPM's lower bound) or "forward" (G^2 / a^2: DDPM's
+            beta, its upper bound).
+        corrector_steps: Langevin steps after each of predictor_corrector's.
+        snr: their size: step = 2 (snr |noise| / |score|)^2, norms averaged over the batch; 0.16 in the published VE and VP runs.
+        margin: how far from t = 0 and t = 1 steps keep, where a score or g is not finite; the path's own limits may be tighter.
+        denoise: end with the data that are expected at the last time, in place of the last state; one more network call.
+
+    Raises:
+        ValueError: an unknown name or a number out of range.
+    """
+
+    name: str = "ode"
+    num_steps: int = 1000
+    noise: float = 1.0
+    schedule: str = "path"
+    variance: str = "posterior"
+    corrector_steps: int = 1
+    snr: float = 0.16
+    margin: float = 1e-3
+    denoise: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        for name, value, names in (
+            ("name", self.name, SAMPLERS),
+            ("schedule", self.schedule, SCHEDULES),
+            ("variance", self.variance, VARIANCES),
+        ):
+            if value not in names:
+                raise ValueError(f"{name} is {value!r}, expected one of {', '.join(names)}")
+        if self.num_steps < 1 or self.corrector_steps < 0:
+            raise ValueError(
+                f"num_steps and corrector_steps are {self.num_steps} and {self.corrector_steps}, expected at least 1 and 0"
+            )
+        if not (self.noise >= 0 and self.snr > 0 and 0 <= self.margin < 0.5):
+            raise ValueError(
+                f"noise, snr and margin are {self.noise}, {self.snr} and {self.margin}, expected at least 0, more than 0, and "
+                "at least 0 and less than 0.5"
+            )
+
+    def check_path(self, path: Path) -> None:
+        """Refuses a path that the sampler is not defined on.
+
+        Raises:
+            ValueError: with what it needs.
+        """
+        if self.name == "ode" or (self.name == "euler_maruyama" and self.noise == 0):
+            return
+        scored = isinstance(path, AffinePath) and (path.gaussian_source or path.has_latent)
+        if not scored:
+            raise ValueError(
+                f"name is {self.name!r}, which needs a score: take a path from Gaussian noise, or one with a latent, or 'ode'"
+            )
+        needs_noise = self.name != "euler_maruyama" or self.schedule == "path"
+        if needs_noise and not path.gaussian_source:
+            raise ValueError(
+                f"name is {self.name!r} with schedule {self.schedule!r}, which needs a path from Gaussian noise: between two "
+                "data sets take 'euler_maruyama' with schedule 'constant' or 'sigma'"
+            )
+
+    def span(self, path: Path) -> Span:
+        """The times between which steps are made, from noise to data."""
+        start, stop = path.t_min, path.t_max
+        if not isinstance(path, AffinePath) or not path.gaussian_source:
+            return max(start, self.margin), min(stop, 1.0 - self.margin)
+        with jax.ensure_compile_time_eval():
+            no_data = float(path.alpha(jnp.float32(start))) == 0  # then g is infinite
+            no_noise = float(path.noise_std(jnp.float32(stop))) < _NO_NOISE  # then the score is
+        return max(start, self.margin * no_data), min(stop, 1.0 - self.margin * no_noise)
+
+    @property
+    def network_calls(self) -> int:
+        """Of one sample."""
+        per_step = 1 + self.corrector_steps if self.name == "predictor_corrector" else 1
+        return self.num_steps * per_step + self.denoise
+
+
+def sample_keys(key: Array, indices: Any) -> Keys:
+    """The keys of these samples, fold_in(key, i), as plain numbers that can be cut into batches."""
+    fold = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(key, i)))
+    return fold(jnp.asarray(indices))
+
+
+def sample_stochastically(
+    predict: Predictor,
+    path: AffinePath,
+    x: State,
+    condition: Any,
+    keys: Keys,
+    sampler: Sampler,
+    *,
+    span: Span = WHOLE,
+) -> Solution:
+    """Carries x from the first time of the span to the last, by any sampler but "ode".
+
+    Args:
+        predict: what the network says.
+        path: that it was trained on.
+        x: the states to start from: noise times `path.prior_scale`; for euler_maruyama also data, with a span that descends.
+        condition: of each example.
+        keys: of `sample_keys`.
+        sampler: which, and how.
+        span: from `Sampler.span`; reversed to go from data to noise, which only euler_maruyama does.
+
+    Returns:
+        The solution with the samples in [-1, 1] and the number of network calls. Nothing is raised where they are not finite.
+
+    Raises:
+        ValueError: a descending span for another sampler.
+    """
+    start, stop = span
+    if stop < start and sampler.name != "euler_maruyama":
+        raise ValueError(f"{sampler.name} goes from noise to data only: take 'euler_maruyama' to go from data to noise")
+    times = jnp.linspace(start, stop, sampler.num_steps + 1)
+    batch = lambda t: jnp.broadcast_to(t, x.shape[:1])  # noqa: E731
+    told = lambda kind, x, t: predict(kind, x, batch(t), condition)  # noqa: E731
+    draw = lambda k: _noise(keys, k, x.shape[1:])  # noqa: E731
+    step = _STEPS[sampler.name]
+    corrections = sampler.corrector_steps if sampler.name == "predictor_corrector" else 0
+
+    def body(k: Array, x: State) -> State:
+        t, u = times[k], times[k + 1]
+        x = step(told, path, sampler, x, t, u, draw(k * (1 + corrections)))
+        for i in range(corrections):
+            x = _langevin(told, sampler, x, u, draw(k * (1 + corrections) + i + 1))
+        return x
+
+    x = jax.lax.fori_loop(0, sampler.num_steps, body, x)
+    if sampler.denoise:
+        x = _denoised(told, path, x, times[-1], stop > start)
+    calls = jnp.asarray(sampler.network_calls, jnp.int32)
+    return Solution(
+        y=x, path=None, num_evaluations=calls, num_rejected=jnp.zeros_like(calls), succeeded=jnp.isfinite(x).all()
+    )
+
+
+Told = Callable[[Prediction, State, Time], State]
+
+
+def _noise(keys: Keys, k: Array, shape: tuple[int, ...]) -> State:
+    """N(0, I) for each sample at step k."""
+    draw = lambda data: jax.random.normal(jax.random.fold_in(jax.random.wrap_key_data(data), k), shape)  # noqa: E731
+    return jax.vmap(draw)(keys)
+
+
+def _euler_maruyama(told: Told, path: AffinePath, sampler: Sampler, x: State, t: Time, u: Time, noise: State) -> State:
+    """(1) of the module; the step u - t is negative from data to noise."""
+    step = u - t
+    f = told("velocity", x, t)
+    if sampler.noise == 0:
+        return x + step * f
+    strength = {
+        "path": lambda: 0.5 * path.diffusion_squared(t),
+        "constant": lambda: jnp.ones_like(t),
+        "sigma": lambda: path.sigma(t),
+    }[sampler.schedule]()
+    e = sampler.noise * jnp.asarray(strength)
+    # A network whose score is made of its velocity answers both by one call: XLA merges them.
+    return x + step * f + jnp.abs(step) * e * told("score", x, t) + jnp.sqrt(2.0 * e * jnp.abs(step)) * noise
+
+
+def _transition(path: AffinePath, t: Time, u: Time) -> tuple[Time, Time]:
+    """a and G^2 of the noising from u back to t < u."""
+    a = path.alpha(t) / path.alpha(u)
+    return a, jnp.maximum(path.noise_std(t) ** 2 - (a * path.noise_std(u)) ** 2, 0.0)
+
+
+def _reverse_diffusion(
+    told: Told, path: AffinePath, sampler: Sampler, x: State, t: Time, u: Time, noise: State
+) -> State:
+    del sampler
+    a, variance = _transition(path, t, u)
+    return (2.0 - a) * x + variance * told("score", x, t) + jnp.sqrt(variance) * noise
+
+
+def _ancestral(told: Told, path: AffinePath, sampler: Sampler, x: State, t: Time, u: Time, noise: State) -> State:
+    a, variance = _transition(path, t, u)
+    mean = (x + variance * told("score", x, t)) / a
+    spread = path.noise_std(u) / path.noise_std(t) if sampler.variance == "posterior" else 1.0 / a
+    return mean + jnp.sqrt(variance) * spread * noise
+
+
+def _ddim(told: Told, path: AffinePath, sampler: Sampler, x: State, t: Time, u: Time, noise: State) -> State:
+    del sampler, noise
+    return path.alpha(u) * told("data", x, t) + path.noise_std(u) * told("noise", x, t)
+
+
+def _langevin(told: Told, sampler: Sampler, x: State, t: Time, noise: State) -> State:
+    """One corrector step (Song et al. 2021, algorithms 4 and 5)."""
+    score = told("score", x, t)
+    lengths = lambda v: jnp.mean(jnp.sqrt(jnp.sum(jnp.square(v), axis=tuple(range(1, v.ndim)))))  # noqa: E731
+    step = 2.0 * (sampler.snr * lengths(noise) / lengths(score)) ** 2
+    return x + step * score + jnp.sqrt(2.0 * step) * noise
+
+
+_STEPS: dict[str, Callable[..., State]] = {
+    "euler_maruyama": _euler_maruyama,
+    "reverse_diffusion": _reverse_diffusion,
+    "ancestral": _ancestral,
+    "predictor_corrector": _reverse_diffusion,
+    "ddim": _ddim,
+}
+
+
+def _denoised(told: Told, path: AffinePath, x: State, t: Time, forwards: bool) -> State:
+    """The expected end: of the data where the path knows it, else by one step of the ODE to t = 1 or t = 0."""
+    if forwards and path.gaussian_source:
+        return told("data", x, t)
+    return x + ((1.0 if forwards else 0.0) - t) * told("velocity", x, t)
