@@ -17,7 +17,7 @@ def base(name: str) -> ConfigDict:
             "name": name,  # the default workdir is runs/<name>
             "seed": 0,  # of parameters, shuffling and all that is drawn in training
             "data": data(),
-            "path": {"name": "linear", "t_min": 0.0},  # t_min: the time from which it is trained and solved
+            "path": path("linear"),
             "parameterization": parameterization(),
             "objective": path_constrained(),
             "times": {"name": "uniform", "low_discrepancy": False},  # uniform, logit_normal, u_shaped, grid
@@ -31,6 +31,20 @@ def base(name: str) -> ConfigDict:
             "interpolate": interpolate(),
             "figures": figures(),
             "eval": evaluation(),
+            "reflow": reflow(),
+        }
+    )
+
+
+def path(name: str, **fields: Any) -> ConfigDict:
+    """How noise becomes data: linear, trigonometric, variance_preserving, vp, sub_vp, ve, ddpm, learned; with its own fields."""
+    return ConfigDict(
+        {
+            "name": name,
+            "t_min": 0.0,  # the time from which it is trained and solved
+            "latent": "none",  # noise besides that of t = 0, which gives two data sets a score: sine, brownian
+            "latent_scale": 1.0,
+            **fields,
         }
     )
 
@@ -42,6 +56,7 @@ def parameterization() -> ConfigDict:
             "predicts": "velocity",  # velocity, data, noise, score
             "told": "t",  # t; reversed: 1 - t, as score_sde's VP networks; sigma: the noise level, as its VE networks
             "unit_range": False,  # the network works on data in [0, 1]
+            "scale_input": False,  # divided by sqrt(alpha^2 + sigma^2): of order 1 however strong the noise
         }
     )
 
@@ -63,7 +78,7 @@ def data() -> ConfigDict:
     """CIFAR-10 through tensorflow-datasets."""
     return ConfigDict(
         {
-            "source": "tfds",  # arrays, digits, tfds, image_folder, merged, table
+            "source": "tfds",  # arrays, digits, tfds, image_folder, merged, table, toy
             "name": "cifar10",  # the data set's own name, for sources that have several
             # Where they are: the folder of pictures, the file of arrays or of a table, a pack of --mode=pack in place of any
             # source, or the folder of all data sets of tensorflow-datasets (None: $TFDS_DATA_DIR, else ~/tensorflow_datasets).
@@ -84,6 +99,7 @@ def data() -> ConfigDict:
             "sampling": "natural",  # balanced: each class equally often, however many images it has
             "columns": (),  # of a table, by their names; empty: all but the label
             "parts": {},  # of source merged: class name to fields of this section
+            "pairs": placeholder(str),  # a folder of pairs of reflow to train on; --mode=reflow sets it
             "base": {},  # fields of this section that describe other data at t = 0, in place of noise
             "dequantize": False,  # train on (k + u) / levels, u uniform, without which there is no honest likelihood
         }
@@ -153,6 +169,82 @@ def use_256(config: ConfigDict) -> ConfigDict:
     config.sample.batch_size = config.translate.batch_size = config.interpolate.batch_size = 16
     config.eval.batch_size = 16
     config.eval.keep_images = False
+    return config
+
+
+def use_digits(config: ConfigDict) -> ConfigDict:
+    """scikit-learn's digits with a network for them."""
+    config.data.update(source="digits", name="digits", shape=(8, 8, 1), levels=17, flip=False)
+    config.model.update(
+        base_channels=32, channel_multipliers=(1, 2), num_blocks=1, attention_resolutions=(), dropout=0.0
+    )
+    config.optimizer.update(learning_rate=2e-3, warmup_steps=100)
+    config.train.update(
+        batch_size=64, num_steps=2500, ema_decay=0.995, sample_every=500, checkpoint_every=500, log_every=50
+    )
+    # Inception means nothing on 8x8 digits: distances are between pixels, recognition is a classifier's.
+    config.eval.update(
+        extractor="pixels", classifier=True, num_images=1000, translation=True, translation_images=2, likelihood=True
+    )
+    config.eval.update(likelihood_images=355, truncation=True, audit=True)
+    config.reflow.update(num_pairs=10_000, shard_size=1000, num_steps=2500)
+    return config
+
+
+def use_toy(config: ConfigDict, name: str) -> ConfigDict:
+    """Two-dimensional points of a known density, with a network that learns them in under a minute."""
+    config.model = mlp()
+    config.model.update(width=128, num_blocks=3)
+    config.data.update(source="toy", name=name, shape=(), levels=0, flip=False)
+    find_classes(config)
+    config.optimizer.update(learning_rate=2e-3, warmup_steps=100)
+    config.train.update(
+        batch_size=512, num_steps=2000, ema_decay=0.995, sample_every=0, checkpoint_every=2000, log_every=200
+    )
+    config.sample.update(num_images=3000, batch_size=3000)
+    config.interpolate.update(batch_size=500)
+    config.eval.update(extractor="pixels", num_images=5000, batch_size=5000, num_reconstructions=1000)
+    config.eval.update(likelihood=True, likelihood_images=2000, likelihood_probe="exact")
+    config.reflow.update(num_pairs=50_000, shard_size=10_000, batch_size=5000, num_steps=2000)
+    return config
+
+
+TOYS = ("checkerboard", "moons", "gaussians")
+
+
+def system(name: str, variant: str) -> ConfigDict:
+    """What every system of the comparison starts from: CIFAR-10; `digits` or a toy density, by the variant.
+
+    The system's own parts, its path, objective and sampler, go on top, so that nothing else differs between two of them.
+    """
+    config = base(name if variant in ("", "smoke") else f"{name}_{variant}")
+    if variant == "digits":
+        return use_digits(config)
+    return use_toy(config, variant) if variant in TOYS else config
+
+
+def system_variant(config: ConfigDict, name: str) -> ConfigDict:
+    """The config, or its smoke form.
+
+    Raises:
+        ValueError: a variant that no system has.
+    """
+    known = ("", "smoke", "digits", *TOYS)
+    if name not in known:
+        raise ValueError(f"no variant {name!r} of {config.name}, expected one of {', '.join(known[1:])} or none")
+    return variant(config, "smoke" if name == "smoke" else "")
+
+
+def use_score_sde(config: ConfigDict, path: ConfigDict) -> ConfigDict:
+    """A score SDE on this path, as Song et al. train it: on CIFAR-10 unconditional, as their checkpoints are."""
+    config.path = path
+    config.parameterization.update(predicts="noise", told="reversed")
+    config.objective = ConfigDict({"name": "denoising_score_matching", "weight": "variance"})  # likelihood: g^2
+    config.sampler.update(name="euler_maruyama", num_steps=1000)
+    if config.data.source == "tfds":
+        config.data.num_classes = 0
+        config.model.update(conditional=False, dropout=0.1)
+        config.train.ema_decay = 0.9999
     return config
 
 
@@ -359,6 +451,34 @@ def evaluation() -> ConfigDict:
             # the same noise by scipy's RK45
             "audit": False,
             "audit_images": 100,
+            # how straight solutions run, and what few Euler steps make of it
+            "straightness": False,
+            "straightness_images": 200,
+            "straightness_times": 21,
+            "straightness_steps": (1, 2, 4, 8),
+            # held-out error of the velocity along t
+            "residual": False,
+            "residual_images": 200,
+            "residual_noises": 4,  # of each image
+            "residual_times": 21,
+        }
+    )
+
+
+def reflow() -> ConfigDict:
+    """--mode=reflow."""
+    return ConfigDict(
+        {
+            "rounds": 2,  # up to the 2-rectified flow; 3: a round more
+            "num_pairs": 1_000_000,  # of each round; 25 GB for CIFAR-10
+            "shard_size": 10_000,
+            "batch_size": 500,
+            "seed": 0,
+            "num_steps": 300_000,  # of training on them
+            "distill_steps": 0,  # Euler steps of a student of the last round; 0: none
+            "distance": "l2",  # to the teacher's end; lpips, as published, with its two files:
+            "lpips_backbone": placeholder(str),
+            "lpips_heads": placeholder(str),
         }
     )
 
@@ -395,4 +515,8 @@ def variant(config: ConfigDict, name: str) -> ConfigDict:
         reconstruction_tolerances=(1e-3,), likelihood_images=20, truncation_images=10, truncation_times=3
     )
     config.eval.update(sweep_images=20, sweep_steps=(2, 4), sweep_tolerances=(1e-2,), audit_images=20)
+    config.eval.update(straightness_images=20, straightness_times=3, straightness_steps=(1, 2))
+    config.eval.update(residual_images=10, residual_noises=1, residual_times=3)
+    config.reflow.update(num_pairs=20, shard_size=8, batch_size=10, num_steps=4)
+    config.sampler.num_steps = 4
     return config

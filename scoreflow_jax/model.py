@@ -73,6 +73,7 @@ class Model:
         self.params = params
         self.step = step
         self.batch_size = batch_size
+        self._bases: dict[str, DataSource] = {}
         self._compiled: dict[Any, Callable[..., Any]] = {}  # solves, by name, times and batch size
         self._drift = jax.jit(lambda params, x, t, label: experiment.drift(params)(x, t, label))
         self._noise = jax.jit(lambda key, indices: sampling.noise_for(key, indices, experiment.spec.shape))
@@ -215,28 +216,32 @@ class Model:
         solved, density = self.solve_generate_with_likelihood(noise, labels, key=key, probe=probe)
         return solved.y, density
 
-    def source_points(self, key: PRNGKey, count: int, *, first: int = 0) -> Float[Array, "batch ..."]:
+    def source_points(
+        self, key: PRNGKey, count: int, *, first: int = 0, split: str = "test"
+    ) -> Float[Array, "batch ..."]:
         """Points first .. first + count - 1 at t = 0 of this key: noise, or what `config.data.base` describes.
 
-        Noise i is drawn from fold_in(key, i), times the path's prior scale. Of a data set the test split is gone through in the
-        order that the key shuffles it to, again and again.
+        Noise i is drawn from fold_in(key, i), times the path's prior scale. Of a data set the split is gone through in the order
+        that the key shuffles it to, again and again.
 
         Raises:
             UserError: that data set is not there.
         """
         if not self.experiment.data.base:
             return self.experiment.path.prior_scale * self._noise(key, jnp.arange(first, first + count))
-        order = np.asarray(jax.random.permutation(key, len(self._base)))
-        pixels = self._base.read(order[np.arange(first, first + count) % len(order)])["image"]
+        base = self._base(split)
+        order = np.asarray(jax.random.permutation(key, len(base)))
+        pixels = base.read(order[np.arange(first, first + count) % len(order)])["image"]
         return jnp.asarray(self.experiment.scaling.to_images(pixels))
 
     def at_most(self, count: int) -> int:
         """`count`, or the number of different points at t = 0 where they are data and fewer."""
-        return min(count, len(self._base)) if self.experiment.data.base else count
+        return min(count, len(self._base("test"))) if self.experiment.data.base else count
 
-    @functools.cached_property
-    def _base(self) -> DataSource:
-        return self.experiment.base_source("test")
+    def _base(self, split: str) -> DataSource:
+        if split not in self._bases:
+            self._bases[split] = self.experiment.base_source(split)
+        return self._bases[split]
 
     def with_solver(self, solver: Solver) -> "Model":
         """The same model solving its ODEs otherwise."""

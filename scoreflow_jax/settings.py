@@ -49,6 +49,7 @@ class DataSettings:
     parts: dict[str, Any] = dataclasses.field(default_factory=dict)
     base: dict[str, Any] = dataclasses.field(default_factory=dict)
     units: dict[str, Any] = dataclasses.field(default_factory=dict)
+    pairs: str | None = None
 
     def split_name(self, split: str) -> str:
         """What the data set calls the split that training ("train") or evaluation ("test") uses."""
@@ -168,3 +169,29 @@ class EvalSettings:
 
     audit: bool
     audit_images: int
+
+    straightness: bool = False
+    straightness_images: int = 200
+    straightness_times: int = 21
+    straightness_steps: tuple[Any, ...] = (1, 2, 4, 8)
+
+    residual: bool = False
+    residual_images: int = 200
+    residual_noises: int = 4
+    residual_times: int = 21
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReflowSettings:
+    """`config.reflow`, which runs made before --mode=reflow lack."""
+
+    rounds: int = 2
+    num_pairs: int = 1_000_000
+    shard_size: int = 10_000
+    batch_size: int = 500
+    seed: int = 0
+    num_steps: int = 300_000
+    distill_steps: int = 0
+    distance: str = "l2"
+    lpips_backbone: str | None = None
+    lpips_heads: str | None = None

@@ -16,6 +16,10 @@ MODES = {
         "draw the paper's figures 3 to 6: figures/{figure3.png ... figure6.png, report.json}",
     ),
     "eval": ("scoreflow_jax.commands.evaluate", "measure the model: eval/<step>/{report.json, report.md, pictures}"),
+    "reflow": (
+        "scoreflow_jax.commands.reflow",
+        "straighten a trained rectified flow on pairs of its own, and distill it: reflow/{2, 3, ..., report.md}",
+    ),
     "status": (
         "scoreflow_jax.commands.status",
         "how far a run is: progress, rate, time left, loss curve, checkpoints; also while it trains",

@@ -16,7 +16,9 @@ from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.generation import measure_generation
 from scoreflow_jax.evaluation.likelihoods import measure_likelihood
 from scoreflow_jax.evaluation.report import page, summary
+from scoreflow_jax.evaluation.residual import measure_residual
 from scoreflow_jax.evaluation.reversibility import measure_reversibility
+from scoreflow_jax.evaluation.straightness import measure_straightness
 from scoreflow_jax.evaluation.sweep import measure_sweep
 from scoreflow_jax.evaluation.translation import check_translation, measure_translation
 from scoreflow_jax.evaluation.truncation import measure_truncation
@@ -33,11 +35,13 @@ PARTS: dict[str, Part] = {
     "sweep": measure_sweep,
     "truncation": measure_truncation,
     "audit": lambda model, data, _: measure_audit(model, data),
+    "straightness": measure_straightness,
+    "residual": measure_residual,
 }
 """What can be measured, by the field of `config.eval` that switches it on."""
 
 
-FEATURES = {"generation", "translation", "sweep", "audit"}
+FEATURES = {"generation", "translation", "sweep", "audit", "straightness"}
 """Parts that compare features, and so need the extractor and its weights."""
 
 

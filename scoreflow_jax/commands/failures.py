@@ -88,6 +88,8 @@ def _examples(
         examples = source.read(chosen)
         indices[name], arrays[name] = chosen.tolist(), np.asarray(examples["image"])
         arrays.setdefault("label", np.asarray(examples["label"]))
+        if "base" in examples:  # a pair of reflow
+            arrays["base"] = np.asarray(examples["base"])
     return indices, arrays
 
 

@@ -1,13 +1,15 @@
 """--mode=train: trains, or goes on from the newest checkpoint of the workdir; on all devices of all processes."""
 
 import collections
+import dataclasses
 import pathlib
 import sys
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from scoreflow_jax import figures, files, plots, processes, writers
@@ -42,6 +44,7 @@ from scoreflow_jax.training import (
     several,
     state_shapes,
 )
+from scoreflow_jax.typing import PyTree
 
 _AHEAD = 2  # batches on their way to the devices
 _GRID_ROWS = 4  # of the pictures drawn while training, one column a class
@@ -49,8 +52,17 @@ _UNCONDITIONAL_COLUMNS = 8
 _POINTS = 1000  # drawn while training on a table
 
 
-def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
+Start = Callable[[Layout], PyTree]
+"""Parameters to begin with, where they are not drawn."""
+
+
+def run_command(experiment: Experiment, workdir: pathlib.Path, start: Start | None = None) -> None:
     """Trains to config.train.num_steps, writing all to the workdir. What can be refused is refused before it is touched.
+
+    Args:
+        experiment: to train.
+        workdir: of the run.
+        start: gives the parameters of step 0, which their average begins with too.
 
     Raises:
         Stopped: by SIGTERM or SIGINT, after saving.
@@ -71,12 +83,13 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
             processes.check_alike("data set", f"{len(each)} examples {each.facts.get('sketch', '')}"[:300])
     keep = experiment.train.keep_checkpoints
     with workdirs.locked(workdir), Checkpoints(workdir / "checkpoints", keep=keep) as checkpoints:
-        _train(experiment, workdir, (source, base), layout, checkpoints)
+        _train(experiment, workdir, (source, base), layout, checkpoints, start)
 
 
 def open_sources(experiment: Experiment) -> tuple[DataSource, DataSource | None]:
     """The training data, and those at t = 0 where they are no noise."""
-    return experiment.source("train"), experiment.base_source("train") if experiment.data.base else None
+    apart = experiment.data.base and experiment.data.pairs is None  # pairs bring their own
+    return experiment.training_source(), experiment.base_source("train") if apart else None
 
 
 def _train(
@@ -85,8 +98,9 @@ def _train(
     sources: tuple[DataSource, DataSource | None],
     layout: Layout,
     checkpoints: Checkpoints,
+    begin: Start | None = None,
 ) -> None:
-    state, meta = _start(experiment, layout, checkpoints)
+    state, meta = _start(experiment, layout, checkpoints, begin)
     consumed = meta["batches"]
     first = int(state.step)
     if first >= experiment.schedule.num_steps:
@@ -141,12 +155,18 @@ def _train(
     print(f"trained steps {first} to {experiment.schedule.num_steps} in {seconds:.0f} s; see {workdir / 'train'}")
 
 
-def _start(experiment: Experiment, layout: Layout, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
+def _start(
+    experiment: Experiment, layout: Layout, checkpoints: Checkpoints, begin: Start | None
+) -> tuple[TrainState, dict[str, Any]]:
     """The state to go on from and what is known of it: the newest whole checkpoint's, else those of step 0."""
     ema, train = split_state(state_shapes(experiment.initial_state, layout))
     restored = checkpoints.restore_latest(ema=ema, train=train)
     if restored is None:
-        return create_state(experiment.initial_state, layout), {"batches": 0}
+        state = create_state(experiment.initial_state, layout)
+        if begin is not None:
+            params = begin(layout)  # the optimizer's state does not depend on them
+            state = dataclasses.replace(state, params=params, ema_params=jax.tree.map(jnp.copy, params))
+        return state, {"batches": 0}
     before, now = restored.meta.get("devices"), _devices(layout.mesh.devices.flat)
     moved = f", saved on {before}, on {now}" if before not in (None, now) else ""
     print(f"resuming from step {restored.step}{moved}", flush=True)

@@ -26,6 +26,8 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
             "a model between two data sets that also has classes cannot be translated with here; use the Python API"
         )
     ways = _ways(experiment)
+    if not experiment.spec.levels:
+        raise UserError("points have no pictures to translate: --mode=sample carries those at t = 0 to t = 1")
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.translate.batch_size)
     names, pixels = _names_and_pixels(experiment, ways)
     levels = 256 if experiment.translate.images is not None else experiment.spec.levels

@@ -29,7 +29,9 @@ from scoreflow_jax.data.base import (
 from scoreflow_jax.data.combined import Merged, Selected
 from scoreflow_jax.data.digits import Digits
 from scoreflow_jax.data.packed import Packed, is_packed
+from scoreflow_jax.data.pairs import Pairs
 from scoreflow_jax.data.table import Table, Units
+from scoreflow_jax.data.toy import Toy
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.settings import DataSettings
 
@@ -95,6 +97,7 @@ SOURCES: dict[str, Callable[[str, DataSettings], DataSource]] = {
     "image_folder": _with_pillow("ImageFolder"),
     "merged": _merged,
     "table": Table,
+    "toy": Toy,
 }
 """Every kind of source by the name that `config.data.source` gives it, opened for "train" or "test" and, as far as it needs
 them, the settings of `config.data`."""
@@ -136,7 +139,7 @@ def changed(data: DataSettings, fields: dict[str, Any], where: str) -> DataSetti
         raise UserError(
             f"config.data.{where} has {unknown[0]!r}, expected of config.data's fields {', '.join(PART_FIELDS)}"
         )
-    return dataclasses.replace(data, parts={}, base={}, units={}, **fields)
+    return dataclasses.replace(data, parts={}, base={}, units={}, pairs=None, **fields)
 
 
 __all__ = [
@@ -153,9 +156,11 @@ __all__ = [
     "Merged",
     "NoExamples",
     "Packed",
+    "Pairs",
     "Selected",
     "Table",
     "TfdsImages",
+    "Toy",
     "Units",
     "changed",
     "check_spec",

@@ -258,6 +258,28 @@ def _truncation(t: dict[str, Any]) -> str:
     return "## Truncation error along t\n\n" + _table(head, rows) + "\n\n![truncation](truncation.png)"
 
 
+def _straightness(s: dict[str, Any]) -> str:
+    solved = s["solved"]
+    judged = "recognized" in solved
+    head = ["from the same noise", "NFE", "off by", *(["recognized"] if judged else [])]
+    rows = [["solved", _shown(solved["nfe"], ".0f"), "0", *([_shown(solved["recognized"], ".1%")] if judged else [])]]
+    for few in s["few_steps"]:
+        cells = [f"Euler, {few['steps']} steps", str(few["steps"]), _shown(few["rms_difference"], ".4f")]
+        rows.append(cells + ([_shown(few["recognized"], ".1%")] if judged else []))
+    told = (
+        f"S = {s['straightness']:.4f} (0: straight lines), transport cost {s['transport_cost']:.4f}, length of the path "
+        f"{s['path_length']:.4f}, each a mean over dimensions of {s['images']} images"
+    )
+    return f"## Straightness\n\n{told}\n\n{_table(head, rows)}\n\n![straightness](straightness.png)"
+
+
+def _residual(r: dict[str, Any]) -> str:
+    shown = range(0, len(r["times"]), max(1, len(r["times"]) // 6))
+    rows = [[f"{r['times'][i]:.2f}", f"{r['mean_square'][i]:.4f}"] for i in shown]
+    table = _table(["t", "mean square of f - dx_t/dt"], rows)
+    return f"## Held-out error along t\n\nmean over t: {r['mean']:.4f}\n\n{table}\n\n![residual](residual.png)"
+
+
 def _audit(a: dict[str, Any]) -> str:
     fields = (("nfe", "NFE", ".1f"), ("frechet_distance", "Frechet distance", ".4f"), ("kid", "KID", ".5f"))
     rows = [[words, *(_shown(a[who][field], style) for who in ("ours", "scipy"))] for field, words, style in fields]
@@ -281,6 +303,8 @@ _SECTIONS = {
     "likelihood": _likelihood,
     "sweep": _sweep,
     "truncation": _truncation,
+    "straightness": _straightness,
+    "residual": _residual,
     "audit": _audit,
 }
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
 
 from scoreflow_jax import files, plots
 from scoreflow_jax.evaluation.data import Data
+from scoreflow_jax.evaluation.straightness import in_batches
 from scoreflow_jax.model import Model
 
 SOLVED = "solution: x(t) to xbar(t)"
@@ -37,7 +37,7 @@ def measure_truncation(model: Model, data: Data, out: pathlib.Path) -> dict[str,
         errors[SOLVED].append(_rms(state - straight))
         for name, z in ((ONE_STEP, latents), (UNPAIRED, noise)):
             at = (1 - t) * z + t * images
-            estimate = z + t * _drift(model, at, float(t), chosen)
+            estimate = z + t * in_batches(model, at, float(t), chosen)
             errors[name].append(_rms(estimate - at))
     curves = [plots.Curve(name, times.tolist(), values, marked=False) for name, values in errors.items()]
     over = "pixels" if model.experiment.spec.levels else "coordinates"
@@ -45,16 +45,6 @@ def measure_truncation(model: Model, data: Data, out: pathlib.Path) -> dict[str,
     with files.whole_file(out / "truncation.png") as temporary:
         plots.save_curves(temporary, curves, axes)
     return {"images": len(images), "times": times.tolist(), "root_mean_square": errors}
-
-
-def _drift(model: Model, x: Any, t: float, labels: Any) -> Float[np.ndarray, "batch ..."]:
-    """f(x, t, c) in the model's batches."""
-    size = model.batch_size
-    parts = [
-        np.asarray(model.drift(x[i : i + size], t, None if labels is None else labels[i : i + size]))
-        for i in range(0, len(x), size)
-    ]
-    return np.concatenate(parts)
 
 
 def _rms(x: Any) -> float:

@@ -29,6 +29,8 @@ class Parameterization:
         predicts: a kind of `PREDICTIONS`.
         told: a name in `TOLD`.
         unit_range: the network works on data in [0, 1], as score_sde's VE networks; sigma is told in those units too.
+        scale_input: divide what the network sees by sqrt(alpha^2 + sigma^2), so that it is of order 1 on VE's path too (Karras et
+            al. 2022, arXiv:2206.00364, table 1, with data of variance 1).
 
     Raises:
         ValueError: an unknown name.
@@ -37,6 +39,7 @@ class Parameterization:
     predicts: str = "velocity"
     told: str = "t"
     unit_range: bool = False
+    scale_input: bool = False
 
     def __post_init__(self) -> None:
         """Checks the names."""
@@ -50,7 +53,7 @@ class Parameterization:
         Raises:
             ValueError: a prediction that its drift cannot be made of.
         """
-        if self.predicts == "velocity" and self.told != "sigma":
+        if self.predicts == "velocity" and self.told != "sigma" and not self.scale_input:
             return
         if not isinstance(path, AffinePath):
             raise ValueError(f"{type(path).__name__} is no affine path: set predicts to 'velocity' and told to 't'")
@@ -115,9 +118,13 @@ class NetworkDrift:
         elif p.told == "sigma":
             assert isinstance(self.path, AffinePath)
             told = self.path.sigma(t) * (0.5 if p.unit_range else 1.0)
+        seen = 0.5 * (x + 1.0) if p.unit_range else x
+        if p.scale_input:
+            assert isinstance(self.path, AffinePath)
+            seen = seen / per_example(jnp.hypot(self.path.alpha(t), self.path.noise_std(t)), x)
+        output = self.network(seen, told, condition)
         if not p.unit_range:
-            return self.network(x, told, condition)
-        output = self.network(0.5 * (x + 1.0), told, condition)
+            return output
         match p.predicts:  # x = 2 x' - 1
             case "data":
                 return 2.0 * output - 1.0

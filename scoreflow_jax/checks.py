@@ -1,0 +1,207 @@
+"""What no constructor checks: values of a config that must go together, or be one of several.
+
+The only module besides `experiment.py` that reads config fields, and its other half.
+"""
+
+import dataclasses
+from typing import Any
+
+from scoreflow_jax import data, models
+from scoreflow_jax.data.base import FRAMINGS
+from scoreflow_jax.data.order import SAMPLINGS
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.likelihood import PROBES
+from scoreflow_jax.ode import METHODS
+from scoreflow_jax.sampling import RULES, TRANSLATIONS
+from scoreflow_jax.settings import DataSettings, EvalSettings
+from scoreflow_jax.training import COUPLINGS
+
+Built = Any
+"""An `experiment.Experiment`, which is made one layer above."""
+
+
+def check(experiment: Built) -> None:
+    """Values that no constructor checks.
+
+    Raises:
+        UserError: the first that is out of range.
+    """
+    e, classes = experiment, experiment.spec.num_classes
+    for name, value, names in (
+        ("translate.method", e.translate.method, tuple(TRANSLATIONS)),
+        ("interpolate.rule", e.interpolate.rule, RULES),
+        ("interpolate.between", e.interpolate.between, ("latents", "images")),
+        ("train.coupling", e.train.coupling, COUPLINGS),
+    ):
+        if value not in names:
+            raise UserError(f"config.{name} is {value!r}, expected one of {', '.join(names)}")
+    _check_eval(experiment)
+    _check_path(experiment)
+    labels = [("sample.labels", v) for v in e.sample.labels] + [("interpolate.labels", v) for v in e.interpolate.labels]
+    labels += [("figures.classes", v) for v in e.figures.classes]
+    labels += [(f"translate.{n}", v) for n in ("source", "target") if (v := getattr(e.translate, n)) is not None]
+    if e.data.base:  # commands/translate_base.py checks them: there they mean the two data sets
+        labels = [(name, value) for name, value in labels if not name.startswith("translate.")]
+    for name, value in labels:
+        if type(value) is not int or not 0 <= value < classes:
+            raise UserError(f"config.{name} has {value!r}, expected a class from 0 to {classes - 1}")
+    if len(set(e.figures.classes)) < len(e.figures.classes):
+        raise UserError(f"config.figures.classes is {e.figures.classes}, expected different classes")
+    if not 0 <= e.train.ema_decay < 1:
+        raise UserError(f"config.train.ema_decay is {e.train.ema_decay}, expected at least 0 and less than 1")
+    _check_counts(experiment)
+
+
+def _check_path(experiment: Built) -> None:
+    """Whether parameterization and sampler mean something on the path."""
+    for name in ("parameterization", "sampler"):
+        try:
+            getattr(experiment, name).check_path(experiment.path)
+        except ValueError as error:
+            raise UserError(f"config.{name}: {error}") from error
+
+
+def check_data(settings: DataSettings) -> None:
+    """Values of `config.data` that no source checks.
+
+    Raises:
+        UserError: the first that is out of range.
+    """
+    for name, value, names in (
+        ("source", settings.source, tuple(data.SOURCES)),
+        ("framing", settings.framing, FRAMINGS),
+        ("sampling", settings.sampling, SAMPLINGS),
+    ):
+        if value not in names:
+            raise UserError(f"config.data.{name} is {value!r}, expected one of {', '.join(names)}")
+    if not 0 <= settings.test_share < 1:
+        raise UserError(f"config.data.test_share is {settings.test_share}, expected at least 0 and less than 1")
+    if any(type(c) is not int for c in settings.classes):
+        raise UserError(f"config.data.classes is {settings.classes}, expected whole numbers, such as (3, 5)")
+    if settings.label is not None and settings.source not in ("tfds", "table"):
+        raise UserError(
+            f"config.data.label is {settings.label!r}, but classes of {settings.source} are not features or columns: leave it"
+        )
+    _check_shape(settings)
+    if settings.num_classes is None:
+        raise UserError("config.data.num_classes is None: give a number, or let experiment.resolve look at the data")
+    if settings.sampling == "balanced" and settings.num_classes < 2:
+        raise UserError("config.data.sampling is 'balanced', but the data have no classes: set it to 'natural'")
+    for where, fields in (("base", settings.base), *((f"parts.{name}", part) for name, part in settings.parts.items())):
+        if fields:
+            check_data(dataclasses.replace(data.changed(settings, fields, where), num_classes=0, sampling="natural"))
+
+
+POINTS = ("table", "toy")
+"""Sources of points, where the others have images."""
+
+
+def _check_shape(settings: DataSettings) -> None:
+    """Shape and levels: images have pixels, tables have points.
+
+    Raises:
+        UserError: they do not go together.
+    """
+    shape, images = settings.shape, settings.levels > 0
+    if (settings.source in POINTS) == images:
+        raise UserError(
+            f"config.data.levels is {settings.levels}, but config.data.source is {settings.source!r}: expected 0 for a "
+            "table or toy points, and for nothing else"
+        )
+    if settings.base and settings.source == "table":
+        raise UserError("config.data.base describes images at t = 0, but config.data.source is a table: leave it empty")
+    if len(shape) != (3 if images else 1) or min(shape) < 1:
+        axes = "(height, width, channels)" if images else "(dimension,), or () to find it in the table"
+        raise UserError(f"config.data.shape is {shape}, expected {axes}")
+    if images and shape[2] not in (1, 3):
+        raise UserError(f"config.data.shape is {shape}, expected 1 channel (grey) or 3 (RGB)")
+
+
+def _check_eval(experiment: Built) -> None:
+    """Names and lists of `config.eval`."""
+    e, classes = experiment.eval, experiment.num_classes
+    for name, value, names in (
+        ("split", e.split, ("train", "test")),
+        ("extractor", e.extractor, ("inception", "pixels")),
+        ("resize", e.resize, tuple(models.RESIZES)),
+        ("likelihood_probe", e.likelihood_probe, PROBES),
+        *(("sweep_methods", method, tuple(METHODS)) for method in e.sweep_methods),
+    ):
+        if value not in names:
+            raise UserError(f"config.eval.{name} has {value!r}, expected {' or '.join(names)}")
+    if e.extractor == "inception" and not experiment.spec.levels:
+        raise UserError(
+            "config.eval.extractor is inception, but Inception takes images, not points of a table: set it to pixels"
+        )
+    if (
+        not e.seeds
+        or any(type(s) is not int or not 0 <= s < 2**32 for s in e.seeds)
+        or len(set(e.seeds)) < len(e.seeds)
+    ):
+        raise UserError(f"config.eval.seeds is {e.seeds}, expected different whole numbers, such as (1, 2, 3)")
+    _check_pairs(e.translation_pairs, classes)
+    _check_lists(e)
+
+
+def _check_pairs(pairs: tuple[Any, ...], classes: int) -> None:
+    """Pairs of classes to translate between."""
+    for pair in pairs:
+        if (
+            not isinstance(pair, tuple)
+            or len(pair) != 2
+            or any(type(c) is not int or not 0 <= c < classes for c in pair)
+            or pair[0] == pair[1]
+        ):
+            raise UserError(
+                f"config.eval.translation_pairs has {pair}, expected pairs of different classes from 0 to {classes - 1}, "
+                "such as ((0, 1), (1, 0))"
+            )
+
+
+def _check_lists(e: EvalSettings) -> None:
+    """Numbers of steps and tolerances."""
+    if e.sweep and not (e.sweep_methods and (e.sweep_steps or e.sweep_tolerances)):
+        raise UserError(
+            "config.eval.sweep_methods or both sweep_steps and sweep_tolerances are empty: nothing to sweep"
+        )
+    for name in ("sweep_steps", "straightness_steps"):
+        steps = getattr(e, name)
+        if any(type(n) is not int or n < 1 for n in steps):
+            raise UserError(f"config.eval.{name} is {steps}, expected whole numbers of at least 1")
+    if not all(isinstance(t, float) and t > 0 for t in (*e.sweep_tolerances, *e.reconstruction_tolerances)):
+        raise UserError(
+            "config.eval.sweep_tolerances and reconstruction_tolerances: expected positive numbers, such as 1e-3"
+        )
+
+
+_AT_LEAST = {
+    0: (
+        "sample.seed", "interpolate.seed", "figures.seed", "train.num_workers", "train.profile_steps", "reflow.seed",
+        "reflow.distill_steps",
+    ),
+    1: (
+        "train.batch_size", "train.keep_checkpoints", "train.microbatches", "train.steps_per_call",
+        "train.fsdp", "sample.num_images", "sample.batch_size", "sample.columns",
+        "translate.num_images", "translate.batch_size", "translate.shown", "interpolate.num_pairs",
+        "interpolate.batch_size", "eval.batch_size", "eval.num_reconstructions", "eval.translation_images",
+        "eval.likelihood_images", "eval.truncation_images", "eval.audit_images", "figures.num_images",
+        "figures.num_pairs", "figures.batch_size", "eval.residual_images", "eval.residual_noises", "reflow.rounds",
+        "reflow.shard_size", "reflow.batch_size", "reflow.num_steps", "eval.straightness_images",
+    ),
+    2: (
+        "translate.num_times", "interpolate.num_steps", "eval.num_images", "eval.sweep_images", "eval.truncation_times",
+        "figures.num_times", "figures.num_steps", "eval.straightness_times", "eval.residual_times", "reflow.num_pairs",
+    ),
+}  # fmt: skip
+"""Fields by the least value that they may have."""
+
+
+def _check_counts(experiment: Built) -> None:
+    if experiment.seed < 0:
+        raise UserError(f"config.seed is {experiment.seed}, expected at least 0")
+    for least, names in _AT_LEAST.items():
+        for name in names:
+            section, field = name.split(".")
+            value = getattr(getattr(experiment, section), field)
+            if value < least:
+                raise UserError(f"config.{name} is {value}, expected at least {least}")

@@ -1,0 +1,205 @@
+"""--mode=reflow: makes a rectified flow straighter, round by round, and distills it to few steps (Liu et al. 2022, 2209.03003).
+
+Round k takes the model of the round before, carries config.reflow.num_pairs points by its ODE, with averaged weights, and trains
+on these pairs of ends from that model's weights as they are, not averaged, with a fresh optimizer and average: the k-rectified
+flow, a run of its own in reflow/<k>. With config.reflow.distill_steps a student of the last round's pairs follows, in
+reflow/<k>_distilled. Everything that is there already is kept, so the same command goes on where it was stopped.
+"""
+
+import copy
+import json
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scoreflow_jax import files, processes
+from scoreflow_jax.checkpoints import Checkpoints, checkpoint_steps
+from scoreflow_jax.commands import train
+from scoreflow_jax.commands import workdir as workdirs
+from scoreflow_jax.data.pairs import ABOUT, shard_name
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.evaluation.data import Data
+from scoreflow_jax.evaluation.straightness import measure_straightness
+from scoreflow_jax.experiment import Experiment, build
+from scoreflow_jax.model import Model, load_model, read_config
+from scoreflow_jax.parallel import Layout
+from scoreflow_jax.paths import LinearPath
+from scoreflow_jax.progress import progress
+from scoreflow_jax.training import state_shapes
+from scoreflow_jax.typing import PyTree
+
+
+def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
+    """Writes reflow/<round>/, each a run, and reflow/{report.json, report.md, <round>/few_steps.png}.
+
+    Raises:
+        UserError: a path that is not straight, no trained run in the workdir, or pairs there that were made otherwise.
+    """
+    settings = experiment.reflow
+    if type(experiment.path) is not LinearPath or experiment.path.has_latent:
+        raise UserError("reflow is of the straight path: set config.path.name to 'linear', without a latent")
+    workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)  # refuses what is not this config's run
+    stages = {"1": workdir}
+    parent = workdir
+    for number in range(2, settings.rounds + 1):
+        parent = _round(experiment, parent, workdir / "reflow" / str(number), str(number))
+        stages[str(number)] = parent
+    if settings.distill_steps:
+        last = list(stages)[-1]
+        name = f"{last}_distilled"
+        stages[name] = _round(experiment, parent, workdir / "reflow" / name, name, student=True)
+    _report(experiment, workdir, stages)
+
+
+def _round(
+    experiment: Experiment, parent: pathlib.Path, folder: pathlib.Path, name: str, *, student: bool = False
+) -> pathlib.Path:
+    """Makes the pairs and trains on them, as far as that is not done."""
+    config = _config(experiment, folder / "pairs", name, student=student)
+    wanted = config["train"]["num_steps"]
+    if wanted in checkpoint_steps(folder / "checkpoints"):
+        print(f"reflow {name}: already trained to step {wanted}", flush=True)
+        return folder
+    of_parent = build(read_config(parent))
+    print(f"reflow {name}: pairs of {parent}", flush=True)
+    _make_pairs(experiment, of_parent, parent, folder / "pairs")
+    processes.wait_for_all("pairs")
+    print(f"reflow {name}: training to step {wanted}", flush=True)
+    train.run_command(build(config), folder, start=lambda layout: _trained(of_parent, parent, layout))
+    return folder
+
+
+def _config(experiment: Experiment, pairs: pathlib.Path, name: str, *, student: bool) -> dict[str, Any]:
+    """The run's config with the pairs in place of its data."""
+    settings, config = experiment.reflow, copy.deepcopy(experiment.config)
+    config["name"] = f"{config['name']}_reflow_{name}"
+    config["data"].update(pairs=str(pairs), dequantize=experiment.data.dequantize)
+    config["train"].update(num_steps=settings.num_steps, coupling="independent")
+    config["optimizer"]["warmup_steps"] = min(config["optimizer"]["warmup_steps"], settings.num_steps // 10)
+    if student:
+        weights = {"lpips_backbone": settings.lpips_backbone, "lpips_heads": settings.lpips_heads}
+        config["objective"] = {"name": "distillation", "distance": settings.distance, **weights}
+        config["times"] = {"name": "grid", "count": settings.distill_steps, "with_end": False}
+        config["solver"].update(method="euler", num_steps=settings.distill_steps)
+    return config
+
+
+def _make_pairs(experiment: Experiment, of_parent: Experiment, parent: pathlib.Path, folder: pathlib.Path) -> None:
+    """Writes the shards that are not there."""
+    settings = experiment.reflow
+    model = load_model(of_parent, parent, batch_size=settings.batch_size)
+    if of_parent.solver.method == "euler":
+        raise UserError(f"{parent} solves by Euler's method: pairs need its ODE solved, so set config.solver.method")
+    facts = json.loads((parent / "data.json").read_text())
+    names = facts.pop("class_names", [])
+    made = {
+        "parameters": model.fingerprint,
+        "step": model.step,
+        "seed": settings.seed,
+        "solver": {field: getattr(of_parent.solver, field) for field in of_parent.solver.__dataclass_fields__},
+    }
+    about = {
+        "num_pairs": settings.num_pairs,
+        "shard_size": settings.shard_size,
+        "made": made,
+        "data": {"class_names": names, "facts": {k: v for k, v in facts.items() if k in ("columns", "shift", "scale")}},
+    }
+    known = _known(folder / ABOUT)
+    if known is not None and known != json.loads(json.dumps(about)):
+        raise UserError(
+            f"{folder} holds pairs made otherwise: remove it to make them anew, or give the settings of before"
+        )
+    files.write_json(folder / ABOUT, about)
+    shards = range(-(-settings.num_pairs // settings.shard_size))
+    missing = [number for number in shards if not (folder / shard_name("labels", number)).is_file()]
+    started = time.perf_counter()
+    with progress("pairs", settings.num_pairs, " pairs") as bar:
+        for number in shards:
+            count = min(settings.shard_size, settings.num_pairs - number * settings.shard_size)
+            if number in missing:
+                _make_shard(model, settings.seed, folder, number, number * settings.shard_size, count)
+            bar.update(count)
+    print(
+        f"{settings.num_pairs} pairs, {len(missing)} shards made in {time.perf_counter() - started:.0f} s", flush=True
+    )
+
+
+def _make_shard(model: Model, seed: int, folder: pathlib.Path, number: int, first: int, count: int) -> None:
+    """Pairs first .. first + count - 1: point i at t = 0 is that of fold_in(key(seed), i). The labels' file comes last."""
+    x0 = np.asarray(model.source_points(jax.random.key(seed), count, first=first, split="train"), np.float32)
+    labels = None
+    if model.num_classes:
+        labels = (np.arange(first, first + count) % model.num_classes).astype(np.int32)
+    x1 = np.asarray(model.solve_generate(x0, labels).y, np.float32)
+    stored = {"x0": x0, "x1": x1, "labels": np.zeros(count, np.int32) if labels is None else labels}
+    for kind, array in stored.items():
+        with files.whole_file(folder / shard_name(kind, number)) as temporary:
+            np.save(temporary, array)
+
+
+def _known(path: pathlib.Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _trained(of_parent: Experiment, parent: pathlib.Path, layout: Layout) -> PyTree:
+    """The parent's parameters as trained, not averaged."""
+    ema, rest = train.split_state(state_shapes(of_parent.initial_state, layout))
+    with Checkpoints(parent / "checkpoints", keep=of_parent.train.keep_checkpoints) as checkpoints:
+        restored = checkpoints.restore_latest(ema=ema, train=rest)
+    if restored is None:
+        raise UserError(f"{parent} has no whole checkpoint: train it first")
+    return jax.tree.map(jnp.copy, restored.train["params"])
+
+
+def _report(experiment: Experiment, workdir: pathlib.Path, stages: dict[str, pathlib.Path]) -> None:
+    """Straightness and few-step samples of every stage."""
+    data = Data(experiment)
+    rows: dict[str, Any] = {}
+    for name, folder in stages.items():
+        of_stage = build(read_config(folder))
+        model = load_model(of_stage, folder, batch_size=experiment.eval.batch_size)
+        rows[name] = measure_straightness(model, data, workdir / "reflow" / name)
+    report: dict[str, Any] = {"name": experiment.name, "stages": rows, **workdirs.environment()}
+    if experiment.reflow.distill_steps:
+        report["distance"] = experiment.reflow.distance
+    files.write_json(workdir / "reflow" / "report.json", report)
+    text = _page(report)
+    with files.whole_file(workdir / "reflow" / "report.md") as path:
+        path.write_text(text + "\n")
+    print(text)
+    last = list(stages.values())[-1]
+    print(
+        f"see {workdir / 'reflow'}; to go on with a stage: --config={last / 'config.json'} --workdir={last} --mode=sample"
+    )
+
+
+def _page(report: dict[str, Any]) -> str:
+    """One line a stage."""
+    steps = [row["steps"] for row in next(iter(report["stages"].values()))["few_steps"]]
+    head = [
+        "stage",
+        "straightness",
+        "transport cost",
+        "NFE",
+        *(f"{n} Euler step{'s' * (n > 1)}: off by" for n in steps),
+    ]
+    judged = "recognized" in next(iter(report["stages"].values()))["solved"]
+    head += [f"recognized, {n}" for n in ("solved", *steps)] if judged else []
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for name, row in report["stages"].items():
+        cells = [f"{name}-rectified" if name.isdigit() else name.replace("_", "-rectified, ")]
+        cells += [f"{row['straightness']:.4f}", f"{row['transport_cost']:.4f}", f"{row['solved']['nfe']:.0f}"]
+        cells += [f"{few['rms_difference']:.4f}" for few in row["few_steps"]]
+        cells += [f"{few['recognized']:.1%}" for few in (row["solved"], *row["few_steps"])] if judged else []
+        lines.append("| " + " | ".join(cells) + " |")
+    notes = "Off by: root mean square from the solution of the same noise."
+    if "distance" in report:
+        notes += f" Distilled by {report['distance']}; the published figures of distilled flows used LPIPS."
+    return f"# {report['name']}: reflow\n\n" + "\n".join(lines) + f"\n\n{notes}"

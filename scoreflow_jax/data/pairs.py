@@ -1,0 +1,94 @@
+"""Pairs of reflow: points at t = 0 and what a model's ODE made of them, in shards of plain arrays, read as they are needed.
+
+A folder holds pairs.json, which says what they are of, and for each shard x0_<i>.npy, x1_<i>.npy, float32, and labels_<i>.npy.
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples, user_path
+from scoreflow_jax.errors import UserError, first_line
+
+ABOUT = "pairs.json"
+
+
+class Pairs(DataSource):
+    """The pairs of a folder: "base" at t = 0, "image" at t = 1, both as the ODE has them, neither mirrored nor rounded."""
+
+    def __init__(self, folder: str | pathlib.Path, spec: DataSpec) -> None:
+        """Opens the shards without reading them.
+
+        Args:
+            folder: written by --mode=reflow.
+            spec: of the data that the pairs' model generates.
+
+        Raises:
+            UserError: no pairs there, some missing, or of another shape.
+        """
+        folder = user_path(folder)
+        try:
+            about = json.loads((folder / ABOUT).read_text())
+            count, size = int(about["num_pairs"]), int(about["shard_size"])
+            self.class_names = tuple(map(str, about["data"]["class_names"]))
+            self.facts: dict[str, Any] = dict(about["data"]["facts"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder} holds no pairs ({first_line(error)}): make them by --mode=reflow") from error
+        self._folder, self._count, self._size, self.spec = folder, count, size, spec
+        self._open: dict[int, tuple[np.ndarray, ...]] = {}
+        for number in range(-(-count // size)):
+            rows = min(size, count - number * size)
+            self._check(number, (rows, *spec.shape))
+        self.facts = {**self.facts, "kind": "pairs", "of": about["made"], "sketch": [about["made"]["parameters"][:16]]}
+
+    def _check(self, number: int, shape: tuple[int, ...]) -> None:
+        try:
+            found = [np.load(self._folder / shard_name(kind, number), mmap_mode="r") for kind in ("x0", "x1", "labels")]
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"shard {number} of the pairs in {self._folder} is missing or damaged ({first_line(error)}): run --mode=reflow "
+                "again, which makes what is not there"
+            ) from error
+        if found[0].shape != shape or found[1].shape != shape or found[2].shape != shape[:1]:
+            raise UserError(f"shard {number} of the pairs in {self._folder} has {found[1].shape}, expected {shape}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open files: worker processes open their own."""
+        return {**self.__dict__, "_open": {}}
+
+    def _shard(self, number: int) -> tuple[np.ndarray, ...]:
+        if number not in self._open:
+            names = [self._folder / shard_name(kind, number) for kind in ("x0", "x1", "labels")]
+            self._open[number] = tuple(np.load(name, mmap_mode="r") for name in names)
+        return self._open[number]
+
+    def __len__(self) -> int:
+        """The number of pairs."""
+        return self._count
+
+    def __getitem__(self, index: int) -> Example:
+        """One pair."""
+        x0, x1, labels = self._shard(index // self._size)
+        row = index % self._size
+        pair: Any = {"image": np.array(x1[row]), "base": np.array(x0[row]), "label": np.int32(labels[row])}
+        return pair
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> Examples:
+        """Several pairs, stacked."""
+        pairs: Any = [self[int(i)] for i in indices]
+        stacked: Any = {name: np.stack([pair[name] for pair in pairs]) for name in ("image", "base", "label")}
+        return stacked
+
+    def labels(self) -> Int32[np.ndarray, " pairs"]:
+        """All labels."""
+        shards = range(-(-self._count // self._size))
+        return np.concatenate([np.asarray(self._shard(i)[2]) for i in shards]).astype(np.int32)
+
+
+def shard_name(kind: str, number: int) -> str:
+    """The file of one array of a shard: "x0", "x1" or "labels"."""
+    return f"{kind}_{number:06d}.npy"

@@ -1,0 +1,105 @@
+"""How straight the solutions run, and what few Euler steps make of that (Liu et al. 2022, arXiv:2209.03003, section 2.2).
+
+For solutions x_t of the ODE from x_0 to x_1
+
+    S = integral over [0, 1] of E|x_1 - x_0 - f(x_t, t, c)|^2 dt / D,
+
+0 for straight lines, along which one Euler step is exact. The transport cost E|x_1 - x_0|^2 / D is what a straight line pays for
+the same pair of ends, E|f|^2 what the solution pays: their difference is S.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from scoreflow_jax import figures, files, plots
+from scoreflow_jax.evaluation.data import Data
+from scoreflow_jax.evaluation.statistics import covariance_of
+from scoreflow_jax.metrics.frechet import frechet_distance
+from scoreflow_jax.model import Model
+from scoreflow_jax.typing import HostState
+
+_SHOWN = 10  # samples in a row of few_steps.png
+
+
+def measure_straightness(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]:
+    """S, costs and S along t, and Euler's method in few steps from the same noise; draws straightness.png and few_steps.png."""
+    settings, path, solver = data.settings, model.experiment.path, model.experiment.solver
+    count = model.at_most(settings.straightness_images)
+    start = np.asarray(model.source_points(jax.random.key(settings.seeds[0]), count))
+    labels = np.resize(np.arange(model.num_classes, dtype=np.int32), count) if model.num_classes else None
+    times = np.linspace(path.t_min, path.t_max, settings.straightness_times)
+    adaptive = dataclasses.replace(
+        solver, num_steps=None, method="dopri5" if solver.method == "euler" else solver.method
+    )
+    solved = model.with_solver(adaptive).solve_generate(start, labels, times)
+    assert solved.path is not None
+    chord = (solved.y - start) / (path.t_max - path.t_min)
+    slopes = [in_batches(model, x, float(t), labels) for x, t in zip(solved.path, times, strict=True)]
+    bends = [_mean_square(chord - f) for f in slopes]
+    figures_ = {
+        "images": count,
+        "times": times.tolist(),
+        "straightness": _integral(bends, times),
+        "along_t": bends,
+        "transport_cost": _mean_square(solved.y - start),
+        "path_length": _integral([_mean_square(f) for f in slopes], times),
+        "few_steps": [],
+    }
+    rows = [solved.y[:_SHOWN]]
+    for steps in settings.straightness_steps:
+        few = dataclasses.replace(solver, method="euler", num_steps=steps)
+        y = model.with_solver(few).solve_generate(start, labels).y
+        rows.append(y[:_SHOWN])
+        figures_["few_steps"].append({"steps": steps, **_of_samples(y, solved.y, labels, data)})
+    figures_["solved"] = {"nfe": solved.stats.summary()["nfe_mean"], **_of_samples(solved.y, solved.y, labels, data)}
+    curve = plots.Curve(f"S = {figures_['straightness']:.4f}", times.tolist(), bends, marked=False)
+    axes = plots.Axes(f"{model.experiment.name}: |x1 - x0 - f(x_t, t)|^2 along solutions", "t", "mean square")
+    with files.whole_file(out / "straightness.png") as temporary:
+        plots.save_curves(temporary, [curve], axes)
+    if data.experiment.spec.levels:
+        captions = ["solved", *(f"{n} Euler step{'s' * (n > 1)}" for n in settings.straightness_steps)]
+        with files.whole_file(out / "few_steps.png") as temporary:
+            figures.save_rows(temporary, rows, captions=captions)
+    return figures_
+
+
+def _of_samples(
+    y: HostState, exact: HostState, labels: Int[np.ndarray, " batch"] | None, data: Data
+) -> dict[str, float]:
+    """How far samples are from the solutions and from the data."""
+    found = {"rms_difference": float(np.sqrt(_mean_square(y - exact)))}
+    pixels = data.experiment.scaling.to_pixels(y)
+    reference = data.reference
+    if reference.gaussian is not None and len(y) > data.extractor.size:
+        own = covariance_of(data.extractor(pixels))
+        if own is not None:
+            found["frechet_distance"] = frechet_distance(own, reference.gaussian)
+    if data.judge is not None and labels is not None:
+        found["recognized"] = data.judge.share(pixels, labels)
+    return found
+
+
+def in_batches(
+    model: Model, x: HostState, t: float, labels: Int[np.ndarray, " batch"] | None
+) -> Float[np.ndarray, "_ ..."]:
+    """f(x, t, c) in the model's batches."""
+    size = model.batch_size
+    parts = [
+        np.asarray(model.drift(x[i : i + size], t, None if labels is None else labels[i : i + size]))
+        for i in range(0, len(x), size)
+    ]
+    return np.concatenate(parts)
+
+
+def _mean_square(x: Any) -> float:
+    return float(np.mean(np.square(x, dtype=np.float64)))
+
+
+def _integral(values: list[float], times: Float[np.ndarray, " times"]) -> float:
+    """By the trapezoid rule."""
+    return float(np.trapezoid(values, times))
