@@ -411,6 +411,7 @@ def evaluation() -> ConfigDict:
         {
             "seeds": (1,),  # each a whole set of images; several: mean and spread
             "batch_size": 250,
+            "first_images": 0,  # the distance of so many of them too, to compare with evaluations of fewer images; 0: no
             "split": "train",  # compared with: train, as FIDs are published, or test
             "extractor": "inception",  # of features: inception, or pixels where Inception means nothing
             "resize": "tensorflow",  # to 299x299, as the published code does it; half_pixel: as pytorch-fid
@@ -481,6 +482,35 @@ def reflow() -> ConfigDict:
             "lpips_heads": placeholder(str),
         }
     )
+
+
+def study(config: ConfigDict, name: str, baseline: str, cells: dict[str, Any]) -> ConfigDict:
+    """A grid over a config for --mode=study: rows by name, each with what it changes."""
+    config.name = name
+    with config.unlocked():
+        # A ConfigDict goes by the alphabet: the order of the rows is stated.
+        config.study = ConfigDict({"seeds": (0, 1, 2), "baseline": baseline, "cells": cells, "order": tuple(cells)})
+    return config
+
+
+def digits_study(full: bool) -> ConfigDict:
+    """What the studies on digits have in common: dequantized data, so that bits/dim mean something, and few figures."""
+    config = use_digits(base("digits"))
+    steps = 2500 if full else 600
+    config.data.dequantize = True
+    config.train.update(
+        num_steps=steps,
+        sample_every=0,
+        checkpoint_every=steps,
+        log_every=steps // 4,
+        ema_decay=0.995,
+        tensorboard=False,
+    )
+    config.eval.update(
+        num_images=1000 if full else 400, translation=False, truncation=False, audit=False, reversibility=False
+    )
+    config.eval.update(residual=True, residual_images=364, likelihood_images=364 if full else 100, keep_images=False)
+    return config
 
 
 def variant(config: ConfigDict, name: str) -> ConfigDict:

@@ -34,6 +34,7 @@ from scoreflow_jax.settings import (
     InterpolateSettings,
     ReflowSettings,
     SampleSettings,
+    StudySettings,
     TrainSettings,
     TranslateSettings,
 )
@@ -79,7 +80,7 @@ class Experiment:
         spec: shape, classes and levels of the data.
         conditional: whether the drift takes labels.
         path, parameterization, objective, times, network, optimizer, solver, sampler: the parts.
-        schedule, data, train, sample, translate, interpolate, figures, eval, reflow: the commands' own settings.
+        schedule, data, train, sample, translate, interpolate, figures, eval, reflow, study: the commands' own settings.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Experiment:
     figures: FiguresSettings
     eval: EvalSettings
     reflow: ReflowSettings
+    study: StudySettings
 
     @property
     def num_classes(self) -> int:
@@ -267,10 +269,10 @@ def resolve(config: Config, trained: Mapping[str, Any] | None = None) -> dict[st
 
 _SECTIONS = (
     "name", "seed", "data", "path", "parameterization", "objective", "times", "model", "optimizer", "train", "solver",
-    "sampler", "sample", "translate", "interpolate", "figures", "eval", "reflow",
+    "sampler", "sample", "translate", "interpolate", "figures", "eval", "reflow", "study",
 )  # fmt: skip
 
-_LATER = ("figures", "parameterization", "times", "sampler", "reflow")
+_LATER = ("figures", "parameterization", "times", "sampler", "reflow", "study")
 """Sections that the configs of older runs lack; their settings have defaults."""
 
 
@@ -320,6 +322,7 @@ def build(config: Config) -> Experiment:
         figures=_section(FiguresSettings, "figures", sections.get("figures", {})),
         eval=_section(EvalSettings, "eval", sections["eval"]),
         reflow=_section(ReflowSettings, "reflow", sections.get("reflow", {})),
+        study=_section(StudySettings, "study", sections.get("study", {})),
     )
     check(experiment)
     return experiment

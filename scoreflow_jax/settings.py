@@ -170,6 +170,8 @@ class EvalSettings:
     audit: bool
     audit_images: int
 
+    first_images: int = 0
+
     straightness: bool = False
     straightness_images: int = 200
     straightness_times: int = 21
@@ -179,6 +181,16 @@ class EvalSettings:
     residual_images: int = 200
     residual_noises: int = 4
     residual_times: int = 21
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """`config.study`, of the configs that are studies."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    baseline: str = ""
+    cells: dict[str, Any] = dataclasses.field(default_factory=dict)
+    order: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,18 @@ import pytest
 
 from scoreflow_jax import models
 from scoreflow_jax.command_line import load_config
+from scoreflow_jax.commands import study
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import build, config_hash, differences, resolve, to_plain
 from tests.conftest import ROOT
 
+STUDIES = ("ablation_steps.py", "ablation_times.py", "ablation_weight.py", "comparison.py")
 FILES = sorted(p.name for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
 # Published counts alone: our own would certify nothing.
 PARAMETERS = {
+    "ablation_steps.py": None,
+    "ablation_times.py": None,
+    "ablation_weight.py": None,
     "afhq.py": None,
     "cat_to_dog.py": 61_804_419,
     "celeba_male_female.py": None,
@@ -22,13 +27,20 @@ PARAMETERS = {
     "cifar10.py": None,
     "cifar10_deep.py": None,
     "cifar10_unconditional.py": 61_804_419,
+    "comparison.py": None,
+    "ddpm.py": 61_804_419,
     "digits.py": None,
     "handbags_shoes.py": None,
     "image_folder.py": None,
     "imagenet32.py": 61_804_419,
+    "interpolant.py": None,
+    "rectified_flow.py": None,
     "rectified_flow_256.py": 65_574_549,
+    "sub_vp.py": 61_804_419,
     "table.py": None,
     "tfds_images.py": None,
+    "ve.py": 62_758_915,
+    "vp.py": 61_804_419,
 }
 
 
@@ -49,7 +61,7 @@ def test_the_table_knows_every_file():
     assert PARAMETERS.keys() == set(FILES)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", sorted({*FILES} - {*STUDIES}))
 @pytest.mark.parametrize("variant", ["", "smoke"])
 def test_full_size_builds_steps_and_samples_without_computing(name, variant):
     experiment = experiment_of(name, variant)
@@ -76,7 +88,7 @@ def test_conditional_count_is_the_unconditional_one_with_eq_21(name):
     e = experiment_of(name)
     count = models.num_parameters(e.parameter_shapes())
     assert count == (PARAMETERS[name] or count)
-    assert f"{count:,}" in (ROOT / "configs" / name).read_text().split('"""')[1] or name == "digits.py"
+    assert f"{count:,}" in (ROOT / "configs" / name).read_text().split('"""')[1] or name in ("digits.py", *STUDIES)
     if e.conditional:
         free = models.parameter_shapes(e.network.clone(num_classes=0), e.spec.shape)
         mlp = isinstance(e.network, models.MLP)
@@ -91,6 +103,35 @@ def test_is_a_runnable_document(name):
     assert f"python main.py --config=configs/{name} --mode=" in text
     for word in ("Hardware", "Expect", "Variants"):
         assert word in text.split('"""')[1]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("variant", ["", "full"])
+def test_every_cell_of_a_study_builds_and_steps(name, variant):
+    """Rows in the order that the config states them, the baseline among them."""
+    experiment = experiment_of(name, variant)
+    cells = study.cells_of(experiment)
+    assert tuple(cells) == experiment.study.order
+    assert experiment.study.baseline in cells
+    for cell in cells.values() if not variant else ():
+        if cell.trained == cell.name:
+            build(cell.config).check_trainable()
+        build(study.changed(cell.config, cell.changes))
+
+
+@pytest.mark.parametrize("name", ["rectified_flow", "vp", "sub_vp", "ve", "ddpm", "interpolant"])
+@pytest.mark.parametrize("variant", ["digits", "moons"])
+def test_systems_differ_in_their_own_parts_alone(name, variant):
+    ours, theirs = (to_plain(config_of(f"{n}.py", variant)) for n in (name, "rectified_flow"))
+    own = {"name", "path", "parameterization", "objective", "times", "sampler"}
+    assert {k: v for k, v in ours.items() if k not in own} == {k: v for k, v in theirs.items() if k not in own}
+    build(resolve(ours)).check_trainable()
+
+
+def test_unknown_variants_are_named():
+    for name in ("vp", "ablation_weight", "comparison"):
+        with pytest.raises(UserError, match="no variant 'tiny'"):
+            config_of(f"{name}.py", "tiny")
 
 
 def test_the_papers_choices_are_the_defaults():

@@ -20,6 +20,10 @@ MODES = {
         "scoreflow_jax.commands.reflow",
         "straighten a trained rectified flow on pairs of its own, and distill it: reflow/{2, 3, ..., report.md}",
     ),
+    "study": (
+        "scoreflow_jax.commands.study",
+        "train and measure a grid of variants with several seeds each: study.md, study.json, along_t.png",
+    ),
     "status": (
         "scoreflow_jax.commands.status",
         "how far a run is: progress, rate, time left, loss curve, checkpoints; also while it trains",

@@ -202,6 +202,13 @@ def _figures(generated: Generated, data: Data) -> dict[str, Any]:
     """All that is measured of one set of images."""
     cost = generated.stats.summary(network_calls(data.experiment.sample.guidance))
     figures = _of_features(generated.features, data)
+    few = data.settings.first_images
+    if 0 < few < len(generated.features):
+        figures["frechet_distance_first"] = distances(generated.features[:few], data.reference, data.extractor)[
+            "frechet_distance"
+        ]
+    elif few:
+        figures["frechet_distance_first"] = figures["frechet_distance"]
     figures |= {"nfe": cost["nfe_mean"], "seconds_per_image": cost["seconds"] / cost["images"], "cost": cost}
     if data.small:
         images = data.experiment.scaling.from_eight_bits(generated.first)

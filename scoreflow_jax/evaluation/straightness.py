@@ -68,6 +68,17 @@ def measure_straightness(model: Model, data: Data, out: pathlib.Path) -> dict[st
     return figures_
 
 
+def measure_student(model: Model, teacher: Model, data: Data) -> dict[str, Any]:
+    """Samples of a distilled model, by the steps that it was trained for, beside its teacher's solutions of the same noise."""
+    settings, solver = data.settings, model.experiment.solver
+    count = model.at_most(settings.straightness_images)
+    start = np.asarray(model.source_points(jax.random.key(settings.seeds[0]), count))
+    labels = np.resize(np.arange(model.num_classes, dtype=np.int32), count) if model.num_classes else None
+    exact, y = teacher.solve_generate(start, labels).y, model.solve_generate(start, labels).y
+    few = {"steps": solver.num_steps, **_of_samples(y, exact, labels, data)}
+    return {"images": count, "few_steps": [few]}
+
+
 def _of_samples(
     y: HostState, exact: HostState, labels: Int[np.ndarray, " batch"] | None, data: Data
 ) -> dict[str, float]:

@@ -239,3 +239,36 @@ def test_a_home_that_there_is_not_is_one_line(source):
 def test_a_source_that_is_not_what_the_config_says():
     with pytest.raises(UserError, match="correct config.data"):
         check_spec(Digits("test"), DataSpec(shape=(8, 8, 1), num_classes=10, levels=256), "digits")
+
+
+@pytest.mark.parametrize(("name", "classes"), [("checkerboard", 0), ("moons", 2), ("gaussians", 8)])
+def test_toy_densities_are_standardized_and_fixed(name, classes):
+    settings = settings_of("toy", name=name, shape=(2,), levels=0)
+    train, test = (open_source(split, settings) for split in ("train", "test"))
+    points = train.read(np.arange(len(train)))["image"]
+    np.testing.assert_array_equal(points[:5], open_source("train", settings).read(np.arange(5))["image"])
+    assert train.spec == test.spec == DataSpec(shape=(2,), num_classes=classes, levels=0)
+    assert not {tuple(p) for p in points.tolist()} & {
+        tuple(p) for p in test.read(np.arange(len(test)))["image"].tolist()
+    }
+    np.testing.assert_allclose(points.mean(0), 0, atol=0.05)
+    np.testing.assert_allclose(points.std(0), 1, atol=0.35 if name == "moons" else 0.03)
+    assert train[7]["image"].dtype == np.float32
+    own = points * np.asarray(train.facts["scale"]) + np.asarray(train.facts["shift"])
+    if name == "checkerboard":  # eight squares, each an eighth, and nothing on the others
+        cells = np.floor((own + 4) / 2).astype(int)
+        number = cells[:, 0] * 4 + cells[:, 1]
+        assert set(number) == {i * 4 + j for i in range(4) for j in range(4) if (i + j) % 2 == 0}
+        np.testing.assert_allclose(np.bincount(number)[np.bincount(number) > 0] / len(own), 1 / 8, atol=0.01)
+        assert train.facts["entropy"] == pytest.approx(np.log(32))
+    if name == "gaussians":
+        angle = train.labels() * np.pi / 4
+        np.testing.assert_allclose((own - 4 * np.stack([np.cos(angle), np.sin(angle)], 1)).std(0), 0.3, atol=0.01)
+
+
+def test_unknown_toys_are_named():
+    settings = settings_of("toy", name="spiral", shape=(2,), levels=0)
+    with pytest.raises(UserError, match="config.data.name is 'spiral', expected one of checkerboard, moons"):
+        open_source("train", settings)
+    with pytest.raises(UserError, match="no split 'validation'"):
+        data.Toy("validation", settings_of("toy", name="moons", shape=(2,), levels=0))

@@ -1,0 +1,99 @@
+"""Every system on digits: the same network, data, optimizer and number of steps, three seeds, one table.
+
+Command     python main.py --config=configs/comparison.py --mode=study
+            (stopped, it goes on; --config.study.seeds="(0,)" begins with one seed)
+Hardware    a laptop: 2 CPU cores, under 3 GB
+Time        about 40 minutes a seed on 2 cores; the full form 2 hours a seed
+Expect      docs/theory.md has the table
+Variants    configs/comparison.py:full    2,500 steps in place of 1,000
+
+Samplers of a thousand steps make 200 images, the others 1,000; the column "distance, first 200" compares them all. Held-out
+real digits have the distances that docs/theory.md states. Seconds are of this machine and of batches of 250.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import common, ddpm, interpolant, sub_vp, ve, vp
+
+_SLOW = 200  # images of samplers with hundreds of network calls
+_ODE = {"sampler": {"name": "ode"}}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The grid, in its small or its full form."""
+    if variant not in ("", "full"):
+        raise ValueError(f"no variant {variant!r} of comparison, expected full or none")
+    config = common.digits_study(variant == "full")
+    steps = 2500 if variant else 1000
+    config.train.update(num_steps=steps, checkpoint_every=steps, log_every=steps // 4)
+    config.eval.update(num_images=1000, first_images=_SLOW, residual=False, straightness=False, likelihood_images=200)
+    config.reflow.update(num_pairs=5000, shard_size=1000, num_steps=steps, distill_steps=1, rounds=2)
+    cells = {
+        "ScoreFlow, p = 1": _weighted(1.0),
+        "rectified flow, p = 2": _weighted(2.0),
+        "2-rectified flow": {"of": "rectified flow, p = 2", "stage": "2"},
+        "2-rectified, one Euler step": {
+            "of": "rectified flow, p = 2",
+            "stage": "2",
+            "changes": {"solver": {"method": "euler", "num_steps": 1}, "eval": {"likelihood": False}},
+            "why": {"bits_per_dim": "as 2-rectified flow"},
+        },
+        "distilled to one step (l2)": {
+            "of": "rectified flow, p = 2",
+            "stage": "2_distilled",
+            "changes": {"eval": {"likelihood": False}},
+            "why": {"bits_per_dim": "no ODE: trained at t = 0 alone"},
+        },
+        "optimal-transport coupling": {
+            "changes": {"train": {"coupling": "optimal_transport"}, **_weighted(2.0)["changes"]}
+        },
+        **_sde("VP", vp.get_config("digits"), "euler_maruyama"),
+        **_sde("sub-VP", sub_vp.get_config("digits"), "euler_maruyama"),
+        **_sde("VE", ve.get_config("digits"), "predictor_corrector"),
+        **_sde("DDPM", ddpm.get_config("digits"), "ancestral"),
+        "DDPM, DDIM in 50 steps": {
+            "of": "DDPM, ODE",
+            "changes": {"sampler": {"name": "ddim", "num_steps": 50}, "eval": {"likelihood": False}},
+            "why": {"bits_per_dim": "no density: a discrete chain"},
+        },
+        "interpolant, trigonometric": _interpolant("trigonometric"),
+        "interpolant, variance preserving": _interpolant("variance_preserving", t_max=0.999),
+        "interpolant, learned": _interpolant("learned", num_terms=8),
+        "interpolant with latent, ODE": _interpolant("linear", latent="sine", latent_scale=0.5),
+        "interpolant with latent, SDE": {
+            "of": "interpolant with latent, ODE",
+            "changes": {"sampler": _sampler("euler_maruyama", 500, schedule="sigma"), "eval": _slow()},
+            "why": {"bits_per_dim": "no tractable density"},
+        },
+    }
+    return common.study(config, f"comparison{variant and '_full'}", "rectified flow, p = 2", cells)
+
+
+def _weighted(p: float) -> dict[str, Any]:
+    return {"changes": {"objective": {**common.path_constrained().to_dict(), "weight_exponent": p}}}
+
+
+def _sampler(name: str, steps: int, **fields: Any) -> dict[str, Any]:
+    return {**common.sampler().to_dict(), "name": name, "num_steps": steps, **fields}
+
+
+def _slow() -> dict[str, Any]:
+    return {"num_images": _SLOW, "batch_size": _SLOW, "likelihood": False}
+
+
+def _sde(name: str, config: ConfigDict, sampler: str) -> dict[str, Any]:
+    """A system by its ODE and by the sampler of its own config."""
+    parts = {part: config[part].to_dict() for part in ("path", "parameterization", "objective", "times")}
+    own = {
+        "of": f"{name}, ODE",
+        "changes": {"sampler": config.sampler.to_dict(), "eval": _slow()},
+        "why": {"bits_per_dim": "no density: a discrete chain" if name == "DDPM" else "no tractable density"},
+    }
+    return {f"{name}, ODE": {"changes": {**parts, **_ODE}}, f"{name}, {sampler.replace('_', ' ')}": own}
+
+
+def _interpolant(name: str, **fields: Any) -> dict[str, Any]:
+    objective = interpolant.get_config("digits").objective.to_dict()
+    return {"changes": {"path": common.path(name, **fields).to_dict(), "objective": objective}}

@@ -1,0 +1,200 @@
+"""--mode=study: trains and measures a grid of variants with several seeds each, and puts them into one table.
+
+`config.study.cells` names the variants. A cell says what it changes of the config, or that it is another cell's run looked at
+otherwise ("of": another sampler, a stage of its reflow). Each run has a folder <cell>/seed<n>, each measurement a file in
+measured/, and what is there is kept: the same command goes on where it was stopped, and adds seeds or cells to a table.
+"""
+
+import copy
+import dataclasses
+import json
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from scoreflow_jax import files, plots
+from scoreflow_jax.checkpoints import checkpoint_steps
+from scoreflow_jax.commands import evaluate, reflow, train
+from scoreflow_jax.commands import workdir as workdirs
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.evaluation import studies
+from scoreflow_jax.experiment import Experiment, build, config_hash
+from scoreflow_jax.files import write_json
+from scoreflow_jax.model import read_config
+
+_CELL = {"of", "stage", "changes", "why"}
+_REPLACED = ("path", "objective", "times")  # sections whose fields depend on their name
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A row of the table.
+
+    Attributes:
+        name: of the row.
+        trained: the cell whose run it is, itself for most.
+        stage: of that run's reflow; "" for the run itself.
+        config: what it is trained with.
+        changes: what measuring changes of that.
+        why: fields that it cannot have, and why.
+    """
+
+    name: str
+    trained: str
+    stage: str
+    config: dict[str, Any]
+    changes: dict[str, Any]
+    why: dict[str, str]
+
+
+def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
+    """Writes study.md, study.json and along_t.png, after each seed what there is.
+
+    Raises:
+        UserError: the config has no study, or a cell that cannot be.
+    """
+    settings = experiment.study
+    if not settings.cells:
+        raise UserError("the config has no config.study.cells: give one of a study, such as configs/ablation_weight.py")
+    cells = cells_of(experiment)
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in cells}
+    for seed in settings.seeds:
+        for cell in cells.values():
+            print(f"study: {cell.name}, seed {seed}", flush=True)
+            rows[cell.name].append(_figures(cell, seed, workdir))
+        _write(experiment, workdir, cells, rows)
+    print((workdir / "study.md").read_text())
+    print(f"see {workdir / 'study.md'}")
+
+
+def cells_of(experiment: Experiment) -> dict[str, Cell]:
+    """The cells with their configs, all built once: what cannot be is said before hours of work."""
+    settings, found = experiment.study, {}
+    base = {name: value for name, value in experiment.config.items() if name != "study"}
+    if settings.baseline not in settings.cells:
+        raise UserError(f"config.study.baseline is {settings.baseline!r}, expected one of {', '.join(settings.cells)}")
+    for name in settings.order or tuple(settings.cells):
+        told = settings.cells[name]
+        unknown = sorted(set(told) - _CELL)
+        if unknown:
+            raise UserError(f"config.study.cells.{name} has {unknown[0]!r}, expected {', '.join(sorted(_CELL))}")
+        trained = told.get("of", name)
+        if trained != name and (trained not in settings.cells or "of" in settings.cells[trained]):
+            raise UserError(f"config.study.cells.{name} is of {trained!r}, expected a cell that is trained itself")
+        config = changed(base, settings.cells[trained].get("changes", {}))
+        changes = told.get("changes", {}) if trained != name else {}
+        build(changed(config, changes))
+        found[name] = Cell(name, trained, str(told.get("stage", "")), config, changes, dict(told.get("why", {})))
+    return found
+
+
+def changed(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The config with the sections of `changes` updated; those that have a name of their own replaced."""
+    config = copy.deepcopy(config)
+    for section, fields in changes.items():
+        if section not in config:
+            raise UserError(f"config.study: cells change {section!r}, which no config has")
+        replaced = section in _REPLACED and "name" in fields
+        config[section] = dict(fields) if replaced else {**config[section], **fields}
+    return config
+
+
+def _figures(cell: Cell, seed: int, workdir: pathlib.Path) -> dict[str, Any]:
+    """What was measured of one run, trained and measured first where that is not done."""
+    folder = workdir / slug(cell.trained) / f"seed{seed}"
+    config = {**cell.config, "seed": seed}
+    kept = workdir / "measured" / slug(cell.name) / f"seed{seed}.json"
+    identity = config_hash({"trained": config, "changes": cell.changes, "stage": cell.stage})
+    known = _known(kept, identity)
+    if known is not None:
+        return known
+    experiment = build(config)
+    if experiment.schedule.num_steps not in checkpoint_steps(folder / "checkpoints"):
+        train.run_command(experiment, folder)
+    if cell.stage:
+        stages = reflow.make_stages(experiment, folder)
+        if cell.stage not in stages:
+            raise UserError(f"the reflow of {cell.trained} has the stages {', '.join(stages)}, not {cell.stage!r}")
+        folder = stages[cell.stage]
+        config = read_config(folder)
+    measured = build(changed(config, cell.changes))
+    evaluate.run_command(measured, folder)
+    report = folder / "eval" / str(measured.schedule.num_steps) / "report.json"
+    figures = figures_of(json.loads(report.read_text()))
+    write_json(kept, {"identity": identity, "figures": figures})
+    return figures
+
+
+def figures_of(report: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of an evaluation that a table of `studies.COLUMNS` has."""
+    found: dict[str, Any] = {}
+    if "generation" in report:
+        generation = report["generation"]
+        own = next(iter(generation["by_seed"].values()))
+        found["images"] = generation["images"]
+        for field in ("frechet_distance", "frechet_distance_first", "recognized", "nfe"):
+            if isinstance(own.get(field), (int, float)):
+                found[field] = float(own[field])
+        found["seconds"] = 1000.0 * own["seconds_per_image"]
+    if "likelihood" in report:
+        likelihood = report["likelihood"]
+        found["bits_per_dim"] = float(likelihood.get("bits_per_dim", likelihood.get("nats", np.nan)))
+    if "straightness" in report:
+        found["straightness"] = report["straightness"]["straightness"]
+    if "residual" in report:
+        found["residual"] = report["residual"]["mean"]
+        found["times"], found["along_t"] = report["residual"]["times"], report["residual"]["mean_square"]
+    return found
+
+
+def _known(path: pathlib.Path, identity: str) -> dict[str, Any] | None:
+    try:
+        stored = json.loads(path.read_text())
+        return stored["figures"] if stored["identity"] == identity else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(
+    experiment: Experiment, workdir: pathlib.Path, cells: dict[str, Cell], rows: dict[str, list[dict[str, Any]]]
+) -> None:
+    """The table, what differs from the baseline, and where along t."""
+    settings = experiment.study
+    count = len(rows[settings.baseline])
+    parts = [
+        f"# {experiment.name}",
+        f"{count} seed{'s' * (count > 1)}; ± is the standard error over seeds; n: images generated of each. A difference under "
+        "two standard errors is called none.",
+        studies.table(rows, {name: cell.why for name, cell in cells.items()}, first=experiment.eval.first_images),
+        studies.differences(rows, settings.baseline),
+    ]
+    times = next((row[0]["times"] for row in rows.values() if "times" in row[0]), None)
+    found = {} if times is None else studies.along_t(rows, settings.baseline, times)
+    if times is not None and len(found) > 1:
+        parts.append(studies.table_along_t(found, settings.baseline, times))
+        _draw(experiment, workdir / "along_t.png", found, times)
+        if plots.can_save():
+            parts.append("![held-out error along t](along_t.png)")
+    with files.whole_file(workdir / "study.md") as path:
+        path.write_text("\n\n".join(parts) + "\n")
+    facts = {"name": experiment.name, "seeds": list(settings.seeds[:count]), "rows": rows, **workdirs.environment()}
+    write_json(workdir / "study.json", facts)
+
+
+def _draw(experiment: Experiment, path: pathlib.Path, found: dict[str, Any], times: list[float]) -> None:
+    curves = []
+    for name, means in found.items():
+        value = np.asarray([mean.value for mean in means])
+        band = np.nan_to_num(np.asarray([mean.error for mean in means]))
+        low, high = (value - 2 * band).tolist(), (value + 2 * band).tolist()
+        curves.append(plots.Curve(name, times, value.tolist(), low, high, marked=False))
+    title = f"{experiment.name}: held-out error of the velocity less that of {experiment.study.baseline} (band: 2 s.e.)"
+    with files.whole_file(path) as temporary:
+        plots.save_curves(temporary, curves, plots.Axes(title, "t", "difference of mean squares"))
+
+
+def slug(name: str) -> str:
+    """A name as a folder's."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")

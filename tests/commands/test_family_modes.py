@@ -1,0 +1,264 @@
+"""reflow and study on toy points and tiny digits; every system end to end; samplers in the commands."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import scoreflow_jax
+from scoreflow_jax import sampling
+from scoreflow_jax.command_line import load_config
+from scoreflow_jax.commands import evaluate, reflow, sample, study, train
+from scoreflow_jax.data import Pairs
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.experiment import build, resolve, to_plain
+from scoreflow_jax.sampling import Sampler
+from tests.commands.runs import experiment_of, report
+from tests.conftest import ROOT
+
+SYSTEMS = ("rectified_flow", "vp", "sub_vp", "ve", "ddpm", "interpolant")
+
+
+def toy(system, name="gaussians", changes=None, **more):
+    """A system on eight Gaussians with a small network and few steps."""
+    config = to_plain(load_config(f"{ROOT / 'configs' / system}.py:{name}"))
+    config["model"].update(width=64, num_blocks=2)
+    config["train"].update(num_steps=400, checkpoint_every=400, batch_size=256, tensorboard=False, ema_decay=0.98)
+    config["eval"].update(num_images=500, batch_size=500, num_reconstructions=50, reconstruction_tolerances=(1e-3,))
+    config["eval"].update(
+        likelihood_images=200, likelihood=True, residual=True, straightness=True, straightness_images=100
+    )
+    config["sample"].update(num_images=500, batch_size=500)
+    config["solver"].update(rtol=1e-4, atol=1e-4)
+    config["reflow"].update(num_pairs=2000, shard_size=600, batch_size=600, num_steps=300)
+    if config["sampler"]["name"] != "ode" or system == "interpolant":
+        config["sampler"]["num_steps"] = 200
+    for section, fields in (changes or {}).items():
+        config[section].update(fields)
+    config.update(more)
+    return build(resolve(config))
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_learns_eight_gaussians(system, tmp_path):
+    """By its own sampler and by the ODE nearly every point is near its own mean, and the density is near the known one."""
+    experiment = toy(system)
+    train.run_command(experiment, tmp_path)
+    model = scoreflow_jax.load(tmp_path, batch_size=500)
+    held_out = experiment.source("test").read(np.arange(100))
+    nats = model.log_likelihood(held_out["image"], held_out["label"], probe="exact") - 2 * np.log(2.85)
+    # The class is known, so it is the density of its own Gaussian.
+    assert nats.mean() == pytest.approx(-1.0 - np.log(2.0 * np.pi * 0.3**2), abs=0.45)
+    labels = np.arange(500) % 8
+    angles = labels * np.pi / 4
+    for sampler in {experiment.sampler, Sampler()}:
+        solved = model.with_sampler(sampler).solve_samples(jax.random.key(0), 500, labels)
+        distance = np.linalg.norm(solved.y * 2.85 - 4 * np.stack([np.cos(angles), np.sin(angles)], axis=1), axis=1)
+        assert np.mean(distance < 1.2) > 0.9, sampler
+        if sampler.name != "ode":
+            assert solved.stats.summary()["nfe_mean"] == sampler.network_calls
+
+
+def test_commands_sample_and_measure_by_the_samplers(tmp_path):
+    experiment = toy(
+        "vp", changes={"train": {"num_steps": 60, "checkpoint_every": 60}, "eval": {"reversibility": False}}
+    )
+    train.run_command(experiment, tmp_path)
+    sample.run_command(experiment, tmp_path)
+    told = report(tmp_path / "sample")
+    assert told["sampler"]["name"] == "euler_maruyama"
+    assert told["cost"]["nfe_mean"] == 201
+    assert Image.open(tmp_path / "sample" / "grid.png").size[0] > 300
+    evaluate.run_command(experiment, tmp_path)
+    measured = report(tmp_path / "eval" / "60")
+    assert measured["generation"]["by_seed"]["1"]["nfe"] == 201
+    assert measured["straightness"]["straightness"] > 0
+    assert len(measured["residual"]["mean_square"]) == 21
+    page = (tmp_path / "eval" / "60" / "report.md").read_text()
+    assert "## Straightness" in page
+    assert "## Held-out error along t" in page
+
+
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory):
+    """A rectified flow on the checkerboard, reflowed twice and distilled to one step."""
+    workdir = tmp_path_factory.mktemp("flow")
+    experiment = toy("rectified_flow", "checkerboard", changes={"reflow": {"rounds": 3, "distill_steps": 1}})
+    train.run_command(experiment, workdir)
+    reflow.run_command(experiment, workdir)
+    return experiment, workdir
+
+
+def test_reflow_straightens_and_one_step_becomes_enough(flow):
+    rows = json.loads((flow[1] / "reflow" / "report.json").read_text())["stages"]
+    assert list(rows) == ["1", "2", "3", "3_distilled"]
+    one_step = [rows[name]["few_steps"][0]["rms_difference"] for name in rows]
+    assert rows["2"]["straightness"] < 0.1 * rows["1"]["straightness"]
+    assert one_step[1] < 0.2 * one_step[0]
+    assert one_step[3] < 0.2 * one_step[0]
+    # Rectified pairs cost no more to transport than those of before (Liu et al. 2022, theorem 3.5), but for what was learned.
+    assert rows["2"]["transport_cost"] < 1.1 * rows["1"]["transport_cost"]
+    for name in ("1", "2"):  # length = cost + S, since E[x1 - x0 - f] along a solution is 0
+        assert rows[name]["path_length"] == pytest.approx(
+            rows[name]["transport_cost"] + rows[name]["straightness"], rel=0.05
+        )
+    page = (flow[1] / "reflow" / "report.md").read_text()
+    assert "| 2-rectified |" in page
+    assert "| 3-rectified, distilled |" in page
+
+
+def test_pairs_are_the_models_own(flow):
+    """Point i at t = 0 is that of fold_in(key, i); the other end is where the averaged model's ODE carries it."""
+    experiment, workdir = flow
+    pairs = Pairs(workdir / "reflow" / "2" / "pairs", experiment.spec)
+    assert len(pairs) == 2000
+    chosen = np.array([0, 599, 600, 1999])
+    found = pairs.read(chosen)
+    points = sampling.noise_for(jax.random.key(0), jnp.asarray(chosen), (2,))
+    np.testing.assert_allclose(found["base"], points, rtol=1e-6)
+    model = scoreflow_jax.load(workdir)
+    np.testing.assert_allclose(found["image"], model.decode(points), atol=5e-3)
+    np.testing.assert_array_equal(pairs.labels(), np.zeros(2000))
+
+
+def test_reflow_goes_on_where_it_was_stopped(flow, tmp_path, capsys):
+    """Shards that are there are not made again, a finished stage is left alone, and other settings are refused."""
+    experiment, workdir = flow
+    shutil.copytree(workdir, tmp_path / "run")
+    run = tmp_path / "run"
+    pairs = run / "reflow" / "2" / "pairs"
+    kept = np.load(pairs / "x1_000000.npy")
+    lost = np.load(pairs / "x1_000002.npy")
+    for path in pairs.glob("*_000002.npy"):
+        path.unlink()
+    shutil.rmtree(run / "reflow" / "2" / "checkpoints")
+    before = (pairs / "x1_000000.npy").stat().st_mtime_ns
+    fewer = toy("rectified_flow", "checkerboard", changes={"reflow": {"rounds": 2, "num_pairs": 1000}})
+    with pytest.raises(UserError, match="holds pairs made otherwise"):
+        reflow.run_command(fewer, run)
+    again = toy("rectified_flow", "checkerboard", changes={"reflow": {"rounds": 2}})
+    reflow.run_command(again, run)
+    assert "2000 pairs, 1 shards made" in capsys.readouterr().out
+    assert (pairs / "x1_000000.npy").stat().st_mtime_ns == before
+    np.testing.assert_array_equal(np.load(pairs / "x1_000000.npy"), kept)
+    np.testing.assert_allclose(np.load(pairs / "x1_000002.npy"), lost, atol=1e-5)
+    ours, theirs = (scoreflow_jax.load(folder / "reflow" / "2") for folder in (run, workdir))
+    x = np.zeros((3, 2), np.float32) + np.arange(3, dtype=np.float32)[:, None]
+    np.testing.assert_allclose(ours.drift(x, 0.3), theirs.drift(x, 0.3), atol=1e-3)
+    reflow.run_command(again, run)
+    assert "reflow 2: already trained to step 300" in capsys.readouterr().out
+
+
+def test_a_stage_is_a_run_like_any_other(flow, tmp_path):
+    experiment, workdir = flow
+    stage = workdir / "reflow" / "3_distilled"
+    config = json.loads((stage / "config.json").read_text())
+    assert config["objective"]["name"] == "distillation"
+    sample.run_command(build(config), stage)
+    assert report(stage / "sample")["cost"]["nfe_mean"] == 1.0
+
+
+def test_reflow_is_of_the_straight_path(tmp_path):
+    with pytest.raises(UserError, match="of the straight path"):
+        reflow.run_command(toy("vp"), tmp_path)
+    with pytest.raises(UserError, match="holds no pairs"):
+        Pairs(tmp_path, toy("vp").spec)
+
+
+def test_a_learned_path_trains_and_samples_with_its_numbers(tmp_path):
+    path = {"name": "learned", "num_terms": 2, "t_min": 0.0}
+    experiment = toy("interpolant", path=path)
+    train.run_command(experiment, tmp_path)
+    model = scoreflow_jax.load(tmp_path)
+    assert np.abs(np.asarray(model.params["path"])).max() > 0.01
+    moved = model.experiment.drift(model.params).path
+    assert float(moved.alpha(np.float32(0.5))) != pytest.approx(0.5, abs=1e-3)
+    assert model.generate(jax.random.key(0), np.arange(8)).shape == (8, 2)
+
+
+def test_between_two_densities_by_ode_and_by_sde_either_way(tmp_path):
+    """A latent gives two data sets a score: moons to the checkerboard, forwards and back, land where they should."""
+    path = {"name": "linear", "t_min": 0.0, "latent": "sine", "latent_scale": 0.5}
+    sampler = {"name": "euler_maruyama", "num_steps": 200, "schedule": "sigma", "noise": 0.5, "margin": 0.01}
+    data = {"base": {"source": "toy", "name": "moons"}}
+    experiment = toy("interpolant", "checkerboard", changes={"sampler": sampler, "data": data}, path=path)
+    train.run_command(experiment, tmp_path)
+    model = scoreflow_jax.load(tmp_path)
+    forwards = model.solve_samples(jax.random.key(0), 500, None).y
+    own = forwards * 4 / np.sqrt(3)
+    assert np.mean(np.abs(own).max(axis=1) < 4.4) > 0.97
+    board = np.floor((own + 4) / 2).astype(int)
+    assert np.mean(board.sum(axis=1) % 2 == 0) > 0.7  # half by chance
+    back = model.solve_backwards(jax.random.key(1), forwards).y
+    moons = experiment.base_source("test").read(np.arange(2000))["image"]
+    nearest = np.linalg.norm(back[:, None] - moons[None], axis=2).min(axis=1)
+    assert np.median(nearest) < 0.25
+    with pytest.raises(UserError, match="no likelihood"):
+        model.log_likelihood(forwards)
+
+
+def test_likelihood_on_the_way(tmp_path):
+    """At t the density is that of x_t: of an untrained drift of zero the source's, at every t."""
+    experiment = toy("rectified_flow", changes={"train": {"num_steps": 1}})
+    train.run_command(experiment, tmp_path)
+    model = scoreflow_jax.load(tmp_path)
+    x = np.asarray(jax.random.normal(jax.random.key(0), (6, 2)))
+    normal = -0.5 * np.sum(x**2, 1) - np.log(2 * np.pi)
+    for t in (0.3, 1.0):
+        np.testing.assert_allclose(model.log_likelihood(x, 0, probe="exact", time=t), normal, atol=0.05)
+    with pytest.raises(UserError, match="expected one from 0"):
+        model.log_likelihood(x, 0, time=0.0)
+
+
+def test_a_study_measures_its_cells_goes_on_and_says_what_differs(tmp_path, capsys):
+    experiment = experiment_of("digits.py", eval__num_images=20, eval__reversibility=False)
+    config = {**experiment.config}
+    cells = {
+        "as it is": {},
+        "euler": {
+            "of": "as it is",
+            "changes": {"sampler": {"name": "ddim", "num_steps": 3}},
+            "why": {"residual": "its run's"},
+        },
+        "p = 2": {"changes": {"objective": {**config["objective"], "weight_exponent": 2.0}}},
+    }
+    config["eval"] = {**config["eval"], "translation": False, "truncation": False, "audit": False, "residual": True}
+    config["eval"]["likelihood"] = False
+    config["study"] = {"seeds": (0, 1), "baseline": "as it is", "cells": cells, "order": tuple(cells)}
+    study.run_command(build(config), tmp_path)
+    page = (tmp_path / "study.md").read_text()
+    assert page.index("| as it is |") < page.index("| euler |") < page.index("| p = 2 |")
+    rows = json.loads((tmp_path / "study.json").read_text())["rows"]
+    assert [len(runs) for runs in rows.values()] == [2, 2, 2]
+    assert {run["nfe"] for run in rows["euler"]} == {4.0}
+    assert "against as it is" in page
+    assert Image.open(tmp_path / "along_t.png").size[0] > 300
+    capsys.readouterr()
+    study.run_command(build(config), tmp_path)
+    assert "trained steps" not in capsys.readouterr().out
+    assert (tmp_path / "study.md").read_text() == page
+    for wrong, match in (
+        ({"baseline": "no such"}, "expected one of as it is, euler"),
+        ({"cells": {"as it is": {"colour": 1}}, "order": ()}, "has 'colour'"),
+        ({"cells": {"as it is": {"of": "x"}}, "order": ()}, "expected a cell that is trained itself"),
+        ({"cells": {}, "order": ()}, "no config.study.cells"),
+    ):
+        with pytest.raises(UserError, match=match):
+            study.run_command(build({**config, "study": {**config["study"], **wrong}}), tmp_path)
+
+
+def test_a_sampler_is_refused_where_it_means_nothing(tmp_path):
+    with pytest.raises(UserError, match=r"config.sampler: name is 'ancestral', which needs a score"):
+        toy(
+            "interpolant",
+            "checkerboard",
+            changes={"sampler": {"name": "ancestral"}, "data": {"base": {"name": "moons"}}},
+        )
+    experiment = toy("vp", changes={"train": {"num_steps": 1}, "sample": {"likelihood": True}})
+    train.run_command(experiment, tmp_path)
+    with pytest.raises(UserError, match="likelihoods are the ODE's"):
+        sample.run_command(experiment, tmp_path)
