@@ -20,6 +20,7 @@ from scoreflow_jax.models.embeddings import positional_embedding
 from scoreflow_jax.typing import Condition, Times
 
 Points = Float[Array, "batch dimension"]
+Outputs = Float[Array, "batch outputs"]
 
 
 class MLP(Network):
@@ -41,8 +42,8 @@ class MLP(Network):
     time_scale: float = 10.0
 
     @nn.compact
-    def __call__(self, x: Points, t: Times, condition: Condition | None, train: bool = False) -> Points:
-        """Returns dx/dt at the points x and times t under the given conditions.
+    def __call__(self, x: Points, t: Times, condition: Condition | None, train: bool = False) -> Outputs:
+        """Returns dx/dt, or what else it was trained for, at the points x and times t under the given conditions.
 
         Raises:
             ValueError: a condition that the network does not take or lacks, or images.

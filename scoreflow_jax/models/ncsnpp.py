@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from scoreflow_jax.models.base import Network
 from scoreflow_jax.models.blocks import (
@@ -32,6 +33,9 @@ from scoreflow_jax.models.blocks import (
 from scoreflow_jax.models.embeddings import fourier_embedding, positional_embedding
 from scoreflow_jax.models.resampling import Taps, downsample, upsample
 from scoreflow_jax.typing import Condition, Images, Times
+
+Outputs = Float[Array, "batch height width outputs"]
+"""`outputs` images side by side in the channels."""
 
 
 class NCSNpp(Network):
@@ -82,8 +86,8 @@ class NCSNpp(Network):
     remat_resolutions: tuple[int, ...] = ()
 
     @nn.compact
-    def __call__(self, x: Images, t: Times, condition: Condition | None, train: bool = False) -> Images:
-        """Returns dx/dt at the images x and times t under the given conditions.
+    def __call__(self, x: Images, t: Times, condition: Condition | None, train: bool = False) -> Outputs:
+        """Returns dx/dt, or what else it was trained for, at the images x and times t under the given conditions.
 
         Raises:
             ValueError: a condition that the network does not take or lacks, or an image that cannot be halved as often as
