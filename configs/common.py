@@ -334,7 +334,7 @@ def sampler() -> ConfigDict:
             "name": "ode",  # by config.solver; euler_maruyama, reverse_diffusion, ancestral, predictor_corrector, ddim
             "num_steps": 1000,  # equal ones, of all but the ODE
             "noise": 1.0,  # of euler_maruyama: times the diffusion; 0.0: Euler's method for the ODE
-            "schedule": "path",  # of that diffusion: path (the reverse-time SDE's), constant, sigma
+            "schedule": "path",  # of that diffusion: path (the reverse-time SDE's), constant, sigma, gamma (the latent's)
             "variance": "posterior",  # of ancestral; forward: DDPM's beta
             "corrector_steps": 1,  # of predictor_corrector
             "snr": 0.16,  # of its corrector

@@ -35,8 +35,9 @@ from scoreflow_jax.typing import State, Time, Times
 SAMPLERS = ("ode", "euler_maruyama", "reverse_diffusion", "ancestral", "predictor_corrector", "ddim")
 """How `generate` goes from noise to data, by the name that `config.sampler.name` gives it; "ode": by `config.solver`."""
 
-SCHEDULES = ("path", "constant", "sigma")
-"""e(t) of (1), times `noise`: g^2 / 2 of the path, 1, or the path's sigma(t)."""
+SCHEDULES = ("path", "constant", "sigma", "gamma")
+"""e(t) of (1), times `noise`: g^2 / 2 of the path, 1, the path's sigma(t), or its gamma(t). With the last e s is finite up to
+the ends where a learned score is -eta / gamma; with the others `margin` bounds it."""
 
 VARIANCES = ("posterior", "forward")
 
@@ -117,11 +118,15 @@ class Sampler:
             raise ValueError(
                 f"name is {self.name!r}, which needs a score: take a path from Gaussian noise, or one with a latent, or 'ode'"
             )
+        if self.schedule == "gamma" and not path.has_latent:
+            raise ValueError(
+                "schedule is 'gamma', but the path has no latent: set config.path.latent, or another schedule"
+            )
         needs_noise = self.name != "euler_maruyama" or self.schedule == "path"
         if needs_noise and not path.gaussian_source:
             raise ValueError(
                 f"name is {self.name!r} with schedule {self.schedule!r}, which needs a path from Gaussian noise: between two "
-                "data sets take 'euler_maruyama' with schedule 'constant' or 'sigma'"
+                "data sets take 'euler_maruyama' with schedule 'gamma', 'constant' or 'sigma'"
             )
 
     def span(self, path: Path) -> Span:
@@ -219,6 +224,7 @@ def _euler_maruyama(told: Told, path: AffinePath, sampler: Sampler, x: State, t:
         "path": lambda: 0.5 * path.diffusion_squared(t),
         "constant": lambda: jnp.ones_like(t),
         "sigma": lambda: path.sigma(t),
+        "gamma": lambda: path.gamma(t),
     }[sampler.schedule]()
     e = sampler.noise * jnp.asarray(strength)
     # A network whose score is made of its velocity answers both by one call: XLA merges them.

@@ -115,7 +115,8 @@ def test_from_data_to_noise_by_the_same_sde():
     assert 0.02 < inner < 0.98  # neither the ODE nor a new draw
 
 
-def test_between_two_data_sets_with_a_latent():
+@pytest.mark.parametrize("schedule", ["constant", "gamma"])
+def test_between_two_data_sets_with_a_latent(schedule):
     """N(-1, 0.5^2) to N(2, 0.8^2), score from the denoiser: ends and the middle have their moments, either way."""
     a, r, b, s = -1.0, 0.5, 2.0, 0.8
     path = LinearPath(gaussian_source=False, latent="sine", latent_scale=0.6)
@@ -130,7 +131,7 @@ def test_between_two_data_sets_with_a_latent():
         )
 
     drift = NetworkDrift(network, path)
-    sampler = Sampler(name="euler_maruyama", num_steps=400, noise=0.5, schedule="constant", margin=1e-2)
+    sampler = Sampler(name="euler_maruyama", num_steps=400, noise=0.5, schedule=schedule, margin=1e-2)
     sampler.check_path(path)
     keys = sample_keys(jax.random.key(0), jnp.arange(N))
     noise = jax.random.normal(jax.random.key(9), (N, 1))
@@ -213,8 +214,9 @@ def test_network_calls_are_counted_by_running(name):
         (
             {"name": "ancestral"},
             LinearPath(gaussian_source=False, latent="sine"),
-            "take 'euler_maruyama' with schedule 'constant'",
+            "take 'euler_maruyama' with schedule 'gamma'",
         ),
+        ({"name": "euler_maruyama", "schedule": "gamma"}, LinearPath(), "the path has no latent"),
         ({"name": "euler_maruyama"}, LinearPath(gaussian_source=False, latent="sine"), "from Gaussian noise"),
     ],
 )
