@@ -20,6 +20,7 @@ from scoreflow_jax.checks import check, check_data
 from scoreflow_jax.data import DataSource, DataSpec
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.models import Network
+from scoreflow_jax.models.lpips import SMALLEST
 from scoreflow_jax.objectives import Objective
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.paths import NetworkDrift, Parameterization, Path
@@ -307,7 +308,7 @@ def build(config: Config) -> Experiment:
         conditional=conditional,
         path=path,
         parameterization=_section(Parameterization, "parameterization", sections.get("parameterization", {})),
-        objective=_objective(sections["objective"], path),
+        objective=_objective(sections["objective"], path, spec),
         times=_member(TIMES, "times", sections.get("times", {"name": "uniform"})),
         network=_network(sections["model"], spec, conditional, outputs=1 + path.has_latent),
         optimizer=_section(make_optimizer, "optimizer", sections["optimizer"]),
@@ -436,8 +437,10 @@ def _unknown_name(field: str, got: str, table: Mapping[str, Any]) -> str:
     return f"config.{field} is {got!r}, expected one of {', '.join(table)}"
 
 
-def _objective(section: dict[str, Any], path: Path) -> Objective:
+def _objective(section: dict[str, Any], path: Path, spec: DataSpec) -> Objective:
     """Builds the objective; LPIPS's weights are read when it is first computed: to sample takes none."""
+    if section.get("distance") == "lpips" and (len(spec.shape) < 3 or min(spec.shape[:2]) < SMALLEST):
+        raise UserError(f"config.objective.distance is 'lpips', of images of {SMALLEST}x{SMALLEST} at least: take 'l2'")
     fields = dict(section)
     if fields.get("name") == "distillation":
         weights = [fields.pop(name, None) for name in ("lpips_backbone", "lpips_heads")]

@@ -283,19 +283,23 @@ class Model:
         keys = sampling.sample_keys(jax.random.fold_in(key, _STEPS), np.arange(first, first + count))
         return self._sample(points, labels, np.asarray(keys), guidance)
 
-    def solve_backwards(self, key: PRNGKey, images: ArrayLike, labels: LabelsLike = None) -> Solved:
-        """From data to the source by the sampler's SDE: random, where `encode` is not.
+    def solve_stochastic(
+        self, key: PRNGKey, points: ArrayLike, labels: LabelsLike = None, *, backwards: bool = False
+    ) -> Solved:
+        """From points at t = 0 to t = 1 by the config's sampler, or backwards from data to the source: random, where the ODE
+        is not.
 
         Raises:
-            UserError: a sampler other than euler_maruyama.
+            UserError: the ODE, which `decode` and `encode` are of; backwards another sampler than euler_maruyama.
         """
-        if self.experiment.sampler.name != "euler_maruyama":
+        name = self.experiment.sampler.name
+        if name == "ode" or (backwards and name != "euler_maruyama"):
             raise UserError(
-                f"config.sampler.name is {self.experiment.sampler.name!r}, but from data to the source only 'euler_maruyama' "
-                "goes: set it, or use encode for the ODE"
+                f"config.sampler.name is {name!r}, expected 'euler_maruyama', the SDE that goes both ways; by the ODE decode and "
+                "encode do"
             )
-        keys = sampling.sample_keys(jax.random.fold_in(key, _STEPS), np.arange(len(self._images(images))))
-        return self._sample(images, labels, np.asarray(keys), None, backwards=True)
+        keys = sampling.sample_keys(jax.random.fold_in(key, _STEPS), np.arange(len(self._images(points))))
+        return self._sample(points, labels, np.asarray(keys), None, backwards=backwards)
 
     def _sample(
         self,

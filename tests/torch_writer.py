@@ -3,6 +3,7 @@
 The pickles are of protocol 2, one opcode after another, which is also how hostile ones are made.
 """
 
+import functools
 import pickle
 import struct
 import zipfile
@@ -83,18 +84,26 @@ def legacy(path, body, storages):
     return path
 
 
+def _put(storages, array):
+    key = str(len(storages))
+    data = np.ascontiguousarray(array)
+    storages.append((key, data.tobytes()))
+    stride = tuple(s // data.itemsize for s in data.strides)
+    kind = {"float32": "FloatStorage", "float64": "DoubleStorage"}[str(data.dtype)]
+    return tensor(key, kind, data.size, size=data.shape, stride=stride)
+
+
+def state_dict(path, arrays):
+    """A file of named arrays alone, as torchvision's."""
+    storages = []
+    body = b"}(" + b"".join(text(name) + _put(storages, array) for name, array in arrays.items()) + b"u"
+    return archive(path, body, storages)
+
+
 def checkpoint(path, model, averages, step):
     """A checkpoint of score_sde or RectifiedFlow: {"model", "ema", "step", "optimizer"}, from float32 arrays."""
     storages = []
-
-    def put(array):
-        key = str(len(storages))
-        data = np.ascontiguousarray(array)
-        storages.append((key, data.tobytes()))
-        stride = tuple(s // data.itemsize for s in data.strides)
-        kind = {"float32": "FloatStorage", "float64": "DoubleStorage"}[str(data.dtype)]
-        return tensor(key, kind, data.size, size=data.shape, stride=stride)
-
+    put = functools.partial(_put, storages)
     named = b"}(" + b"".join(text(name) + put(array) for name, array in model.items()) + b"u"
     shadow = b"](" + b"".join(put(array) for array in averages) + b"e"
     ema = mapping(decay=b"G" + struct.pack(">d", 0.999), num_updates=integer(step), shadow_params=shadow)

@@ -1,9 +1,10 @@
-"""--mode=translate of a model between two data sets: the plain ODE, from the one at t = 0 forwards, from that at t = 1 back."""
+"""--mode=translate of a model between two data sets: the plain ODE, or an SDE, from t = 0 forwards, from t = 1 back."""
 
 import dataclasses
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 
 from scoreflow_jax import figures, files
@@ -60,8 +61,9 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
         for way in ways
     }
     head = workdirs.report_head(model, "translate", seed=None)
-    files.write_json(out / "report.json", {**head, "method": "the ODE itself", "translations": told})
-    print(f"translated by the ODE itself; see {workdirs.seen(out / 'grid.png', out / 'path.png')}")
+    by = "the ODE itself" if experiment.sampler.name == "ode" else "the SDE of config.sampler"
+    files.write_json(out / "report.json", {**head, "method": by, "translations": told})
+    print(f"translated by {by}; see {workdirs.seen(out / 'grid.png', out / 'path.png')}")
     for name, f in told.items():
         print(
             f"  {name}: {f['images']} images, there and back within {f['there_and_back_error']:.1e} in [-1, 1], "
@@ -99,7 +101,9 @@ def _name(source: DataSource, number: int) -> str:
 
 
 def _carry(model: Model, images: Any, way: int, times: np.ndarray | None) -> Solved:
-    """From t = 0 to 1, or from 1 to 0."""
+    """From t = 0 to 1, or from 1 to 0: by the ODE, or by the SDE of config.sampler, whose states on the way are not kept."""
+    if model.experiment.sampler.name != "ode":
+        return model.solve_stochastic(jax.random.key(way), images, backwards=way != BASE)
     if way == BASE:
         return model.solve_generate(images, None, times)
     return model.solve_encode(images, None, None if times is None else times[::-1])
@@ -120,11 +124,12 @@ def _draw(
         shown = min(experiment.translate.shown, len(images))
         captions += [f"{names[way]} to {names[1 - way]}"] * shown
         rows += [np.stack([images[i], solved.y[i], back.y[i]]) for i in range(shown)]
-        states = solved.path
-        assert states is not None  # times were given
-        paths += [states[:, i] if way == BASE else states[::-1, i] for i in range(shown)]
+        if (states := solved.path) is not None:
+            paths += [states[:, i] if way == BASE else states[::-1, i] for i in range(shown)]
     with files.whole_file(out / "grid.png") as path:
         figures.save_rows(path, rows, captions=captions, heads=["source", "translated", "back"])
+    if not paths:
+        return
     heads = [f"t={t:.2f}" if i == 0 else f"{t:.2f}" for i, t in enumerate(times)]
     with files.whole_file(out / "path.png") as path:
         figures.save_rows(path, paths, captions=captions, heads=heads)

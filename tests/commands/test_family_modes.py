@@ -199,12 +199,14 @@ def test_between_two_densities_by_ode_and_by_sde_either_way(tmp_path):
     away = np.linalg.norm(forwards[:, None] * 2.85 - means[None], axis=2)
     assert np.mean(away.min(axis=1) < 1.0) > 0.88
     assert np.bincount(away.argmin(axis=1), minlength=8).min() > 30  # of 62
-    back = model.solve_backwards(jax.random.key(1), forwards).y
+    back = model.solve_stochastic(jax.random.key(1), forwards, backwards=True).y
     moons = experiment.base_source("test").read(np.arange(2000))["image"]
     nearest = np.linalg.norm(back[:, None] - moons[None], axis=2).min(axis=1)
     assert np.median(nearest) < 0.25
     with pytest.raises(UserError, match="no likelihood"):
         model.log_likelihood(forwards)
+    with pytest.raises(UserError, match="expected 'euler_maruyama', the SDE that goes both ways"):
+        model.with_sampler(Sampler()).solve_stochastic(jax.random.key(1), forwards)
 
 
 def test_likelihood_on_the_way(tmp_path):

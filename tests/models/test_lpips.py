@@ -1,5 +1,6 @@
 """LPIPS against the definition written with TensorFlow's convolutions and pools."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.models.lpips import import_lpips, lpips
 from tests.commands.runs import experiment_of
-from tests.torch_writer import checkpoint
+from tests.torch_writer import checkpoint, state_dict
 
 RNG = np.random.default_rng(0)
 SHAPES = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256, 384, 3, 3), 10: (256, 256, 3, 3)}
@@ -72,3 +73,26 @@ def test_wrong_weights_and_small_images_are_named(tensors, tmp_path):
     photographs = experiment_of("cifar10.py", eval__lpips_heads=file, eval__lpips_backbone=file)
     with pytest.raises(UserError, match="does not hold LPIPS's weights: it has no tensor features.0.weight"):
         _ = Data(photographs).perceptual_distance
+
+
+def test_a_flow_is_distilled_by_lpips(tensors, tmp_path):
+    """The compiled step's loss is LPIPS of the estimated end to the pair's, with a gradient; the files are read in tracing."""
+    files = [str(state_dict(tmp_path / f"{i}.pth", arrays)) for i, arrays in enumerate(tensors)]
+    objective = {"name": "distillation", "distance": "lpips", "lpips_backbone": files[0], "lpips_heads": files[1]}
+    times = {"name": "grid", "count": 1, "with_end": False}
+    experiment = experiment_of(
+        "rectified_flow.py", objective=objective, times=times, data__pairs="nowhere", train__batch_size=2
+    )
+    x0, x1 = (RNG.uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32) for _ in range(2))
+    batch = {"image": jnp.asarray(x1), "base": jnp.asarray(x0), "label": jnp.zeros(2, jnp.int32)}
+    params = experiment.init(jax.random.key(0))
+    loss = experiment.train_loss()
+    drawn = loss.draw(jax.random.key(1), batch)
+    value, gradient = jax.jit(jax.value_and_grad(loss.mean))(params, drawn)
+    # An untrained drift is 0, and every time is 0: the estimate is x0.
+    assert float(value) == pytest.approx(
+        float(np.mean(lpips(import_lpips(*tensors), jnp.asarray(x0), jnp.asarray(x1)))), rel=1e-3
+    )
+    assert float(jnp.abs(gradient["out_conv"]["kernel"]).max()) > 0
+    with pytest.raises(UserError, match="of images of 32x32 at least"):
+        experiment_of("digits.py", objective=objective)
