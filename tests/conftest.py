@@ -1,5 +1,6 @@
 """Settings of the whole suite, and what several tests need."""
 
+import gc
 import os
 import pathlib
 import tempfile
@@ -33,6 +34,14 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 def _one_device():
     """Most of the suite computes on one device, which two cores serve twice as fast as four virtual ones."""
     parallel.all_devices = lambda: jax.devices()[:1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Compiled programs of a file are of no use to the next, and a thousand of them took 5 GB of each of the suite's processes."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,7 @@ def _config(experiment: Experiment, pairs: pathlib.Path, name: str, *, student: 
     """The run's config with the pairs in place of its data."""
     settings, config = experiment.reflow, copy.deepcopy(experiment.config)
     config["name"] = f"{config['name']}_reflow_{name}"
-    config["data"].update(pairs=str(pairs), dequantize=experiment.data.dequantize)
+    config["data"]["pairs"] = str(pairs)
     config["train"].update(num_steps=settings.num_steps, coupling="independent")
     config["optimizer"]["warmup_steps"] = min(config["optimizer"]["warmup_steps"], settings.num_steps // 10)
     if student:
