@@ -38,7 +38,7 @@ def _one_device():
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """Compiled programs of a file are of no use to the next, and a thousand of them took 5 GB of each of the suite's processes."""
+    """Compiled programs of a file are of no use to the next, and together they took 5 GB of each of the suite's processes."""
     yield
     jax.clear_caches()
     gc.collect()
