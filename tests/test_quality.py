@@ -17,7 +17,7 @@ def reports(tmp_path_factory):
     # Equal numbers: equal programs, which are compiled once.
     config["eval"].update(num_images=80, batch_size=80, num_reconstructions=80, reconstruction_tolerances=(1e-5,))
     config["eval"].update(translation_pairs=((3, 8), (0, 1)), translation_images=5)
-    config["eval"].update(truncation=False, audit=True, audit_images=80, likelihood_images=40)
+    config["eval"].update(truncation=False, audit=False, likelihood_images=40)
     config["translate"].update(num_images=40, num_times=2)
     workdir = tmp_path_factory.mktemp("quality")
     for command in (train, evaluate, translate):
@@ -39,11 +39,9 @@ def test_encoding_and_decoding_gives_real_digits_back(reports):
     assert reports[0]["reversibility"]["by_tolerance"]["1e-05"]["mean_absolute_error"] < 2e-3
 
 
-def test_likelihood_is_better_than_uniform_and_scipy_agrees(reports):
-    likelihood, audit = reports[0]["likelihood"], reports[0]["audit"]
+def test_likelihood_is_better_than_uniform(reports):
+    likelihood = reports[0]["likelihood"]
     assert 1 < likelihood["bits_per_dim"] < likelihood["uniform"] - 0.5
-    assert audit["mean_absolute_difference"] < 1e-3
-    assert audit["ours"]["nfe"] == pytest.approx(audit["scipy"]["nfe"], rel=0.05)
 
 
 @pytest.mark.parametrize("method", ["latent", "difference"])

@@ -91,7 +91,7 @@ def _of_samples(
         if own is not None:
             found["frechet_distance"] = frechet_distance(own, reference.gaussian)
     if data.judge is not None and labels is not None:
-        found["recognized"] = data.judge.share(pixels, labels)
+        found["recognized"] = data.judge.share(data.experiment.scaling.from_eight_bits(pixels), labels)
     return found
 
 

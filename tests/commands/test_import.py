@@ -9,7 +9,7 @@ import pytest
 
 import scoreflow_jax
 from scoreflow_jax.checkpoints import Checkpoints
-from scoreflow_jax.commands import evaluate, import_checkpoint, interpolate, sample, train
+from scoreflow_jax.commands import import_checkpoint, interpolate, sample, train
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.parallel import make_layout
 from scoreflow_jax.training import state_shapes
@@ -79,14 +79,12 @@ def test_it_can_be_sampled_from_where_it_is_defined(imported):
 
 
 def test_the_other_modes_work_on_it_and_training_goes_on(imported, pictures_dir, tmp_path):
-    """In a copy: interpolate and eval read it, and a training step starts from its raw weights at its step."""
+    """In a copy: interpolate reads it, and a training step starts from its raw weights at its step."""
     workdir = tmp_path / "run"
     shutil.copytree(imported, workdir)
     quick = {"solver__method": "euler", "solver__num_steps": 2}
     interpolate.run_command(experiment_of(CONFIG, pictures_dir, **quick), workdir)
-    evaluate.run_command(experiment_of(CONFIG, pictures_dir, **quick), workdir)
     assert (workdir / "interpolate" / "strip.png").exists()
-    assert (workdir / "eval" / str(STEP) / "report.json").exists()
     train.run_command(experiment_of(CONFIG, pictures_dir, train__num_steps=STEP + 2), workdir)
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert records[-1]["step"] == STEP + 2
