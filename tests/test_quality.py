@@ -3,7 +3,7 @@
 import pytest
 
 from scoreflow_jax.command_line import load_config
-from scoreflow_jax.commands import evaluate, train, translate
+from scoreflow_jax.commands import evaluate, train
 from scoreflow_jax.experiment import build, to_plain
 from tests.commands.runs import report
 from tests.conftest import ROOT
@@ -11,22 +11,21 @@ from tests.conftest import ROOT
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    """What eval and translate say of the digits' own network after 300 steps of the 2,500."""
+    """What eval says of the digits' own network after 300 steps of the 2,500."""
     config = to_plain(load_config(str(ROOT / "configs/digits.py")))
     config["train"].update(num_steps=300, sample_every=0, checkpoint_every=300, ema_decay=0.98, tensorboard=False)
     # Equal numbers: equal programs, which are compiled once.
     config["eval"].update(num_images=80, batch_size=80, num_reconstructions=80, reconstruction_tolerances=(1e-5,))
-    config["eval"].update(translation_pairs=((3, 8), (0, 1)), translation_images=5)
+    config["eval"].update(translation_pairs=((3, 8), (0, 1)), translation_images=20)
     config["eval"].update(truncation=False, audit=False, likelihood_images=40)
-    config["translate"].update(num_images=40, num_times=2)
     workdir = tmp_path_factory.mktemp("quality")
-    for command in (train, evaluate, translate):
+    for command in (train, evaluate):
         command.run_command(build(config), workdir)
-    return report(workdir / "eval" / "300"), report(workdir / "translate")
+    return report(workdir / "eval" / "300")
 
 
 def test_generated_digits_are_recognized_and_neither_prototypes_nor_copies(reports):
-    generated, real = reports[0]["generation"]["by_seed"]["1"], reports[0]["generation"]["real"]
+    generated, real = reports["generation"]["by_seed"]["1"], reports["generation"]["real"]
     assert generated["recognized"] > 0.85
     assert 0.6 < generated["within_class_std"] / real["within_class_std"] < 1.2
     assert generated["nearest_training_distance"] > 0.8 * real["nearest_training_distance"]
@@ -36,24 +35,22 @@ def test_generated_digits_are_recognized_and_neither_prototypes_nor_copies(repor
 
 
 def test_encoding_and_decoding_gives_real_digits_back(reports):
-    assert reports[0]["reversibility"]["by_tolerance"]["1e-05"]["mean_absolute_error"] < 2e-3
+    assert reports["reversibility"]["by_tolerance"]["1e-05"]["mean_absolute_error"] < 2e-3
 
 
 def test_likelihood_is_better_than_uniform(reports):
-    likelihood = reports[0]["likelihood"]
+    likelihood = reports["likelihood"]
     assert 1 < likelihood["bits_per_dim"] < likelihood["uniform"] - 0.5
 
 
 @pytest.mark.parametrize("method", ["latent", "difference"])
-def test_translations_are_recognized_and_nearest_to_their_own_source(reports, method):
-    measured = reports[1]["methods"][method]
-    assert measured["recognized_as_target"] > 0.85
-    assert measured["distance_to_own_source"] < measured["distance_to_other_sources"]
+def test_translations_are_recognized(reports, method):
+    assert reports["translation"]["methods"][method]["recognized_as_target"] > 0.85
 
 
 def test_only_the_exact_ways_back_lead_back(reports):
     """The paper's return, labels swapped, is not the inverse of eq. 20; reversed time is."""
-    methods = reports[0]["translation"]["methods"]
+    methods = reports["translation"]["methods"]
     assert methods["latent"]["cycle_error_swapped"] < 5e-3
     assert methods["difference"]["cycle_error_reversed"] < 5e-3
     assert methods["difference"]["cycle_error_swapped"] > 0.05
@@ -61,4 +58,4 @@ def test_only_the_exact_ways_back_lead_back(reports):
 
 def test_nfe_is_of_the_published_order(reports):
     """Table 1 of the paper has 127 on CIFAR-10; a drift that costs thousands would be noise."""
-    assert 60 < reports[0]["generation"]["by_seed"]["1"]["nfe"] < 400
+    assert 60 < reports["generation"]["by_seed"]["1"]["nfe"] < 400

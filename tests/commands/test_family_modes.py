@@ -65,7 +65,11 @@ def test_every_system_learns_eight_gaussians(system, tmp_path):
 
 def test_commands_sample_and_measure_by_the_samplers(tmp_path):
     experiment = toy(
-        "vp", changes={"train": {"num_steps": 60, "checkpoint_every": 60}, "eval": {"reversibility": False}}
+        "vp",
+        changes={
+            "train": {"num_steps": 60, "checkpoint_every": 60},
+            "eval": {"reversibility": False, "straightness": False},
+        },
     )
     train.run_command(experiment, tmp_path)
     sample.run_command(experiment, tmp_path)
@@ -76,10 +80,8 @@ def test_commands_sample_and_measure_by_the_samplers(tmp_path):
     evaluate.run_command(experiment, tmp_path)
     measured = report(tmp_path / "eval" / "60")
     assert measured["generation"]["by_seed"]["1"]["nfe"] == 201
-    assert measured["straightness"]["straightness"] > 0
     assert len(measured["residual"]["mean_square"]) == 21
     page = (tmp_path / "eval" / "60" / "report.md").read_text()
-    assert "## Straightness" in page
     assert "## Held-out error along t" in page
 
 
