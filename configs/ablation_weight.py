@@ -4,7 +4,7 @@ Command     python main.py --config=configs/ablation_weight.py --mode=study
             (stopped, it goes on; --config.study.seeds="(0, 1, 2, 3, 4)" adds seeds)
 Hardware    a laptop: 2 CPU cores, under 2 GB
 Time        half an hour on 2 cores; the full form 2 hours
-Expect      docs/theory.md has the table: which differences are larger than two standard errors, and which are none
+Expect      not measured yet
 Variants    configs/ablation_weight.py:full    2,500 steps and 1,000 images in place of 600 and 400
 
 Rows differ in the weight alone: lambda(t) = t^-p of the paper's family, p = 2 being rectified flow and the baseline, and two

@@ -4,11 +4,12 @@ Command     python main.py --config=configs/comparison.py --mode=study
             (stopped, it goes on; --config.study.seeds="(0,)" begins with one seed)
 Hardware    a laptop: 2 CPU cores, under 3 GB
 Time        about 40 minutes a seed on 2 cores; the full form 2 hours a seed
-Expect      docs/theory.md has the table
+Expect      not measured yet
 Variants    configs/comparison.py:full    2,500 steps in place of 1,000
 
-Samplers of a thousand steps make 200 images, the others 1,000; the column "distance, first 200" compares them all. Held-out
-real digits have the distances that docs/theory.md states. Seconds are of this machine and of batches of 250.
+Samplers of a thousand steps make 200 images, the others 1,000; the column "distance, first 200" compares them all.
+A reflow row has trained longer than the others: its round comes after the rounds before it, each of as many steps. Seconds are
+of the machine it ran on and of batches of 250.
 """
 
 from typing import Any

@@ -227,8 +227,11 @@ def _euler_maruyama(told: Told, path: AffinePath, sampler: Sampler, x: State, t:
         "gamma": lambda: path.gamma(t),
     }[sampler.schedule]()
     e = sampler.noise * jnp.asarray(strength)
-    # A network whose score is made of its velocity answers both by one call: XLA merges them.
-    return x + step * f + jnp.abs(step) * e * told("score", x, t) + jnp.sqrt(2.0 * e * jnp.abs(step)) * noise
+    if path.gaussian_source:  # the velocity has the score in it: one network call
+        score = path.convert(f, x, jnp.broadcast_to(t, x.shape[:1]), source="velocity", target="score")
+    else:
+        score = told("score", x, t)
+    return x + step * f + jnp.abs(step) * e * score + jnp.sqrt(2.0 * e * jnp.abs(step)) * noise
 
 
 def _transition(path: AffinePath, t: Time, u: Time) -> tuple[Time, Time]:
@@ -254,7 +257,9 @@ def _ancestral(told: Told, path: AffinePath, sampler: Sampler, x: State, t: Time
 
 def _ddim(told: Told, path: AffinePath, sampler: Sampler, x: State, t: Time, u: Time, noise: State) -> State:
     del sampler, noise
-    return path.alpha(u) * told("data", x, t) + path.noise_std(u) * told("noise", x, t)
+    data = told("data", x, t)
+    noise_at = (x - path.alpha(t) * data) / path.noise_std(t)
+    return path.alpha(u) * data + path.noise_std(u) * noise_at
 
 
 def _langevin(told: Told, sampler: Sampler, x: State, t: Time, noise: State) -> State:
