@@ -22,9 +22,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config = common.digits_study(variant == "full")
 
     def of(p: float, name: str, **fields: object) -> dict[str, object]:
-        objective = {**common.path_constrained().to_dict(), "weight_exponent": p}
-        times = {"name": name, "low_discrepancy": False, **fields}
-        return {"changes": {"objective": objective, "times": times}}
+        objective = common.path_constrained(weight_exponent=p).to_dict()
+        return {"changes": {"objective": objective, "times": common.times(name, **fields).to_dict()}}
 
     cells = {
         "p = 2, uniform": of(2.0, "uniform"),

@@ -20,7 +20,7 @@ def base(name: str) -> ConfigDict:
             "path": path("linear"),
             "parameterization": parameterization(),
             "objective": path_constrained(),
-            "times": {"name": "uniform", "low_discrepancy": False},  # uniform, logit_normal, u_shaped, grid
+            "times": times("uniform"),
             "model": ddpmpp(),
             "optimizer": optimizer(),
             "train": train(),
@@ -37,13 +37,22 @@ def base(name: str) -> ConfigDict:
 
 
 def path(name: str, **fields: Any) -> ConfigDict:
-    """How noise becomes data: linear, trigonometric, variance_preserving, vp, sub_vp, ve, ddpm, learned; with its own fields."""
+    """How noise becomes data: linear, trigonometric, variance_preserving, vp, sub_vp, ve, ddpm, learned. None: its default."""
     return ConfigDict(
         {
             "name": name,
-            "t_min": 0.0,  # the time from which it is trained and solved
+            "t_min": 0.0,  # the times between which it is trained and solved
+            "t_max": placeholder(float),
             "latent": "none",  # noise besides that of t = 0, which gives two data sets a score: sine, brownian
             "latent_scale": 1.0,
+            "beta_min": placeholder(float),  # of vp and sub_vp: noise rates at the data and at the noise
+            "beta_max": placeholder(float),
+            "sigma_min": placeholder(float),  # of ve: noise levels at the data and at the noise
+            "sigma_max": placeholder(float),
+            "num_scales": placeholder(int),  # of ddpm: steps, and the noise rates of the first and the last
+            "beta_first": placeholder(float),
+            "beta_last": placeholder(float),
+            "num_terms": placeholder(int),  # of learned: of each of its two sums
             **fields,
         }
     )
@@ -61,15 +70,44 @@ def parameterization() -> ConfigDict:
     )
 
 
-def path_constrained() -> ConfigDict:
-    """The paper's loss."""
+def objective(name: str, **fields: Any) -> ConfigDict:
+    """The loss: path_constrained, denoising_score_matching, interpolant. None: its own default."""
     return ConfigDict(
         {
-            "name": "path_constrained",
-            "weight_exponent": 1.0,  # p in lambda(t) = t^-p; 2.0: rectified flow
-            "weight": "power",  # t^-p; or by name: velocity, noise, data, logit_normal
-            "num_steps": 0,  # of eq. 19's x(t) by the drift itself; 0: algorithm 1's one step
-            "method": "euler",  # of those steps; heun
+            "name": name,
+            # Of path_constrained t^-p; or by name: velocity, noise, data, logit_normal. Of denoising_score_matching: variance;
+            # likelihood, g^2.
+            "weight": placeholder(str),
+            "weight_exponent": placeholder(float),  # of path_constrained: p in lambda(t) = t^-p; 2.0: rectified flow
+            "num_steps": placeholder(
+                int
+            ),  # of path_constrained: of eq. 19's x(t) by the drift; 0: algorithm 1's one step
+            "method": placeholder(str),  # of those steps: euler, heun
+            "path_rate": placeholder(float),  # of interpolant: learning rate of a learned path, times the network's
+            **fields,
+        }
+    )
+
+
+def path_constrained(**fields: Any) -> ConfigDict:
+    """The paper's loss."""
+    return objective(
+        "path_constrained", **{"weight": "power", "weight_exponent": 1.0, "num_steps": 0, "method": "euler", **fields}
+    )
+
+
+def times(name: str, **fields: Any) -> ConfigDict:
+    """How training times are drawn: uniform, logit_normal, u_shaped, grid. None: its own default."""
+    return ConfigDict(
+        {
+            "name": name,
+            "low_discrepancy": False,  # spread evenly over each batch
+            "mean": placeholder(float),  # of logit_normal: of the logit
+            "std": placeholder(float),
+            "steepness": placeholder(float),  # of u_shaped
+            "count": placeholder(int),  # of grid: times, from 0 to 1 or, without the end, to 1 - 1/count
+            "with_end": placeholder(bool),
+            **fields,
         }
     )
 
@@ -239,7 +277,7 @@ def use_score_sde(config: ConfigDict, path: ConfigDict) -> ConfigDict:
     """A score SDE on this path, as Song et al. train it: on CIFAR-10 unconditional, as their checkpoints are."""
     config.path = path
     config.parameterization.update(predicts="noise", told="reversed")
-    config.objective = ConfigDict({"name": "denoising_score_matching", "weight": "variance"})  # likelihood: g^2
+    config.objective = objective("denoising_score_matching", weight="variance")
     config.sampler.update(name="euler_maruyama", num_steps=1000)
     if config.data.source == "tfds":
         config.data.num_classes = 0

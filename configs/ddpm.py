@@ -23,7 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The experiment, or a variant of it."""
     config = common.system("ddpm", variant)
     common.use_score_sde(config, common.path("ddpm", num_scales=1000, beta_first=1e-4, beta_last=2e-2))
-    config.times = ConfigDict({"name": "grid", "low_discrepancy": False, "count": 1000, "with_end": True})
+    config.times = common.times("grid", count=1000, with_end=True)
     # 999 steps from noise to the last level, and the expected data there: a thousand network calls.
     config.sampler.update(name="ancestral", num_steps=999, variance="forward")
     return common.system_variant(config, variant)

@@ -26,6 +26,6 @@ def get_config(variant: str = "") -> ConfigDict:
     """The experiment, or a variant of it."""
     config = common.system("interpolant", variant)
     config.path = common.path("trigonometric")
-    config.objective = ConfigDict({"name": "interpolant", "path_rate": 1.0})
+    config.objective = common.objective("interpolant", path_rate=1.0)
     config.sampler.update(num_steps=500, schedule="sigma")
     return common.system_variant(config, variant)

@@ -11,6 +11,7 @@ from scoreflow_jax.data.base import FRAMINGS
 from scoreflow_jax.data.order import SAMPLINGS
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.likelihood import PROBES
+from scoreflow_jax.objectives import Interpolant
 from scoreflow_jax.ode import METHODS
 from scoreflow_jax.sampling import RULES, TRANSLATIONS
 from scoreflow_jax.settings import DataSettings, EvalSettings
@@ -53,7 +54,13 @@ def check(experiment: Built) -> None:
 
 
 def _check_path(experiment: Built) -> None:
-    """Whether parameterization and sampler mean something on the path."""
+    """Whether parameterization, sampler and objective mean something on the path."""
+    path, objective = experiment.path, experiment.objective
+    if (path.has_latent or path.num_parameters) and not isinstance(objective, Interpolant):
+        what = "has a latent, whose denoiser" if path.has_latent else "is learned, and its numbers"
+        raise UserError(
+            f"config.path {what} no objective trains but 'interpolant': set config.objective.name to that, or another path"
+        )
     for name in ("parameterization", "sampler"):
         try:
             getattr(experiment, name).check_path(experiment.path)

@@ -105,13 +105,16 @@ def parse(argv: list[str]) -> tuple[str, Config, pathlib.Path, dict[str, str]]:
     overrides = {name.removeprefix("config."): given[name] for name in given if name.startswith("config.")}
     if mode in WITHOUT_EXPERIMENT and "workdir" in given and "config" not in given:
         return mode, {}, pathlib.Path(given["workdir"]), {}
-    config = load_config(file)
+    config: Any = load_config(file)
     if isinstance(config, dict):
         _check_fields(overrides, list(config_files.fields(config)), file)
         config = config_files.changed(config, overrides)
     else:
         _check_fields(overrides, list(_dotted(config)), file)
-        config = _apply(argv, file)
+        old, config = config, _apply(argv, file)
+        with config.ignore_type():
+            for section, field in config_files.left_behind(old, overrides):
+                config[section][field] = None
     workdir = pathlib.Path(given.get("workdir", f"runs/{config['name']}"))
     return mode, config, workdir, {name: given[name] for name in FLAGS.get(mode, ())}
 
@@ -210,7 +213,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def _apply(argv: list[str], file: str) -> Config:
+def _apply(argv: list[str], file: str) -> Any:
     """Has ml_collections convert and apply the overrides. It finds them in sys.argv, and only there."""
     from ml_collections import config_flags
 

@@ -64,7 +64,24 @@ def fields(config: Mapping[str, Any]) -> dict[str, Any]:
         for field in dataclasses.fields(owner)
         if field.default is not dataclasses.MISSING
     }
-    return {**defaults, **dict(_dotted(config))}
+    chosen = {f"{section}.{name}": None for section, names in settings.MEMBERS.items() for name in names}
+    return {**chosen, **defaults, **dict(_dotted(config))}
+
+
+def left_behind(config: settings.Config, values: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Sections and fields that belong to the part whose place another one takes: that one has its own defaults.
+
+    Args:
+        config: before any change.
+        values: the changes, dotted names to texts.
+    """
+    return [
+        (section, field)
+        for section in settings.MEMBERS
+        if section in config and values.get(f"{section}.name", config[section]["name"]) != config[section]["name"]
+        for field in config[section]
+        if field != "name" and f"{section}.{field}" not in values
+    ]
 
 
 def changed(config: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
@@ -79,6 +96,8 @@ def changed(config: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, A
         UserError: a value of another type.
     """
     present, new = fields(config), dict(config)
+    for section, field in left_behind(config, values):
+        new[section] = {name: value for name, value in new[section].items() if name != field}
     for name, text in values.items():
         place = new
         *sections, last = name.split(".")

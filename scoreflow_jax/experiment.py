@@ -28,6 +28,7 @@ from scoreflow_jax.perceptual import Lpips
 from scoreflow_jax.pixels import Scaling
 from scoreflow_jax.sampling import Sampler
 from scoreflow_jax.settings import (
+    MEMBERS,
     Config,
     DataSettings,
     EvalSettings,
@@ -48,6 +49,7 @@ from scoreflow_jax.training import (
     initial_state,
     make_optimizer,
     make_train_step,
+    scale_update,
 )
 from scoreflow_jax.typing import PRNGKey, PyTree
 
@@ -183,8 +185,7 @@ class Experiment:
         """The drift being trained; a learned path gets the gradient that its objective wants it to have."""
         path = self.path
         if path.num_parameters:
-            rate = self.objective.path_rate if isinstance(self.objective, objectives.Interpolant) else 0.0
-            path = path.with_parameters(objectives.turned(params[PATH_PARAMETERS], rate))
+            path = path.with_parameters(objectives.turned(params[PATH_PARAMETERS]))
         network = models.make_drift(self.network, _network_parameters(params), dropout_key=dropout_key)
         return NetworkDrift(network, path, self.parameterization)
 
@@ -296,6 +297,7 @@ def build(config: Config) -> Experiment:
     spec = DataSpec(shape=settings.shape, num_classes=settings.num_classes, levels=settings.levels)  # type: ignore[arg-type]
     conditional = _pop(sections["model"], "model", "conditional")
     path = _member(paths.PATHS, "path", sections["path"], gaussian_source=not settings.base)
+    objective = _objective(sections["objective"], path, spec)
     schedule_names = {f.name for f in dataclasses.fields(Schedule)}
     schedule = {k: v for k, v in sections["train"].items() if k in schedule_names}
     rest = {k: v for k, v in sections["train"].items() if k not in schedule_names}
@@ -308,10 +310,10 @@ def build(config: Config) -> Experiment:
         conditional=conditional,
         path=path,
         parameterization=_section(Parameterization, "parameterization", sections.get("parameterization", {})),
-        objective=_objective(sections["objective"], path, spec),
+        objective=objective,
         times=_member(TIMES, "times", sections.get("times", {"name": "uniform"})),
         network=_network(sections["model"], spec, conditional, outputs=1 + path.has_latent),
-        optimizer=_section(make_optimizer, "optimizer", sections["optimizer"]),
+        optimizer=_optimizer(sections["optimizer"], path, objective),
         solver=_section(Solver, "solver", sections["solver"]),
         sampler=_section(Sampler, "sampler", sections.get("sampler", {})),
         schedule=_section(Schedule, "train", schedule),
@@ -330,7 +332,10 @@ def build(config: Config) -> Experiment:
 
 
 def to_plain(config: Config) -> dict[str, Any]:
-    """The config as nested dicts of plain values, lists as tuples: JSON has no tuples, and hashes must agree."""
+    """The config as nested dicts of plain values, lists as tuples: JSON has no tuples, and hashes must agree.
+
+    Fields of `settings.MEMBERS` that are None are left out: they say nothing.
+    """
     to_dict = getattr(config, "to_dict", None)  # a ConfigDict's, whose package may be missing
     as_dict = copy.deepcopy({name: config[name] for name in config}) if to_dict is None else to_dict()
 
@@ -339,7 +344,9 @@ def to_plain(config: Config) -> dict[str, Any]:
             return {k: tidy(v) for k, v in value.items()}
         return tuple(tidy(v) for v in value) if isinstance(value, (list, tuple)) else value
 
-    return tidy(as_dict)
+    plain = tidy(as_dict)
+    chosen = {name: plain[name] for name in MEMBERS if isinstance(plain.get(name), dict)}
+    return plain | {name: {k: v for k, v in section.items() if v is not None} for name, section in chosen.items()}
 
 
 def config_hash(plain: dict[str, Any]) -> str:
@@ -359,6 +366,8 @@ def differences(
         free: names among them that may differ, besides `FREE`.
     """
     mine, other = _with_defaults(ours), _with_defaults(theirs)
+    for flat in (mine, other):  # where pairs are is free, whether there are any is not
+        flat["data.on_pairs"] = flat.get("data.pairs") is not None
     covered = lambda name: any(name == f or name.startswith(f + ".") for f in fields)  # noqa: E731
     return [
         f"{name} is {mine.get(name)!r}, was {other.get(name)!r}"
@@ -447,6 +456,14 @@ def _objective(section: dict[str, Any], path: Path, spec: DataSpec) -> Objective
         if None not in weights:
             fields["lpips"] = Lpips(*weights)
     return _member(objectives.OBJECTIVES, "objective", fields, path=path)
+
+
+def _optimizer(section: dict[str, Any], path: Path, objective: Objective) -> optax.GradientTransformation:
+    """Builds the optimizer; a learned path moves at a rate of its own."""
+    optimizer = _section(make_optimizer, "optimizer", section)
+    if path.num_parameters and isinstance(objective, objectives.Interpolant):
+        return scale_update(optimizer, PATH_PARAMETERS, objective.path_rate)
+    return optimizer
 
 
 def _network(section: dict[str, Any], spec: DataSpec, conditional: bool, outputs: int) -> Network:

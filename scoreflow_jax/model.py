@@ -329,9 +329,13 @@ class Model:
                     predict, drift.path, x, told, keys, sampler, span=span[::-1] if backwards else span
                 )
 
+        advice = (
+            f"the samples of {sampler.name} are not finite. Train longer, raise config.sampler.num_steps or margin, or lower "
+            "config.sampler.noise or snr"
+        )
         name = "sample" + ("" if unguided else "_guided") + ("_backwards" if backwards else "")
         extra = (keys,) if weights is None else (weights, keys)
-        return self._solve(name, run, None, x, labels, extra=extra)
+        return self._solve(name, run, None, x, labels, extra=extra, advice=advice)
 
     def solve_generate(
         self, latents: ArrayLike, labels: LabelsLike, times: Any = None, guidance: ArrayLike | None = None
@@ -462,6 +466,7 @@ class Model:
         x: ArrayLike,
         *labels: LabelsLike,
         extra: tuple[np.ndarray, ...] = (),
+        **said: str,
     ) -> Solved:
         """Runs a function of a drift in batches, compiled once for each name, times and batch; `extra` go before labels."""
         images = self._images(x)
@@ -482,7 +487,7 @@ class Model:
             return lambda *arrays: self._compiled[program](self.params, *shard(arrays, self.layout))
 
         arrays = (images, *extra, *(self._labels(label, len(images)) for label in labels))
-        return sampling.solve_in_batches(compile_solve, arrays, self.batch_size, multiple=self.layout.mesh.size)
+        return sampling.solve_in_batches(compile_solve, arrays, self.batch_size, multiple=self.layout.mesh.size, **said)
 
     def _images(self, x: ArrayLike) -> Float[Array, "batch ..."]:
         x = jnp.asarray(x, jnp.float32)

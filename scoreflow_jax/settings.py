@@ -18,6 +18,17 @@ class Config(Protocol):
         ...
 
 
+MEMBERS = {
+    "path": (
+        "t_min", "t_max", "latent", "latent_scale", "beta_min", "beta_max", "sigma_min", "sigma_max", "num_scales", "beta_first",
+        "beta_last", "num_terms",
+    ),
+    "objective": ("weight_exponent", "weight", "num_steps", "method", "path_rate"),
+    "times": ("low_discrepancy", "mean", "std", "steepness", "count", "with_end"),
+}  # fmt: skip
+"""Sections whose `name` chooses one of several parts, and the fields that one or another of these takes. A field that is None, or
+left out, has the part's own default; so have all that are not given where the command line gives the name of another part."""
+
 PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
 """Flags of the command line that name the processes of a run where no scheduler does."""
 

@@ -260,3 +260,22 @@ def test_mode_config_writes_json_that_is_the_same_config(tmp_path, capsys):
         command_line.main(["main.py", "--mode=config", f"--out={tmp_path}"])
     assert stop.value.code == 2
     assert "expected a file such as config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_another_part_by_name_comes_with_its_own_fields(as_json, digits_json):
+    """What the part before was told is left behind; what the command line gives is kept, also where the file says None."""
+    file = str(digits_json) if as_json else "configs/digits.py"
+    arguments = (
+        "--config.path.name=vp",
+        "--config.path.beta_max=15.0",
+        "--config.objective.name=denoising_score_matching",
+    )
+    more = ("--config.parameterization.predicts=noise", "--config.times.name=logit_normal", "--config.times.mean=0.5")
+    _, config, _, _ = parse("--mode=train", f"--config={file}", *arguments, *more)
+    experiment = build(config)
+    assert (experiment.path.beta_max, experiment.path.t_max) == (15.0, 0.999)
+    assert (experiment.objective.weight, experiment.times.mean, experiment.times.std) == ("variance", 0.5, 1.0)
+    _, config, _, _ = parse("--mode=train", f"--config={file}", "--config.path.t_max=0.9")
+    assert build(config).path.t_max == 0.9
+    assert build(config).objective.weight_exponent == 1.0

@@ -1,5 +1,6 @@
 """Every config file: builds at full size without computing, says what a runnable document says, and refuses nonsense."""
 
+import dataclasses
 import json
 
 import jax
@@ -11,6 +12,10 @@ from scoreflow_jax.command_line import load_config
 from scoreflow_jax.commands import study
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import build, config_hash, differences, resolve, to_plain
+from scoreflow_jax.objectives import OBJECTIVES
+from scoreflow_jax.paths import PATHS
+from scoreflow_jax.settings import MEMBERS
+from scoreflow_jax.training import TIMES
 from tests.conftest import ROOT
 
 STUDIES = ("ablation_steps.py", "ablation_times.py", "ablation_weight.py", "comparison.py")
@@ -246,3 +251,36 @@ def test_unknown_and_missing_fields_are_named(section):
     del config[section]
     with pytest.raises(UserError, match=f"the config has no '{section}'"):
         build(config)
+
+
+def test_the_sections_that_choose_a_part_list_every_field():
+    """`settings.MEMBERS` and configs/common.py know each part's fields, but for those that are built and those of reflow."""
+    built = {"path": {"gaussian_source", "values"}, "objective": {"path", "distance", "lpips"}, "times": set()}
+    for section, table in (("path", PATHS), ("objective", OBJECTIVES), ("times", TIMES)):
+        fields = {f.name for part in table.values() for f in dataclasses.fields(part)} - built[section]
+        assert set(MEMBERS[section]) == fields
+        assert set(config_of("rectified_flow.py")[section]) == {"name", *fields}
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (
+            {"path": {"name": "linear", "latent": "sine"}},
+            "has a latent, whose denoiser no objective trains but 'interpolant'",
+        ),
+        ({"path": {"name": "learned"}}, "is learned, and its numbers no objective trains"),
+        ({"parameterization": {"predicts": "noise"}}, "config.parameterization: predicts is 'noise'"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(changes, match):
+    with pytest.raises(UserError, match=match):
+        build({**to_plain(config_of("digits.py")), **changes})
+
+
+def test_pairs_may_move_but_not_go():
+    ours, theirs = to_plain(config_of("digits.py")), to_plain(config_of("digits.py"))
+    ours["data"]["pairs"] = "here"
+    assert differences(ours, theirs, ("data",)) == ["data.on_pairs is True, was False"]
+    theirs["data"]["pairs"] = "there"
+    assert differences(ours, theirs, ("data",)) == []

@@ -80,7 +80,7 @@ def test_drift_takes_one_time_or_many_and_numpy(model):
             lambda m: m.interpolate(np.zeros((1, 8, 8, 1)), np.zeros((1, 8, 8, 1)), 1, rule="x"),
             "unknown interpolation rule",
         ),
-        (lambda m: m.encode(np.full((1, 8, 8, 1), np.nan), 1), "the ODE solve of examples 0 to 0 failed"),
+        (lambda m: m.encode(np.full((1, 8, 8, 1), np.nan), 1), "the solve of examples 0 to 0 failed"),
     ],
 )
 def test_says_what_is_wrong(model, call, match):

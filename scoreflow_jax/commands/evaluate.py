@@ -56,7 +56,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.eval.batch_size)
     out = workdir / "eval" / str(model.step)
     report = {
-        **workdirs.report_head(model, "eval", seed=None),
+        **workdirs.report_head(model, "eval", seed=None, by_sampler=True),
         "seeds": list(experiment.eval.seeds),
         "batch_size": experiment.eval.batch_size,
         **_opened(data, chosen),

@@ -26,8 +26,10 @@ from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.straightness import measure_straightness, measure_student
 from scoreflow_jax.experiment import Experiment, build
 from scoreflow_jax.model import Model, load_model, read_config
+from scoreflow_jax.objectives import Distillation
 from scoreflow_jax.parallel import Layout
 from scoreflow_jax.paths import LinearPath
+from scoreflow_jax.perceptual import Lpips, lpips_weights
 from scoreflow_jax.progress import progress
 from scoreflow_jax.training import state_shapes
 from scoreflow_jax.typing import PyTree
@@ -52,35 +54,104 @@ def make_stages(experiment: Experiment, workdir: pathlib.Path) -> dict[str, path
     settings = experiment.reflow
     if type(experiment.path) is not LinearPath or experiment.path.has_latent:
         raise UserError("reflow is of the straight path: set config.path.name to 'linear', without a latent")
+    if experiment.solver.method == "euler":
+        raise UserError("config.solver.method is 'euler', but pairs need the ODE solved: take 'dopri5'")
+    configs = _configs(experiment, workdir)
     workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)  # refuses what is not this config's run
     stages = {"1": workdir}
     parent = workdir
-    for number in range(2, settings.rounds + 1):
-        parent = _round(experiment, parent, workdir / "reflow" / str(number), str(number))
-        stages[str(number)] = parent
-    if settings.distill_steps:
-        last = list(stages)[-1]
-        name = f"{last}_distilled"
-        stages[name] = _round(experiment, parent, workdir / "reflow" / name, name, student=True)
+    for name, config in configs.items():
+        parent = stages[name] = _round(experiment, config, parent, _folder(workdir, name), name)
     return stages
 
 
+def _folder(workdir: pathlib.Path, name: str) -> pathlib.Path:
+    """A stage's."""
+    return workdir / "reflow" / name
+
+
+def _configs(experiment: Experiment, workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """The stages' configs by name, each built once: what cannot be is said before hours of work.
+
+    Raises:
+        UserError: fewer pairs than a batch has, LPIPS without its files, or what the configs' parts refuse.
+    """
+    settings = experiment.reflow
+    if settings.num_pairs < experiment.train.batch_size:
+        raise UserError(
+            f"config.reflow.num_pairs is {settings.num_pairs}, expected at least a batch, {experiment.train.batch_size}"
+        )
+    names = [str(number) for number in range(2, settings.rounds + 1)]
+    students = [f"{settings.rounds}_distilled"] * bool(settings.distill_steps)
+    configs = {
+        name: _config(experiment, _folder(workdir, name) / "pairs", name, student=name in students)
+        for name in (*names, *students)
+    }
+    for config in configs.values():
+        objective = build(config).objective
+        if isinstance(objective, Distillation) and isinstance(objective.lpips, Lpips):
+            lpips_weights(*objective.lpips.files)
+    return configs
+
+
 def _round(
-    experiment: Experiment, parent: pathlib.Path, folder: pathlib.Path, name: str, *, student: bool = False
+    experiment: Experiment, config: dict[str, Any], parent: pathlib.Path, folder: pathlib.Path, name: str
 ) -> pathlib.Path:
-    """Makes the pairs and trains on them, as far as that is not done."""
-    config = _config(experiment, folder / "pairs", name, student=student)
+    """Makes the pairs and trains on them, as far as that is not done.
+
+    Raises:
+        UserError: the folder holds a stage of another config, or of other pairs.
+    """
     wanted = config["train"]["num_steps"]
+    stage, of_parent = build(config), build(read_config(parent))
+    workdirs.check_may_train(stage, folder)
+    model = load_model(of_parent, parent, batch_size=experiment.reflow.batch_size).with_solver(experiment.solver)
+    about = _about(experiment, model, parent)
     if wanted in checkpoint_steps(folder / "checkpoints"):
+        _check_trained_on(about, folder)
         print(f"reflow {name}: already trained to step {wanted}", flush=True)
         return folder
-    of_parent = build(read_config(parent))
     print(f"reflow {name}: pairs of {parent}", flush=True)
-    _make_pairs(experiment, of_parent, parent, folder / "pairs")
+    _make_pairs(experiment, model, about, folder / "pairs")
     processes.wait_for_all("pairs")
     print(f"reflow {name}: training to step {wanted}", flush=True)
-    train.run_command(build(config), folder, start=lambda layout: _trained(of_parent, parent, layout))
+    train.run_command(stage, folder, start=lambda layout: _trained(of_parent, parent, layout))
     return folder
+
+
+def _about(experiment: Experiment, model: Model, parent: pathlib.Path) -> dict[str, Any]:
+    """What pairs.json says of the pairs that the parent's model makes."""
+    settings, facts = experiment.reflow, _known(parent / "data.json") or {}
+    solver = experiment.solver
+    return {
+        "num_pairs": settings.num_pairs,
+        "shard_size": settings.shard_size,
+        "made": {
+            "parameters": model.fingerprint,
+            "step": model.step,
+            "seed": settings.seed,
+            "solver": {field: getattr(solver, field) for field in solver.__dataclass_fields__},
+        },
+        "data": {
+            "class_names": workdirs.class_names(model.experiment, parent) if model.num_classes else (),
+            "facts": {k: facts[k] for k in ("columns", "shift", "scale") if k in facts},
+        },
+    }
+
+
+def _check_trained_on(about: dict[str, Any], folder: pathlib.Path) -> None:
+    """Refuses a finished stage whose pairs were made otherwise: by another model before it, for one.
+
+    Raises:
+        UserError: naming the folder to remove.
+    """
+    facts = _known(folder / "data.json") or {}
+    wanted = {"of": about["made"], "train_images": about["num_pairs"]}
+    different = [k for k, v in json.loads(json.dumps(wanted)).items() if k in facts and facts[k] != v]
+    if different:
+        raise UserError(
+            f"{folder} was trained on pairs made otherwise: remove that folder to make it anew, or give the settings of before"
+        )
 
 
 def _config(experiment: Experiment, pairs: pathlib.Path, name: str, *, student: bool) -> dict[str, Any]:
@@ -98,26 +169,9 @@ def _config(experiment: Experiment, pairs: pathlib.Path, name: str, *, student: 
     return config
 
 
-def _make_pairs(experiment: Experiment, of_parent: Experiment, parent: pathlib.Path, folder: pathlib.Path) -> None:
+def _make_pairs(experiment: Experiment, model: Model, about: dict[str, Any], folder: pathlib.Path) -> None:
     """Writes the shards that are not there."""
     settings = experiment.reflow
-    model = load_model(of_parent, parent, batch_size=settings.batch_size)
-    if of_parent.solver.method == "euler":
-        raise UserError(f"{parent} solves by Euler's method: pairs need its ODE solved, so set config.solver.method")
-    facts = json.loads((parent / "data.json").read_text())
-    names = facts.pop("class_names", [])
-    made = {
-        "parameters": model.fingerprint,
-        "step": model.step,
-        "seed": settings.seed,
-        "solver": {field: getattr(of_parent.solver, field) for field in of_parent.solver.__dataclass_fields__},
-    }
-    about = {
-        "num_pairs": settings.num_pairs,
-        "shard_size": settings.shard_size,
-        "made": made,
-        "data": {"class_names": names, "facts": {k: v for k, v in facts.items() if k in ("columns", "shift", "scale")}},
-    }
     known = _known(folder / ABOUT)
     if known is not None and known != json.loads(json.dumps(about)):
         raise UserError(
@@ -173,6 +227,7 @@ def _report(experiment: Experiment, workdir: pathlib.Path, stages: dict[str, pat
     data = Data(experiment)
     rows: dict[str, Any] = {}
     teacher: Model | None = None
+    model: Any = None
     for name, folder in stages.items():
         model = load_model(build(read_config(folder)), folder, batch_size=experiment.eval.batch_size)
         if teacher is None or name.isdigit():
@@ -181,8 +236,8 @@ def _report(experiment: Experiment, workdir: pathlib.Path, stages: dict[str, pat
             rows[name] = measure_student(model, teacher, data)
         teacher = model
     report: dict[str, Any] = {"name": experiment.name, "stages": rows, **workdirs.environment()}
-    if experiment.reflow.distill_steps:
-        report["distance"] = experiment.reflow.distance
+    if isinstance(model.experiment.objective, Distillation):
+        report["distance"] = model.experiment.objective.distance
     files.write_json(workdir / "reflow" / "report.json", report)
     text = _page(report)
     with files.whole_file(workdir / "reflow" / "report.md") as path:
@@ -196,7 +251,7 @@ def _report(experiment: Experiment, workdir: pathlib.Path, stages: dict[str, pat
 
 def _page(report: dict[str, Any]) -> str:
     """One line a stage."""
-    steps = [row["steps"] for row in next(iter(report["stages"].values()))["few_steps"]]
+    steps = sorted({few["steps"] for row in report["stages"].values() for few in row["few_steps"]})
     head = [
         "stage",
         "straightness",

@@ -52,7 +52,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
             figures.save_grid(path, solved.y[: _GRID_ROWS * settings.columns], columns=settings.columns)
     else:
         points.point_plots(experiment, workdir).samples(out / "grid.png", solved.y, labels)
-    head = workdirs.report_head(model, "sample", seed=settings.seed)
+    head = workdirs.report_head(model, "sample", seed=settings.seed, by_sampler=True)
     told: dict[str, Any] = {"guidance": settings.guidance, "cost": solved.stats.summary(calls)}
     if settings.likelihood:
         told["likelihood"] = _what_likelihood(model)

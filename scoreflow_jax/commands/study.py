@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from scoreflow_jax import files, plots
+from scoreflow_jax import files, plots, processes
 from scoreflow_jax.checkpoints import checkpoint_steps
 from scoreflow_jax.commands import evaluate, reflow, train
 from scoreflow_jax.commands import workdir as workdirs
@@ -87,6 +87,12 @@ def cells_of(experiment: Experiment) -> dict[str, Cell]:
         changes = told.get("changes", {}) if trained != name else {}
         build(changed(config, changes))
         found[name] = Cell(name, trained, str(told.get("stage", "")), config, changes, dict(told.get("why", {})))
+    folders: dict[str, str] = {}
+    for name in settings.cells:
+        if (other := folders.setdefault(slug(name), name)) != name:
+            raise UserError(
+                f"the cells {other!r} and {name!r} of config.study would share the folder {slug(name)}: rename one"
+            )
     return found
 
 
@@ -111,6 +117,7 @@ def _figures(cell: Cell, seed: int, workdir: pathlib.Path) -> dict[str, Any]:
     if known is not None:
         return known
     experiment = build(config)
+    workdirs.check_may_train(experiment, folder)
     if experiment.schedule.num_steps not in checkpoint_steps(folder / "checkpoints"):
         train.run_command(experiment, folder)
     if cell.stage:
@@ -118,13 +125,21 @@ def _figures(cell: Cell, seed: int, workdir: pathlib.Path) -> dict[str, Any]:
         if cell.stage not in stages:
             raise UserError(f"the reflow of {cell.trained} has the stages {', '.join(stages)}, not {cell.stage!r}")
         folder = stages[cell.stage]
-        config = read_config(folder)
+        config = _measured_as(config, read_config(folder))
     measured = build(changed(config, cell.changes))
     evaluate.run_command(measured, folder)
+    processes.wait_for_all("evaluation")
     report = folder / "eval" / str(measured.schedule.num_steps) / "report.json"
     figures = figures_of(json.loads(report.read_text()))
     write_json(kept, {"identity": identity, "figures": figures})
     return figures
+
+
+def _measured_as(config: dict[str, Any], stage: dict[str, Any]) -> dict[str, Any]:
+    """A stage's config with the settings of the cell for all that measures; a student keeps the steps that it was trained for."""
+    student = stage["objective"]["name"] == "distillation"
+    sections = ("eval", "sample", "sampler", *(() if student else ("solver",)))
+    return {**stage, **{name: config[name] for name in sections if name in config}}
 
 
 def figures_of(report: dict[str, Any]) -> dict[str, Any]:
@@ -196,5 +211,5 @@ def _draw(experiment: Experiment, path: pathlib.Path, found: dict[str, Any], tim
 
 
 def slug(name: str) -> str:
-    """A name as a folder's."""
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    """A name as a folder's: a minus before a number is one."""
+    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<![a-z0-9])-(?=\d)", "minus ", name.lower())).strip("_")

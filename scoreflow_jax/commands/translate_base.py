@@ -60,7 +60,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
         }
         for way in ways
     }
-    head = workdirs.report_head(model, "translate", seed=None)
+    head = workdirs.report_head(model, "translate", seed=None, by_sampler=True)
     by = "the ODE itself" if experiment.sampler.name == "ode" else "the SDE of config.sampler"
     files.write_json(out / "report.json", {**head, "method": by, "translations": told})
     print(f"translated by {by}; see {workdirs.seen(out / 'grid.png', out / 'path.png')}")

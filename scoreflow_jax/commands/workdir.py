@@ -279,8 +279,15 @@ def _check_same(
         )
 
 
-def report_head(model: Model, mode: str, *, seed: int | None) -> dict[str, Any]:
-    """What every report begins with: enough to make the same again."""
+def report_head(model: Model, mode: str, *, seed: int | None, by_sampler: bool = False) -> dict[str, Any]:
+    """What every report begins with: enough to make the same again.
+
+    Args:
+        model: that the report is of.
+        mode: of the command line.
+        seed: of what was drawn; None where there are several, or none.
+        by_sampler: whether config.sampler had its part in it; else all of it is the ODE's.
+    """
     e = model.experiment
     return {
         "mode": mode,
@@ -301,7 +308,7 @@ def report_head(model: Model, mode: str, *, seed: int | None) -> dict[str, Any]:
             "dtype": "float32",
             "matmul_precision": e.solver.precision,
         },
-        "sampler": {"name": "ode"} if e.sampler.name == "ode" else dataclasses.asdict(e.sampler),
+        "sampler": dataclasses.asdict(e.sampler) if by_sampler and e.sampler.name != "ode" else {"name": "ode"},
         "rounding": e.scaling.rounding,
         **environment(),
     }

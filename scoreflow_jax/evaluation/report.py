@@ -18,6 +18,12 @@ MATTERS = (
     "sampler.name",
     "sampler.num_steps",
     "sampler.noise",
+    "sampler.schedule",
+    "sampler.variance",
+    "sampler.corrector_steps",
+    "sampler.snr",
+    "sampler.margin",
+    "sampler.denoise",
     "solver.method",
     "solver.steps",
     "solver.rtol",
@@ -256,6 +262,8 @@ def _sweep(s: dict[str, Any]) -> str:
 
 
 def _truncation(t: dict[str, Any]) -> str:
+    if "omitted" in t:
+        return f"## Truncation error along t\n\nNot measured: {t['omitted']}."
     rows = [[n, f"{max(v):.4f}", f"{sum(v) / len(v):.4f}"] for n, v in t["root_mean_square"].items()]
     head = [f"distance to the straight path, {t['images']} held-out images", "largest over t", "mean over t"]
     return "## Truncation error along t\n\n" + _table(head, rows) + "\n\n![truncation](truncation.png)"

@@ -1,7 +1,8 @@
 """The training error of held-out data along t: E|f(x_t, t, c) - dx_t/dt|^2 / D, unweighted, whatever weight it was trained with.
 
 Its least value at each t is the variance of dx_t/dt given x_t, the same for every model on one path, so that differences between
-models at one t are differences of their drifts' errors. Noise is the same for every time and model.
+models at one t are differences of their drifts' errors. (A learned path is each model's own.) Noise is the same for every time
+and model.
 """
 
 import pathlib
@@ -23,11 +24,11 @@ def measure_residual(model: Model, data: Data, out: pathlib.Path) -> dict[str, A
     images, labels = data.images("test", data.some(settings.residual_images))
     images = np.repeat(images, settings.residual_noises, axis=0)
     chosen = np.repeat(labels, settings.residual_noises) if model.num_classes else None
-    drift = model.experiment.drift(model.params)
+    path = model.experiment.drift(jax.device_get(model.params)).path  # on this host: arrays of all processes stay apart
     key = jax.random.key(settings.seeds[0])
     source = np.asarray(model.source_points(key, len(images)))
-    x0, z = source / model.experiment.path.prior_scale, None
-    if drift.path.has_latent:
+    x0, z = source / path.prior_scale, None
+    if path.has_latent:
         z = jax.random.normal(jax.random.fold_in(key, 1), images.shape)
     # Off the ends, where some paths' velocities are not finite.
     times = np.clip(np.linspace(0.0, 1.0, settings.residual_times), 0.02, 0.98)
@@ -35,7 +36,7 @@ def measure_residual(model: Model, data: Data, out: pathlib.Path) -> dict[str, A
     for t in times:
         each = jnp.full(len(images), t, jnp.float32)
         arrays = each, jnp.asarray(x0), jnp.asarray(images), z
-        x_t, velocity = drift.path.interpolant(*arrays), drift.path.velocity(*arrays)
+        x_t, velocity = path.interpolant(*arrays), path.velocity(*arrays)
         error = in_batches(model, np.asarray(x_t), float(t), chosen) - np.asarray(velocity)
         along.append(float(np.mean(np.square(error, dtype=np.float64))))
     curve = plots.Curve(model.experiment.name, times.tolist(), along, marked=False)

@@ -39,6 +39,8 @@ COLUMNS = (
 )
 """What a table may have; columns without any figure are left out."""
 
+_OF_COUNT = ("frechet_distance",)  # of fewer images it is larger
+
 Figures = Mapping[str, Any]
 """Of one run: numbers by field, and perhaps "along_t", a number for each time."""
 
@@ -98,6 +100,9 @@ def differences(rows: Mapping[str, Sequence[Figures]], baseline: str) -> str:
                 cells.append("-")
                 continue
             gap, error, real = difference(mean_of(ours), mean_of(theirs))
+            if column.field in _OF_COUNT and _count(runs) != _count(rows[baseline]):
+                cells.append("another n")
+                continue
             cells.append(f"{gap:+{column.style}} ± {error:{column.style}}" if real else NONE)
         lines.append(cells)
     used = [i for i in range(len(lines[0])) if i == 0 or any(line[i] != "-" for line in lines[1:])]
@@ -134,6 +139,10 @@ def table_along_t(found: Mapping[str, Sequence[Mean]], baseline: str, times: Seq
             cells.append(f"{mean.value:+.4f} ± {mean.error:.4f}" if real else NONE)
         lines.append([name, *cells])
     return _markdown(lines)
+
+
+def _count(runs: Sequence[Figures]) -> set[Any]:
+    return {figures.get("images") for figures in runs}
 
 
 def _values(runs: Sequence[Figures], field: str) -> list[float]:

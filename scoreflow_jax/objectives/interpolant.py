@@ -12,7 +12,8 @@ Shortening the path (2022, section 3.2): for a fixed interpolant the least value
     (2)  G = E[|v(x_t)|^2 - 2 v(x_t) . dI_t/dt]
 
 over v is minus the length integral E|v(x_t)|^2, so the interpolant ascends G while v descends it. Both get their gradient
-from one number here: the path's own numbers receive it with the sign turned and times `path_rate`.
+from one number here: the path's own numbers receive it with the sign turned (`turned`). How fast they move is not the
+gradient's affair, of which Adam forgets the size: their update is multiplied by `path_rate` (`training.scale_update`).
 """
 
 import dataclasses
@@ -49,7 +50,7 @@ class Interpolant:
 
     Attributes:
         path: the interpolant.
-        path_rate: how fast a learned path moves against the network, at equal learning rate; 0: not at all.
+        path_rate: learning rate of a learned path's numbers, as a multiple of the network's; 0: they stay.
     """
 
     path: Path
@@ -59,8 +60,12 @@ class Interpolant:
         """Checks the fields.
 
         Raises:
-            ValueError: a negative rate.
+            ValueError: a negative rate, or a learned path with a latent, where (2) is not the length's gradient.
         """
+        if self.path.num_parameters and self.path.has_latent:
+            raise ValueError(
+                "the path is learned and has a latent: only without one is it shortened. Set latent to 'none'"
+            )
         if self.path_rate < 0:
             raise ValueError(f"path_rate is {self.path_rate}, expected at least 0")
 
@@ -84,9 +89,9 @@ class Interpolant:
         return mean_square(v - rate) + mean_square(denoiser - z)
 
 
-def turned(values: Float[Array, " parameters"], rate: float) -> Float[Array, " parameters"]:
-    """The same numbers, whose gradient is minus `rate` times what it would be: they ascend where the others descend."""
-    return jax.lax.stop_gradient((1.0 + rate) * values) - rate * values
+def turned(values: Float[Array, " parameters"]) -> Float[Array, " parameters"]:
+    """The same numbers, whose gradient is minus what it would be: they ascend where the others descend."""
+    return 2.0 * jax.lax.stop_gradient(values) - values
 
 
 def _mean_product(a: State, b: State) -> PerExample:

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from scoreflow_jax.paths.base import PREDICTIONS, AffinePath, Path, Prediction, per_example
 from scoreflow_jax.typing import Condition, DriftFn, State, Times
 
+_NOTHING = 1e-6  # cos(pi / 2) is 4e-8 in float32
+
 TOLD = ("t", "reversed", "sigma")
 """What the network is told of time: t, 1 - t as score_sde's VP networks, or the noise level sigma(t) as its VE networks."""
 
@@ -61,6 +63,27 @@ class Parameterization:
             raise ValueError(f"predicts is {self.predicts!r}, but on a path with a latent it has to be 'velocity'")
         if self.predicts == "score" and not path.gaussian_source:
             raise ValueError("predicts is 'score', but the source is not Gaussian: there is none")
+        self._check_ends(path)
+
+    def _check_ends(self, path: AffinePath) -> None:
+        """Refuses times at which the prediction leaves the velocity open: at pure noise, or at the data themselves.
+
+        Raises:
+            ValueError: naming the end and what to set.
+        """
+        with jax.ensure_compile_time_eval():
+            no_data = abs(float(path.alpha(jnp.float32(path.t_min)))) < _NOTHING
+            no_noise = abs(float(path.noise_std(jnp.float32(path.t_max)))) < _NOTHING
+        if self.predicts in ("noise", "score") and no_data:
+            raise ValueError(
+                f"predicts is {self.predicts!r}, which leaves the velocity open where x_t is noise alone, as at t_min = "
+                f"{path.t_min}: set config.path.t_min to 1e-3, say, or predicts to 'velocity' or 'data'"
+            )
+        if self.predicts in ("data", "score") and no_noise:
+            raise ValueError(
+                f"predicts is {self.predicts!r}, which leaves the velocity open where x_t is the data, as at t_max = "
+                f"{path.t_max}: set config.path.t_max to 0.999, say, or predicts to 'velocity'"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,12 +62,19 @@ class Solved:
     stats: SolveStats
 
 
+_ADVICE = (
+    "the drift is not finite or too steep. Train longer, loosen config.solver.rtol and atol, or raise "
+    "config.solver.max_steps"
+)
+
+
 def solve_in_batches(
     compile_solve: Callable[..., Callable[..., Solution]],
     arrays: tuple[Any, ...],
     batch_size: int,
     *,
     multiple: int = 1,
+    advice: str = _ADVICE,
 ) -> Solved:
     """Calls a compiled solve on slices of the arrays, padding the last one by repetition.
 
@@ -76,6 +83,7 @@ def solve_in_batches(
         arrays: with the examples first; None is passed on as it is.
         batch_size: at most this many at a time; fewer where there are not that many.
         multiple: the number of devices, which must divide what is solved at a time: it is rounded up to one of its multiples.
+        advice: what is said of a solve that failed.
 
     Raises:
         UserError: there are no examples, or a solve failed: its step became too small, its result was not finite, or it
@@ -96,9 +104,8 @@ def solve_in_batches(
         solution = jax.device_get(solve(*(None if a is None else a[chosen] for a in arrays)))
         if not np.all(solution.succeeded[:kept] if solution.succeeded.ndim else solution.succeeded):
             failed = UserError(
-                f"the ODE solve of examples {first} to {first + kept - 1} failed after "
-                f"{int(np.max(solution.num_evaluations))} evaluations: the drift is not finite or too steep. Train longer, "
-                "loosen config.solver.rtol and atol, or raise config.solver.max_steps"
+                f"the solve of examples {first} to {first + kept - 1} failed after "
+                f"{int(np.max(solution.num_evaluations))} evaluations: {advice}"
             )
             failed.everywhere = True  # the solution is the same in all processes
             raise failed

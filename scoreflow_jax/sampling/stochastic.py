@@ -65,10 +65,11 @@ class Sampler:
         num_steps: equal steps in t; not for "ode".
         noise: of euler_maruyama, what e(t) is multiplied by: 0 is the ODE, 1 under "path" the reverse-time SDE.
         schedule: of euler_maruyama, a name in `SCHEDULES`.
-        variance: of ancestral, "posterior" (given the data: SMLD's, and DDPM's lower bound) or "forward" (G^2 / a^2: DDPM's
-            beta, its upper bound).
+        variance: of ancestral, "posterior" (given the data: SMLD's, and DDPM's lower bound) or "forward" (G^2: DDPM's beta,
+            its upper bound).
         corrector_steps: Langevin steps after each of predictor_corrector's.
-        snr: their size: step = 2 (snr |noise| / |score|)^2, norms averaged over the batch; 0.16 in the published VE and VP runs.
+        snr: their size: step = 2 a^2 (snr |noise| / |score|)^2 after a step with that a, norms averaged over the batch, so that
+            samples depend on it; 0.16 in the published VE and VP runs.
         margin: how far from t = 0 and t = 1 steps keep, where a score or g is not finite; the path's own limits may be tighter.
         denoise: end with the data that are expected at the last time, in place of the last state; one more network call.
 
@@ -139,10 +140,10 @@ class Sampler:
             no_noise = float(path.noise_std(jnp.float32(stop))) < _NO_NOISE  # then the score is
         return max(start, self.margin * no_data), min(stop, 1.0 - self.margin * no_noise)
 
-    @property
-    def network_calls(self) -> int:
-        """Of one sample."""
-        per_step = 1 + self.corrector_steps if self.name == "predictor_corrector" else 1
+    def network_calls(self, path: Path) -> int:
+        """Of one sample: one a step and correction, but two a step where drift and score are told by a latent, from two calls."""
+        twice = self.name == "euler_maruyama" and self.noise > 0 and not path.gaussian_source
+        per_step = 1 + self.corrector_steps if self.name == "predictor_corrector" else 1 + twice
         return self.num_steps * per_step + self.denoise
 
 
@@ -193,13 +194,13 @@ def sample_stochastically(
         t, u = times[k], times[k + 1]
         x = step(told, path, sampler, x, t, u, draw(k * (1 + corrections)))
         for i in range(corrections):
-            x = _langevin(told, sampler, x, u, draw(k * (1 + corrections) + i + 1))
+            x = _langevin(told, path, sampler, x, t, u, draw(k * (1 + corrections) + i + 1))
         return x
 
     x = jax.lax.fori_loop(0, sampler.num_steps, body, x)
     if sampler.denoise:
         x = _denoised(told, path, x, times[-1], stop > start)
-    calls = jnp.asarray(sampler.network_calls, jnp.int32)
+    calls = jnp.asarray(sampler.network_calls(path), jnp.int32)
     return Solution(
         y=x, path=None, num_evaluations=calls, num_rejected=jnp.zeros_like(calls), succeeded=jnp.isfinite(x).all()
     )
@@ -251,7 +252,7 @@ def _reverse_diffusion(
 def _ancestral(told: Told, path: AffinePath, sampler: Sampler, x: State, t: Time, u: Time, noise: State) -> State:
     a, variance = _transition(path, t, u)
     mean = (x + variance * told("score", x, t)) / a
-    spread = path.noise_std(u) / path.noise_std(t) if sampler.variance == "posterior" else 1.0 / a
+    spread = path.noise_std(u) / path.noise_std(t) if sampler.variance == "posterior" else 1.0
     return mean + jnp.sqrt(variance) * spread * noise
 
 
@@ -262,11 +263,12 @@ def _ddim(told: Told, path: AffinePath, sampler: Sampler, x: State, t: Time, u: 
     return path.alpha(u) * data + path.noise_std(u) * noise_at
 
 
-def _langevin(told: Told, sampler: Sampler, x: State, t: Time, noise: State) -> State:
-    """One corrector step (Song et al. 2021, algorithms 4 and 5)."""
-    score = told("score", x, t)
+def _langevin(told: Told, path: AffinePath, sampler: Sampler, x: State, t: Time, u: Time, noise: State) -> State:
+    """One corrector step at u (Song et al. 2021, algorithms 4 and 5: a^2 is 1 - beta, on VE's path 1)."""
+    score = told("score", x, u)
     lengths = lambda v: jnp.mean(jnp.sqrt(jnp.sum(jnp.square(v), axis=tuple(range(1, v.ndim)))))  # noqa: E731
-    step = 2.0 * (sampler.snr * lengths(noise) / lengths(score)) ** 2
+    a, _ = _transition(path, t, u)
+    step = 2.0 * (a * sampler.snr * lengths(noise) / lengths(score)) ** 2
     return x + step * score + jnp.sqrt(2.0 * step) * noise
 
 

@@ -2,7 +2,7 @@
 
 from scoreflow_jax.training.coupling import COUPLINGS
 from scoreflow_jax.training.loop import Hooks, Record, Schedule, Steps, run
-from scoreflow_jax.training.optimizer import make_optimizer
+from scoreflow_jax.training.optimizer import make_optimizer, scale_update
 from scoreflow_jax.training.profile import PROFILE_AFTER, Profile
 from scoreflow_jax.training.state import TrainState, create_state, initial_state, state_of, state_shapes
 from scoreflow_jax.training.step import (
@@ -43,6 +43,7 @@ __all__ = [
     "make_train_step",
     "per_example",
     "run",
+    "scale_update",
     "several",
     "state_of",
     "state_shapes",

@@ -2,6 +2,8 @@
 
 import optax
 
+from scoreflow_jax.typing import PyTree
+
 
 def make_optimizer(
     *, learning_rate: float, b1: float, b2: float, epsilon: float, warmup_steps: int, clip_norm: float
@@ -24,3 +26,13 @@ def make_optimizer(
     rate = optax.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else learning_rate
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     return optax.chain(clip, optax.adam(rate, b1=b1, b2=b2, eps=epsilon))
+
+
+def scale_update(optimizer: optax.GradientTransformation, name: str, rate: float) -> optax.GradientTransformation:
+    """The optimizer with the updates of params[name] multiplied by `rate`: their own learning rate, whatever Adam made of it."""
+
+    def scaled(updates: PyTree, params: PyTree | None) -> PyTree:
+        del params
+        return {**updates, name: rate * updates[name]}
+
+    return optax.chain(optimizer, optax.stateless(scaled))

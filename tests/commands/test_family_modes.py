@@ -16,7 +16,9 @@ from scoreflow_jax.commands import evaluate, reflow, sample, study, train
 from scoreflow_jax.data import Pairs
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import build, resolve, to_plain
+from scoreflow_jax.model import Model
 from scoreflow_jax.sampling import Sampler
+from tests import oracles
 from tests.commands.runs import experiment_of, report
 from tests.conftest import ROOT
 
@@ -60,7 +62,7 @@ def test_every_system_learns_eight_gaussians(system, tmp_path):
         distance = np.linalg.norm(solved.y * 2.85 - 4 * np.stack([np.cos(angles), np.sin(angles)], axis=1), axis=1)
         assert np.mean(distance < 1.2) > 0.9, sampler
         if sampler.name != "ode":
-            assert solved.stats.summary()["nfe_mean"] == sampler.network_calls
+            assert solved.stats.summary()["nfe_mean"] == sampler.network_calls(experiment.path)
 
 
 def test_commands_sample_and_measure_by_the_samplers(tmp_path):
@@ -153,6 +155,16 @@ def test_reflow_goes_on_where_it_was_stopped(flow, tmp_path, capsys):
     np.testing.assert_allclose(ours.drift(x, 0.3), theirs.drift(x, 0.3), atol=1e-3)
     reflow.run_command(again, run)
     assert "reflow 2: already trained to step 300" in capsys.readouterr().out
+    for changes, match in (
+        ({"reflow": {"rounds": 2, "seed": 5}}, "was trained on pairs made otherwise"),
+        ({"reflow": {"rounds": 2}, "solver": {"rtol": 1e-2}}, "was trained on pairs made otherwise"),
+        ({"reflow": {"rounds": 2}, "optimizer": {"b1": 0.8}}, r"optimizer.b1 is 0.8, was 0.9"),
+        ({"reflow": {"rounds": 2, "num_pairs": 100}}, "expected at least a batch, 256"),
+        ({"reflow": {"rounds": 2, "distill_steps": 1, "distance": "ssim"}}, "distance is 'ssim'"),
+        ({"solver": {"method": "euler", "num_steps": 5}}, "pairs need the ODE solved"),
+    ):
+        with pytest.raises(UserError, match=match):
+            reflow.run_command(toy("rectified_flow", "checkerboard", changes=changes), run)
 
 
 def test_a_stage_is_a_run_like_any_other(flow, tmp_path):
@@ -211,15 +223,18 @@ def test_between_two_densities_by_ode_and_by_sde_either_way(tmp_path):
         model.with_sampler(Sampler()).solve_stochastic(jax.random.key(1), forwards)
 
 
-def test_likelihood_on_the_way(tmp_path):
-    """At t the density is that of x_t: of an untrained drift of zero the source's, at every t."""
-    experiment = toy("rectified_flow", changes={"train": {"num_steps": 1}})
-    train.run_command(experiment, tmp_path)
-    model = scoreflow_jax.load(tmp_path)
+def test_likelihood_on_the_way(monkeypatch):
+    """At t the density is that of x_t: with the exact drift to N(m, s^2) that of N(t m, (1 - t)^2 + t^2 s^2)."""
+    mean, std = np.array([1.0, -2.0], np.float32), 0.4
+    experiment = toy("rectified_flow")
+    oracle = oracles.gaussian(experiment.path, mean, std)
+    monkeypatch.setattr(type(experiment), "drift", lambda self, params: lambda x, t, label: oracle.velocity(x, t))
+    model = Model(experiment, {}, 0)
     x = np.asarray(jax.random.normal(jax.random.key(0), (6, 2)))
-    normal = -0.5 * np.sum(x**2, 1) - np.log(2 * np.pi)
-    for t in (0.3, 1.0):
-        np.testing.assert_allclose(model.log_likelihood(x, 0, probe="exact", time=t), normal, atol=0.05)
+    for t in (0.3, 0.7, 1.0):
+        spread = np.sqrt((1 - t) ** 2 + (t * std) ** 2)
+        known = np.sum(-0.5 * ((x - t * mean) / spread) ** 2 - np.log(spread), 1) - np.log(2 * np.pi)
+        np.testing.assert_allclose(model.log_likelihood(x, 0, probe="exact", time=t), known, rtol=2e-3, atol=2e-3)
     with pytest.raises(UserError, match="expected one from 0"):
         model.log_likelihood(x, 0, time=0.0)
 
@@ -256,9 +271,20 @@ def test_a_study_measures_its_cells_goes_on_and_says_what_differs(tmp_path, caps
         ({"cells": {"as it is": {"colour": 1}}, "order": ()}, "has 'colour'"),
         ({"cells": {"as it is": {"of": "x"}}, "order": ()}, "expected a cell that is trained itself"),
         ({"cells": {}, "order": ()}, "no config.study.cells"),
+        ({"cells": {"as it is": {}, "As it, is": {}}, "order": ()}, "would share the folder as_it_is"),
     ):
         with pytest.raises(UserError, match=match):
             study.run_command(build({**config, "study": {**config["study"], **wrong}}), tmp_path)
+    other = {**config, "optimizer": {**config["optimizer"], "b1": 0.8}}
+    with pytest.raises(
+        UserError, match=r"as_it_is.seed0 is the workdir of another config .*optimizer.b1 is 0.8, was 0.9"
+    ):
+        study.run_command(build(other), tmp_path)
+
+
+def test_a_minus_is_told_from_a_dash():
+    assert study.slug("p = -1") == "p_minus_1" != study.slug("p = 1")
+    assert study.slug("2-rectified, one-step") == "2_rectified_one_step"
 
 
 def test_a_sampler_is_refused_where_it_means_nothing(tmp_path):

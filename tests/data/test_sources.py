@@ -214,6 +214,7 @@ def test_every_source_survives_pickling(tfds_dir, pictures_dir, tmp_path):
         "image_folder": open_source("train", settings_of("image_folder", path=str(pictures_dir / "afhq"))),
         "merged": Merged({"a": Digits("train"), "b": Digits("test")}),
         "table": open_source("train", settings_of("table", path=str(table), shape=(2,), levels=0)),
+        "toy": open_source("train", settings_of("toy", name="moons", shape=(2,), levels=0)),
     }
     assert made.keys() == data.SOURCES.keys()
     for source in made.values():

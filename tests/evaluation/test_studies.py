@@ -23,19 +23,22 @@ def test_a_difference_under_two_standard_errors_is_none():
 
 def test_tables():
     rows = {
-        "base": [{"nfe": 100.0, "images": 10}, {"nfe": 110.0, "images": 10}],
+        "base": [{"nfe": n, "images": 10, "frechet_distance": 1.0} for n in (100.0, 110.0)],
         "same": [{"nfe": 104.0, "images": 10}, {"nfe": 108.0, "images": 10}],
-        "far": [{"nfe": 200.0, "images": 5}, {"nfe": 201.0, "images": 5}],
+        "far": [
+            {"nfe": 200.0, "images": 5, "frechet_distance": 9.0},
+            {"nfe": 201.0, "images": 5, "frechet_distance": 9.1},
+        ],
         "without": [{"images": 5}],
     }
     text = studies.table(rows, {"without": {"nfe": "because"}}, first=5)
-    assert "| base | 10 | 105 ± 5 |" in text
-    assert "| without | 5 | because |" in text
-    assert "distance" not in text
+    assert "| base | 10 | 1.000 ± 0.000 | 105 ± 5 |" in text
+    assert "| without | 5 | - | because |" in text
+    assert "bits/dim" not in text
     told = studies.differences(rows, "base")
-    assert "| same | none |" in told
-    assert "| far | +96 ± 5 |" in told
-    assert "| without | - |" in told
+    assert "| same | - | none |" in told
+    assert "| far | another n | +96 ± 5 |" in told  # distances of fewer images are larger
+    assert "| without | - | - |" in told
 
 
 def test_differences_along_t():

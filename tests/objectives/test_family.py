@@ -7,6 +7,7 @@ import pytest
 
 from scoreflow_jax.objectives import DenoisingScoreMatching, Distillation, Interpolant, turned
 from scoreflow_jax.paths import PATHS, LearnedPath, LinearPath, NetworkDrift, Parameterization, TrigonometricPath
+from scoreflow_jax.training import make_optimizer, scale_update
 from tests import oracles
 
 KEYS = jax.random.split(jax.random.key(4), 5)
@@ -75,19 +76,19 @@ def length(values, mean):
 
 
 def test_the_path_gets_the_gradient_of_its_length():
-    """With the best velocity at hand the path's numbers descend the closed form of the length, at `path_rate`."""
-    n, mean, rate = 400_000, 1.5, 0.5
+    """With the best velocity at hand the path's numbers descend the closed form of the length."""
+    n, mean = 400_000, 1.5
     values = jnp.array([0.05, -0.1, 0.15, 0.02])
     x0, x1 = (jax.random.normal(k, (n, 1)) for k in KEYS[:2])
     x1, t = mean + x1, jax.random.uniform(KEYS[2], (n,))
     best = oracles.gaussian(LearnedPath(num_terms=2).with_parameters(values), [mean], 1.0)
 
     def loss(values):
-        path = LearnedPath(num_terms=2).with_parameters(turned(values, rate))
+        path = LearnedPath(num_terms=2).with_parameters(turned(values))
         drift = NetworkDrift(lambda x, t, c: best.velocity(x, t), path)
-        return jnp.mean(Interpolant(LearnedPath(num_terms=2), path_rate=rate)(drift, x0, x1, t, None))
+        return jnp.mean(Interpolant(LearnedPath(num_terms=2))(drift, x0, x1, t, None))
 
-    got, expected = jax.grad(loss)(values), rate * jax.grad(length)(values, mean)
+    got, expected = jax.grad(loss)(values), jax.grad(length)(values, mean)
     np.testing.assert_allclose(got, expected, atol=0.03 * float(jnp.max(jnp.abs(expected))))
 
 
@@ -105,11 +106,22 @@ def test_descending_the_length_reaches_the_optimal_map():
     np.testing.assert_allclose(path.sigma(t), jnp.sqrt(1 - t**2), atol=0.08)
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.7])
-def test_turned_numbers_are_the_same_and_go_the_other_way(rate):
+def test_turned_numbers_are_the_same_and_go_the_other_way():
     values = jnp.array([1.0, -2.0])
-    np.testing.assert_allclose(turned(values, rate), values, rtol=1e-6)
-    np.testing.assert_allclose(jax.grad(lambda v: jnp.sum(turned(v, rate) ** 2))(values), -rate * 2 * values, rtol=1e-6)
+    np.testing.assert_allclose(turned(values), values, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(lambda v: jnp.sum(turned(v) ** 2))(values), -2 * values, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_the_paths_numbers_have_a_learning_rate_of_their_own(rate):
+    """Adam's first step is the learning rate whatever the gradient's size: times `rate` for these, and as it is for the rest."""
+    settings = {"learning_rate": 0.01, "b1": 0.9, "b2": 0.999, "epsilon": 1e-12, "warmup_steps": 0, "clip_norm": 0.0}
+    optimizer = scale_update(make_optimizer(**settings), "path", rate)
+    params = {"path": jnp.ones(2), "rest": jnp.ones(3)}
+    grads = {"path": jnp.array([1e-3, -5.0]), "rest": jnp.array([2.0, -1e-4, 1.0])}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["path"], -0.01 * rate * np.sign(grads["path"]), rtol=1e-4)
+    np.testing.assert_allclose(updates["rest"], -0.01 * np.sign(grads["rest"]), rtol=1e-4)
 
 
 def test_distillation_compares_ends():
@@ -137,6 +149,7 @@ def test_distillation_compares_ends():
         (lambda: DenoisingScoreMatching(LinearPath(gaussian_source=False)), "from Gaussian noise"),
         (lambda: DenoisingScoreMatching(LinearPath(), weight="flat"), "weight is 'flat', expected one of variance"),
         (lambda: Interpolant(LinearPath(), path_rate=-1.0), "path_rate is -1.0"),
+        (lambda: Interpolant(LearnedPath(latent="sine")), "is learned and has a latent"),
         (lambda: Distillation(TrigonometricPath()), "of the straight path"),
         (lambda: Distillation(LinearPath(), distance="lpips"), "needs its weights"),
         (lambda: Distillation(LinearPath(), distance="ssim"), "distance is 'ssim', expected one of l2, lpips"),

@@ -214,6 +214,15 @@ def test_two_heads_give_drift_and_score_between_gaussians_of_data():
             "it has to be 'velocity'",
         ),
         (lambda: Parameterization(predicts="score").check_path(LinearPath(gaussian_source=False)), "there is none"),
+        (
+            lambda: Parameterization(predicts="noise").check_path(LinearPath()),
+            "at t_min = 0.0: set config.path.t_min to",
+        ),
+        (
+            lambda: Parameterization(predicts="score").check_path(LinearPath(t_min=0.1)),
+            "at t_max = 1.0: set config.path.t_max",
+        ),
+        (lambda: Parameterization(predicts="data").check_path(PATHS["trigonometric"]()), "at t_max = 1.0"),
     ],
 )
 def test_what_means_nothing_is_refused(make, match):

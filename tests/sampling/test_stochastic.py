@@ -145,16 +145,16 @@ def test_between_two_data_sets_with_a_latent(schedule):
         check_moments(np.asarray(y), [mean], std, extra=0.03)
 
 
-def test_steps_are_those_of_score_sde_and_ddpm():
+@pytest.mark.parametrize("i", [1, 400, 999])
+def test_steps_are_those_of_score_sde_and_ddpm(i):
     """One step of each, against the published update written out from betas and sigmas."""
     x, noise = (jax.random.normal(jax.random.key(i), (4, 3)) for i in (10, 11))
     score = jnp.cos(x)
-    from scoreflow_jax.sampling.stochastic import _ancestral, _reverse_diffusion
+    from scoreflow_jax.sampling.stochastic import _ancestral, _langevin, _reverse_diffusion
 
     told = lambda kind, x, t: {"score": score}[kind]
     ddpm = PATHS["ddpm"]()
     betas = np.linspace(1e-4, 0.02, 1000)
-    i = 400
     t, u = (jnp.float32(1 - k / 999) for k in (i, i - 1))
     # reverse diffusion (eq. 46) and ancestral sampling (eq. 4 and 47) of Song et al.
     want = (2 - np.sqrt(1 - betas[i])) * x + betas[i] * score + np.sqrt(betas[i]) * noise
@@ -162,9 +162,14 @@ def test_steps_are_those_of_score_sde_and_ddpm():
     mean = (x + betas[i] * score) / np.sqrt(1 - betas[i])
     products = np.cumprod(1 - betas)
     posterior = np.sqrt((1 - products[i - 1]) / (1 - products[i]) * betas[i])
-    for variance, spread in (("posterior", posterior), ("forward", np.sqrt(betas[i] / (1 - betas[i])))):
+    for variance, spread in (("posterior", posterior), ("forward", np.sqrt(betas[i]))):
         got = _ancestral(told, ddpm, Sampler(variance=variance), x, t, u, noise)
         np.testing.assert_allclose(got, mean + spread * noise, rtol=2e-3, atol=2e-4)
+    # The corrector, algorithm 5: with the norms over the batch, and alpha = 1 - beta.
+    lengths = [np.linalg.norm(v, axis=1).mean() for v in (noise, score)]
+    size = 2 * (1 - betas[i]) * (0.16 * lengths[0] / lengths[1]) ** 2
+    got = _langevin(told, ddpm, Sampler(), x, t, u, noise)
+    np.testing.assert_allclose(got, x + size * score + np.sqrt(2 * size) * noise, rtol=1e-3, atol=1e-4)
     ve = PATHS["ve"](sigma_min=0.01, sigma_max=50.0)
     big, small = 0.01 * 5000 ** (i / 999), 0.01 * 5000 ** ((i - 1) / 999)
     want = x + (big**2 - small**2) * score + np.sqrt(small**2 * (big**2 - small**2) / big**2) * noise
