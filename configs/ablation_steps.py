@@ -18,7 +18,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant not in ("", "full"):
         raise ValueError(f"no variant {variant!r} of ablation_steps, expected full or none")
     config = common.digits_study(variant == "full")
-    of = lambda **fields: {"changes": {"objective": common.path_constrained(**fields).to_dict()}}  # noqa: E731
+    of = lambda **fields: {"changes": {"objective": common.given(common.path_constrained(**fields))}}  # noqa: E731
     cells = {
         "one step, algorithm 1": of(),
         "K = 1, Euler": of(num_steps=1),

@@ -22,8 +22,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config = common.digits_study(variant == "full")
 
     def of(p: float, name: str, **fields: object) -> dict[str, object]:
-        objective = common.path_constrained(weight_exponent=p).to_dict()
-        return {"changes": {"objective": objective, "times": common.times(name, **fields).to_dict()}}
+        objective = common.given(common.path_constrained(weight_exponent=p))
+        return {"changes": {"objective": objective, "times": common.given(common.times(name, **fields))}}
 
     cells = {
         "p = 2, uniform": of(2.0, "uniform"),

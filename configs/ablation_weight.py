@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant not in ("", "full"):
         raise ValueError(f"no variant {variant!r} of ablation_weight, expected full or none")
     config = common.digits_study(variant == "full")
-    of = lambda **fields: {"changes": {"objective": common.path_constrained(**fields).to_dict()}}  # noqa: E731
+    of = lambda **fields: {"changes": {"objective": common.given(common.path_constrained(**fields))}}  # noqa: E731
     cells = {
         "p = 2, rectified flow": of(weight_exponent=2.0),
         "p = 1, ScoreFlow": of(weight_exponent=1.0),

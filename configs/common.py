@@ -522,6 +522,11 @@ def reflow() -> ConfigDict:
     )
 
 
+def given(section: ConfigDict) -> dict[str, Any]:
+    """The fields of a section that say something, for a cell of a study: ml_collections takes no None there."""
+    return {name: value for name, value in section.to_dict().items() if value is not None}
+
+
 def study(config: ConfigDict, name: str, baseline: str, cells: dict[str, Any]) -> ConfigDict:
     """A grid over a config for --mode=study: rows by name, each with what it changes."""
     config.name = name

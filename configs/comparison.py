@@ -73,7 +73,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def _weighted(p: float) -> dict[str, Any]:
-    return {"changes": {"objective": common.path_constrained(weight_exponent=p).to_dict()}}
+    return {"changes": {"objective": common.given(common.path_constrained(weight_exponent=p))}}
 
 
 def _sampler(name: str, steps: int, **fields: Any) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def _slow() -> dict[str, Any]:
 
 def _sde(name: str, config: ConfigDict, sampler: str) -> dict[str, Any]:
     """A system by its ODE and by the sampler of its own config."""
-    parts = {part: config[part].to_dict() for part in ("path", "parameterization", "objective", "times")}
+    parts = {part: common.given(config[part]) for part in ("path", "parameterization", "objective", "times")}
     own = {
         "of": f"{name}, ODE",
         "changes": {"sampler": config.sampler.to_dict(), "eval": _slow()},
@@ -96,5 +96,5 @@ def _sde(name: str, config: ConfigDict, sampler: str) -> dict[str, Any]:
 
 
 def _interpolant(name: str, **fields: Any) -> dict[str, Any]:
-    objective = interpolant.get_config("digits").objective.to_dict()
-    return {"changes": {"path": common.path(name, **fields).to_dict(), "objective": objective}}
+    objective = common.given(interpolant.get_config("digits").objective)
+    return {"changes": {"path": common.given(common.path(name, **fields)), "objective": objective}}

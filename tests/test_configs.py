@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from scoreflow_jax import models
-from scoreflow_jax.command_line import load_config
+from scoreflow_jax.command_line import load_config, parse
 from scoreflow_jax.commands import study
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import build, config_hash, differences, resolve, to_plain
@@ -284,3 +284,10 @@ def test_pairs_may_move_but_not_go():
     assert differences(ours, theirs, ("data",)) == ["data.on_pairs is True, was False"]
     theirs["data"]["pairs"] = "there"
     assert differences(ours, theirs, ("data",)) == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_takes_changes_from_the_command_line(name):
+    """Also the grids of studies, through all of whose fields ml_collections goes."""
+    _, config, _, _ = parse(["main.py", "--mode=train", f"--config={ROOT / 'configs' / name}", "--config.seed=3"])
+    assert config["seed"] == 3
