@@ -16,6 +16,7 @@ def model():
     """An untrained small network, its parameters shaken so that the drift is not zero."""
     config = to_plain(load_config(f"{ROOT / 'configs/digits.py'}:smoke"))
     config["solver"].update(rtol=1e-5, atol=1e-5)
+    config["model"]["channel_multipliers"] = (1,)
     experiment = build(config)
     rng = np.random.default_rng(0)
     shapes = experiment.parameter_shapes()

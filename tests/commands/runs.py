@@ -8,9 +8,9 @@ from tests.conftest import ROOT
 
 
 def experiment_of(name, path=None, **changes):
-    """The smoke variant of a config, with changes like train__num_steps=2; the digits' with one resolution, half to compile."""
+    """The smoke variant of a config, with changes like train__num_steps=2; the most used with one resolution, half to compile."""
     config = to_plain(load_config(f"{ROOT / 'configs' / name}:smoke"))
-    if name == "digits.py":
+    if name in ("digits.py", "image_folder.py"):
         config["model"]["channel_multipliers"] = (1,)
     if path is not None:
         config["data"]["path"] = str(path)

@@ -19,7 +19,7 @@ from scoreflow_jax.experiment import build, resolve, to_plain
 from scoreflow_jax.model import Model
 from scoreflow_jax.sampling import Sampler
 from tests import oracles
-from tests.commands.runs import experiment_of, report
+from tests.commands.runs import report
 from tests.conftest import ROOT
 
 SYSTEMS = ("rectified_flow", "vp", "sub_vp", "ve", "ddpm", "interpolant")
@@ -70,18 +70,19 @@ def test_commands_sample_and_measure_by_the_samplers(tmp_path):
         "vp",
         changes={
             "train": {"num_steps": 60, "checkpoint_every": 60},
-            "eval": {"reversibility": False, "straightness": False},
+            "eval": {"reversibility": False, "straightness": False, "likelihood": False},
+            "sampler": {"num_steps": 20},
         },
     )
     train.run_command(experiment, tmp_path)
     sample.run_command(experiment, tmp_path)
     told = report(tmp_path / "sample")
     assert told["sampler"]["name"] == "euler_maruyama"
-    assert told["cost"]["nfe_mean"] == 201
+    assert told["cost"]["nfe_mean"] == 21
     assert Image.open(tmp_path / "sample" / "grid.png").size[0] > 300
     evaluate.run_command(experiment, tmp_path)
     measured = report(tmp_path / "eval" / "60")
-    assert measured["generation"]["by_seed"]["1"]["nfe"] == 201
+    assert measured["generation"]["by_seed"]["1"]["nfe"] == 21
     assert len(measured["residual"]["mean_square"]) == 21
     page = (tmp_path / "eval" / "60" / "report.md").read_text()
     assert "## Held-out error along t" in page
@@ -240,8 +241,9 @@ def test_likelihood_on_the_way(monkeypatch):
 
 
 def test_a_study_measures_its_cells_goes_on_and_says_what_differs(tmp_path, capsys):
-    experiment = experiment_of("digits.py", eval__num_images=20, eval__reversibility=False)
-    config = {**experiment.config}
+    fewer = {"num_images": 50, "batch_size": 50, "residual_images": 20, "straightness": False, "reversibility": False}
+    changes = {"train": {"num_steps": 20, "checkpoint_every": 20}, "eval": {**fewer, "likelihood": False}}
+    config = toy("rectified_flow", changes=changes).config
     cells = {
         "as it is": {},
         "euler": {
@@ -251,8 +253,6 @@ def test_a_study_measures_its_cells_goes_on_and_says_what_differs(tmp_path, caps
         },
         "p = 2": {"changes": {"objective": {**config["objective"], "weight_exponent": 2.0}}},
     }
-    config["eval"] = {**config["eval"], "translation": False, "truncation": False, "audit": False, "residual": True}
-    config["eval"]["likelihood"] = False
     config["study"] = {"seeds": (0, 1), "baseline": "as it is", "cells": cells, "order": tuple(cells)}
     study.run_command(build(config), tmp_path)
     page = (tmp_path / "study.md").read_text()
