@@ -3,8 +3,8 @@
 Command     python main.py --config=configs/comparison.py --mode=study
             (stopped, it goes on; --config.study.seeds="(0,)" begins with one seed)
 Hardware    a laptop: 2 CPU cores, under 3 GB
-Time        about 40 minutes a seed on 2 cores; the full form 2 hours a seed
-Expect      not measured yet
+Time        about an hour a seed on one core (two seeds side by side by --config.study.seeds); the full form not timed
+Expect      docs/theory.md has the table: ScoreFlow and rectified flow close together, networks that predict noise behind
 Variants    configs/comparison.py:full    2,500 steps in place of 1,000, and twice the images
 
 Samplers of a thousand steps make 200 images, the others 500; the column "distance, first 200" compares them all.
