@@ -66,6 +66,7 @@ def test_train_pack_resume_from_it_and_sample_with_the_data_gone(tmp_path, pictu
     assert read("changed") == read("whole")
     shutil.rmtree(folder)
     config = load_config(str(ROOT / "configs" / "image_folder.py:smoke"))
+    config.model.channel_multipliers = (1,)
     sample.run_command(workdirs.build_for("sample", config, tmp_path / "whole"), tmp_path / "whole")
     assert np.load(tmp_path / "whole" / "sample" / "samples.npz")["labels"].tolist() == [0, 1] * 5
     assert workdirs.class_names(workdirs.build_for("sample", config, tmp_path / "whole"), tmp_path / "whole") == (

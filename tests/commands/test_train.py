@@ -104,7 +104,7 @@ def test_a_config_that_cannot_be_trained_leaves_nothing_behind(tmp_path):
 
 def test_pictures_that_cannot_be_solved_do_not_stop_training(tmp_path, capsys):
     train.run_command(experiment_of("digits.py", solver__max_steps=1, solver__rtol=1e-6, solver__atol=1e-6), tmp_path)
-    assert "no samples at step 4: the ODE solve" in capsys.readouterr().err
+    assert "no samples at step 4: the solve" in capsys.readouterr().err
     assert checkpoint_steps(tmp_path / "checkpoints") == [2, 4]
 
 
