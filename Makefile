@@ -1,6 +1,6 @@
 # Both commands do their own set-up on a machine with Python >= 3.11 and make:
 #   make quickstart    train on the embedded digits, sample, translate, interpolate, evaluate: about 9 minutes on 2 cores
-#   make test          the whole suite: about 20 minutes
+#   make test          the whole suite: about 24 minutes
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
