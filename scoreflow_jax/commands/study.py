@@ -205,7 +205,7 @@ def _draw(experiment: Experiment, path: pathlib.Path, found: dict[str, Any], tim
         band = np.nan_to_num(np.asarray([mean.error for mean in means]))
         low, high = (value - 2 * band).tolist(), (value + 2 * band).tolist()
         curves.append(plots.Curve(name, times, value.tolist(), low, high, marked=False))
-    title = f"{experiment.name}: held-out error of the velocity less that of {experiment.study.baseline} (band: 2 s.e.)"
+    title = f"Held-out error of the velocity less that of\n{experiment.study.baseline} (band: two standard errors)"
     with files.whole_file(path) as temporary:
         plots.save_curves(temporary, curves, plots.Axes(title, "t", "difference of mean squares"))
 
