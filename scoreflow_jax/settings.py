@@ -164,7 +164,7 @@ class EvalSettings:
     lpips_backbone: str | None
     lpips_heads: str | None
 
-    likelihood: str  # runs of before have True or False: by the ODE, or not
+    likelihood: str | bool  # runs of before have True or False, by the ODE or not; afterwards it is a name
     likelihood_images: int
     likelihood_probe: str
 

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from scoreflow_jax import likelihood
-from scoreflow_jax.density_formula import DensityFormula, Gaussian, formula_log_density, level_range, tabulate
+from scoreflow_jax.density_formula import STANDARD, DensityFormula, Gaussian, formula_log_density, level_range, tabulate
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.paths import (
     LinearPath,
@@ -130,7 +130,7 @@ def test_each_means_of_reducing_variance_does():
     oracle = oracles.gaussian(path, np.full(16, 0.3, np.float32), 0.6)
     x = draws_of(oracle, 128)
 
-    def error(near=Gaussian(), **fields):
+    def error(near=STANDARD, **fields):
         formula = DensityFormula(num_calls=512, **fields)
         return np.sqrt(np.mean(estimate(exact(oracle), path, x, formula, reference=near)[1] ** 2))
 

@@ -62,7 +62,7 @@ def _formula_rows(model: Model, data: Data, held: HeldOut) -> list[dict[str, Any
                 reference=reference,
                 table=table if formula.levels == "tabulated" else None,
             )
-            rows.append(_row(name, formula.num_calls, _rms(solved.y[1]), solved.stats))
+            rows.append(_row(name, float(formula.num_calls), _rms(solved.y[1]), solved.stats))
     return rows
 
 
@@ -94,13 +94,13 @@ def _chain_rows(model: Model, data: Data, held: HeldOut) -> list[dict[str, Any]]
         solved = model.solve_chain_bound(
             levels, held.labels, key=held.key, num_calls=each * _REPLICATES, replicates=_REPLICATES
         )
-        rows.append(_row("DDPM's bound", each * _REPLICATES, _rms(solved.y[1]), solved.stats))
+        rows.append(_row("DDPM's bound", float(each * _REPLICATES), _rms(solved.y[1]), solved.stats))
     return rows
 
 
 def _row(method: str, calls: float, error: float, stats: SolveStats, **more: Any) -> dict[str, Any]:
     seconds = stats.seconds / stats.images
-    return {"method": method, "calls": float(calls), "error": error, "seconds_per_image": seconds, **more}
+    return {"method": method, "calls": calls, "error": error, "seconds_per_image": seconds, **more}
 
 
 def _rms(values: Any) -> float:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import scipy.special
 import scipy.stats
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from scoreflow_jax import data as sources
 from scoreflow_jax import files, plots
@@ -82,23 +82,26 @@ def outlying(data: Data, pixels: Pixels) -> dict[str, Pixels]:
     return found
 
 
-def _photographs() -> list[Pixels] | None:
+Photographs = UInt8[np.ndarray, "photographs rows columns 3"]
+
+
+def _photographs() -> Photographs | None:
     """scikit-learn's two, where it is installed."""
     try:
         from sklearn.datasets import load_sample_images
     except ImportError:
         return None
-    return [np.asarray(image, np.uint8)[None] for image in load_sample_images().images]
+    return np.stack(load_sample_images().images).astype(np.uint8)
 
 
 def _patches(
-    rng: np.random.Generator, photographs: list[Pixels], count: int, shape: tuple[int, ...], levels: int
+    rng: np.random.Generator, photographs: Photographs, count: int, shape: tuple[int, ...], levels: int
 ) -> Pixels:
     """Patches by place at random, averaged to the shape; grey where the data are."""
     height, width, channels = shape
     patches = []
     for i in range(count):
-        photograph = photographs[i % len(photographs)][0]
+        photograph = photographs[i % len(photographs)]
         shrunk = max(1, min(_SHRUNK, photograph.shape[0] // height, photograph.shape[1] // width))
         size = height * shrunk, width * shrunk
         top, left = (
