@@ -33,15 +33,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.sampling.kernel_score import Points, smoothed_density
+from scoreflow_jax.sampling.kernel_score import smoothed_density
 from scoreflow_jax.sampling.noise import noise_for
-from scoreflow_jax.typing import HostState, PRNGKey, PyTree, State, Time
+from scoreflow_jax.settings import DifferenceSettings
+from scoreflow_jax.typing import HostState, Points, PRNGKey, PyTree, State, Time
 
 BANDWIDTHS = ("constant", "geometric", "linear")
 """How s goes from sigma_start to sigma_end; constant stays at sigma_start."""
 
 STEP_RULES = ("constant", "bandwidth")
 """Length of a step: step_size, or step_size s^2, which at 1 moves by the difference of two mean shifts."""
+
+SCORES = ("kernel", "learned", "classifier")
+"""Where scores come from, by the name that `config.difference.scores` gives it."""
+
+AGAINST = ("particles", "source")
+"""Whose density is q: the particles' as they stand, or that of what they began at, which stays."""
 
 Score = Callable[[State, Time, PyTree], State]
 """(x, bandwidth, memory) -> score at x of a density smoothed by N(0, bandwidth^2 I); memory is what the difference was given."""
@@ -52,9 +59,9 @@ class Difference(Protocol):
     """What moves the particles."""
 
     def __call__(
-        self, at: State, bandwidth: Time, particles: State, step: Any, memory: PyTree
+        self, at: State, bandwidth: Time, particles: Points, step: Any, memory: PyTree
     ) -> tuple[State, PyTree]:
-        """score_p - score_q at the points `at`, one for each particle, and what to remember for the next step."""
+        """score_p - score_q at the points `at` and what to remember for the next step."""
         ...
 
 
@@ -105,6 +112,15 @@ class DifferenceFlow:
         return self.step_size * (bandwidth**2 if self.step_rule == "bandwidth" else jnp.ones_like(bandwidth))
 
 
+def flow_of(settings: DifferenceSettings) -> DifferenceFlow:
+    """The flow that `config.difference` describes.
+
+    Raises:
+        ValueError: as `DifferenceFlow`.
+    """
+    return DifferenceFlow(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(DifferenceFlow)})
+
+
 def score_difference(score_p: Score, score_q: Score | None = None, *, exclude_self: bool = False) -> Difference:
     """The difference of two scores.
 
@@ -115,7 +131,7 @@ def score_difference(score_p: Score, score_q: Score | None = None, *, exclude_se
     """
 
     def difference(
-        at: State, bandwidth: Time, particles: State, step: Any, memory: PyTree
+        at: State, bandwidth: Time, particles: Points, step: Any, memory: PyTree
     ) -> tuple[State, PyTree]:
         """Both at the same points."""
         del step

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from scoreflow_jax.typing import PerExample, State, Time
+from scoreflow_jax.typing import PerExample, Points, State, Time
 
 _LOWEST = -0.5 * float(jnp.finfo(jnp.float32).max)  # below any exponent, and finite: no maximum is -inf
 _LOG2_E = math.log2(math.e)
@@ -33,8 +33,6 @@ Numbers = Int[Array, " _"]
 Numbered = Float[Array, " _"]
 Kept = tuple[Numbered, Vectors]
 
-Points = Float[Array, "points ..."]
-"""Points of any dimension, with a number of their own."""
 
 
 class Smoothed(NamedTuple):
