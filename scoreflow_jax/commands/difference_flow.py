@@ -249,6 +249,5 @@ def _line(report: dict[str, Any], out: pathlib.Path) -> str:
     first, last, found, real = report["kl"][0], report["kl"][-1], report["moved"], report["held_out"]
     judged = [f"{name} {found[name]:.1%} (held out {real[name]:.1%})" for name in ("recognized", "agreed") if name in found]
     nearest = f"nearest training example {found['nearest_distance']:.3f} (held out {real['nearest_distance']:.3f})"
-    copies = [f"copies {found['copies']:.1%}"] if "copies" in found else []
-    told = "; ".join([*judged, nearest, *copies])
+    told = "; ".join([*judged, nearest, f"nearer than any held out {found['nearer_than_any_held_out']:.1%}"])
     return f"KL {first['kl']:.2f} to {last['kl']:.2f} nats in {report['cost']['seconds']} s; {told}; see {out / 'panels.png'}"

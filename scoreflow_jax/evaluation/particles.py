@@ -4,12 +4,12 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
 from scoreflow_jax import figures, files, plots
 from scoreflow_jax.data import Units
 from scoreflow_jax.evaluation.data import Data
-from scoreflow_jax.metrics.diversity import nearest_distance, within_class_std
+from scoreflow_jax.metrics.diversity import nearest, within_class_std
 from scoreflow_jax.typing import HostState
 
 _SHOWN = 64  # images of a panel
@@ -20,11 +20,13 @@ _PANELS_IN_LINE = 4
 _MILLISECONDS = 120  # of a frame
 
 Reference = Float[np.ndarray, "reference ..."]
-Labels = Int[np.ndarray, " batch"]
 
 
 def measure_particles(data: Data, particles: HostState, training: Reference, target: int | None) -> dict[str, Any]:
-    """Figures on particles beside the same on held-out examples of where they go: as near to the training examples as these?
+    """Figures on particles beside the same on held-out examples of where they go.
+
+    `nearest_distance` is the mean Euclidean distance to the nearest training example; `nearer_than_any_held_out` the share of
+    particles that are nearer to one than every held-out example is: as good as copies.
 
     Args:
         data: of the experiment.
@@ -34,26 +36,17 @@ def measure_particles(data: Data, particles: HostState, training: Reference, tar
     """
     images, labels = data.images("test")
     held_out = images if target is None else images[labels == target]
-    figures_of = {"moved": particles, "held_out": held_out[:_MOST]}
-    report: dict[str, Any] = {name: _against(data, x[:_MOST], training) for name, x in figures_of.items()}
-    if data.judge is None:
-        return report
-    for name, x in figures_of.items():
-        report[name] |= _judged(data, x, training, target)
+    sets = {"moved": particles[:_MOST], "held_out": held_out[:_MOST]}
+    distances = {name: nearest(x, training)[0] for name, x in sets.items()}
+    report: dict[str, Any] = {name: {"nearest_distance": float(found.mean())} for name, found in distances.items()}
+    report["moved"]["nearer_than_any_held_out"] = float(np.mean(distances["moved"] < distances["held_out"].min()))
+    if data.judge is not None:
+        for name, x in sets.items():
+            report[name] |= _judged(data, x, target)
     return report
 
 
-def _against(data: Data, x: HostState, training: Reference) -> dict[str, float]:
-    """Distance to the nearest training example, and the share that is one, rounded to its grey levels."""
-    told = {"nearest_distance": nearest_distance(x, training)}
-    if data.experiment.spec.levels:
-        to_pixels = data.experiment.scaling.to_pixels
-        known = {image.tobytes() for image in to_pixels(training)}
-        told["copies"] = float(np.mean([image.tobytes() in known for image in to_pixels(x)]))
-    return told
-
-
-def _judged(data: Data, x: HostState, training: Reference, target: int | None) -> dict[str, Any]:
+def _judged(data: Data, x: HostState, target: int | None) -> dict[str, Any]:
     """What the classifier says: of one class the share recognized as it, of all the share that the nearest example agrees with."""
     found = data.judge.predict(x)
     counts = np.bincount(found, minlength=data.experiment.spec.num_classes)
@@ -62,15 +55,8 @@ def _judged(data: Data, x: HostState, training: Reference, target: int | None) -
         told["within_class_std"] = within_class_std(x, found)
     if target is not None:
         return {"recognized": float(np.mean(found == target)), **told}
-    return {"agreed": float(np.mean(found == _nearest_labels(data, x))), **told}
-
-
-def _nearest_labels(data: Data, x: HostState) -> Labels:
-    from sklearn.neighbors import KNeighborsClassifier
-
     images, labels = data.images("train")
-    flat = lambda x: np.reshape(x, (len(x), -1))  # noqa: E731
-    return KNeighborsClassifier(1).fit(flat(images), labels).predict(flat(x))
+    return {"agreed": float(np.mean(found == labels[nearest(x, images)[1]])), **told}
 
 
 def draw_panels(path: pathlib.Path, data: Data, frames: list[HostState], captions: list[str]) -> None:
