@@ -75,7 +75,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
         experiment, workdir, training, start
     )
     kept = np.unique(np.linspace(0, flow.num_steps, settings.num_frames).round().astype(int)).tolist()
-    estimates: list[dict[str, float]] = []
+    estimates: list[dict[str, Any]] = []
     with progress("steps", flow.num_steps, " steps") as bar:
 
         def watch(step: int, particles: Any, memory: PyTree) -> None:
@@ -223,7 +223,7 @@ def _write(
     draw_animation(out / "animation.gif", data, frames, captions)
 
 
-def _draw_kl(path: pathlib.Path, estimates: list[dict[str, float]], bandwidth: float) -> None:
+def _draw_kl(path: pathlib.Path, estimates: list[dict[str, Any]], bandwidth: float) -> None:
     steps, kl, error = ([e[name] for e in estimates] for name in ("step", "kl", "error"))
     low, high = ([k + sign * 2 * e for k, e in zip(kl, error, strict=True)] for sign in (-1, 1))
     curve = plots.Curve("estimate, two standard errors", steps, kl, low, high)
