@@ -2,9 +2,10 @@
 
     python -m benchmarks.difference_flow [--particles 10000] [--points 60000] [--dimension 64] [--repeats 3] [--blocks 1024 1024]
 
-A step takes the scores of the data and of the particles' own density at every particle, by `sampling/kernel_score.py`. Its products are
-x y^T and w y, for both; they are timed in the same blocks, one after the other, with nothing between. The exponentials
-alone, of as many numbers as there are pairs, are timed too. Prints a JSON line for each and the peak memory of the process.
+A step takes the scores of the data and of the particles' own density at every particle, by `sampling/kernel_score.py`. Its
+products are x y^T and w y, for both; they are timed in the same blocks, one after the other, with nothing between. The
+exponentials alone, of as many numbers as there are pairs, are timed too. Prints a JSON line for each and the peak memory of the
+process.
 """
 
 import argparse

@@ -529,7 +529,7 @@ def difference(**fields: Any) -> ConfigDict:
     return ConfigDict(
         {
             "scores": "kernel",  # of the data and of the particles; learned: by the run in the workdir; classifier: a GAN's
-            "against": "particles",  # the density that is left: the particles' own; source: fixed, of where they began, as in eq. 7
+            "against": "particles",  # whose density is left: theirs; source: of where they began, fixed, as in eq. 7
             "source": placeholder(int),  # class whose training examples the particles begin at; None: noise
             "target": placeholder(int),  # class to go to; None: all data
             "other": placeholder(str),  # of learned against source: the workdir of another run, whose density is left

@@ -88,10 +88,12 @@ def _check_difference(experiment: Built) -> None:
             f"config.difference.classifier_width is {settings.classifier_width}, expected an even number of at least 4"
         )
     if settings.against == "source" and settings.scores == "classifier":
-        raise UserError("config.difference.against is 'source', but a classifier is of the particles: set it to 'particles'")
+        raise UserError(
+            "config.difference.against is 'source', but a classifier is of the particles: set it to 'particles'"
+        )
     if settings.other is not None and (settings.scores, settings.against) != ("learned", "source"):
         raise UserError(
-            "config.difference.other is the run of what is left: set config.difference.scores to 'learned' and against to 'source'"
+            "config.difference.other is the run of what is left: set scores to 'learned' and against to 'source', or leave it"
         )
 
 

@@ -84,7 +84,8 @@ class Experiment:
         spec: shape, classes and levels of the data.
         conditional: whether the drift takes labels.
         path, parameterization, objective, times, network, optimizer, solver, sampler: the parts.
-        schedule, data, train, sample, translate, interpolate, figures, eval, reflow, difference, study: the commands' own settings.
+        schedule, data, train, sample, translate, interpolate, figures, eval, reflow, difference, study: the commands' own
+            settings.
     """
 
     name: str

@@ -22,7 +22,8 @@ MODES = {
     ),
     "difference-flow": (
         "scoreflow_jax.commands.difference_flow",
-        "move particles to the data by a difference of scores: difference_flow/{particles.npz, panels.png, animation.gif, kl.png, report.json}",
+        "move particles to the data by a difference of scores: difference_flow/{particles.npz, panels.png, animation.gif, "
+        "kl.png, report.json}",
     ),
     "study": (
         "scoreflow_jax.commands.study",

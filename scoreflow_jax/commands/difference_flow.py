@@ -1,7 +1,7 @@
 """--mode=difference-flow: particles from noise, or from a class, to the data by a difference of scores (Weber 2023, 2304.12906).
 
-config.difference.scores says whose: `kernel`, of the training examples smoothed, without any training; `learned`, of the run in the
-workdir; `classifier`, a GAN whose generator are the particles.
+config.difference.scores says whose: `kernel`, of the smoothed training examples, without any training; `learned`, of the run in
+the workdir; `classifier`, a GAN whose generator are the particles.
 """
 
 import json
@@ -92,7 +92,11 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     _write(experiment, workdir / "difference_flow", data, flowed, kept, flow)
     report = {
         **_head(experiment, mover),
-        "cost": {"steps": flow.num_steps, "network_calls": flow.num_steps * mover.network_calls, "seconds": round(seconds, 2)},
+        "cost": {
+            "steps": flow.num_steps,
+            "network_calls": flow.num_steps * mover.network_calls,
+            "seconds": round(seconds, 2),
+        },
         "num_particles": len(start),
         "training_examples": len(training),
         "kl": estimates,
@@ -139,7 +143,7 @@ def _by_kernels(experiment: Experiment, workdir: pathlib.Path, training: Any, st
 
 
 def _by_models(experiment: Experiment, workdir: pathlib.Path, training: Any, start: Any) -> Mover:
-    """The run's score of the target class; what is left is the particles' kernel density, or another score of this or another run."""
+    """The run's score of the target class; what is left is the particles' kernel density, or a score of this or another run."""
     del training
     settings = experiment.difference
     model = workdirs.open_model(experiment, workdir, batch_size=len(start))
@@ -176,10 +180,10 @@ def _model_score(model: Model, name: str, label: int | None, count: int, field: 
     for sigma in (settings.sigma_start, settings.sigma_end):
         if not low <= sigma <= high:
             raise UserError(
-                f"config.difference.sigma_start and sigma_end are {settings.sigma_start} and {settings.sigma_end}, but the path of "
-                f"the model has bandwidths from {low:.3g} to {high:.3g}"
+                f"config.difference.sigma_start and sigma_end are {settings.sigma_start} and {settings.sigma_end}, but the "
+                f"model's path has bandwidths from {low:.3g} to {high:.3g}"
             )
-    labels = jnp.full(count, label, jnp.int32) if model.num_classes else None
+    labels = jnp.full(count, label, jnp.int32) if model.num_classes and label is not None else None
 
     def score(x: Any, bandwidth: Any, memory: PyTree) -> Any:
         """Of the drift with these parameters."""
@@ -247,7 +251,9 @@ def _head(experiment: Experiment, mover: Mover) -> dict[str, Any]:
 def _line(report: dict[str, Any], out: pathlib.Path) -> str:
     """What came of it, for the terminal."""
     first, last, found, real = report["kl"][0], report["kl"][-1], report["moved"], report["held_out"]
-    judged = [f"{name} {found[name]:.1%} (held out {real[name]:.1%})" for name in ("recognized", "agreed") if name in found]
+    judged = [
+        f"{name} {found[name]:.1%} (held out {real[name]:.1%})" for name in ("recognized", "agreed") if name in found
+    ]
     nearest = f"nearest training example {found['nearest_distance']:.3f} (held out {real['nearest_distance']:.3f})"
     told = "; ".join([*judged, nearest, f"nearer than any held out {found['nearer_than_any_held_out']:.1%}"])
     return f"KL {first['kl']:.2f} to {last['kl']:.2f} nats in {report['cost']['seconds']} s; {told}; see {out / 'panels.png'}"

@@ -47,7 +47,7 @@ def measure_particles(data: Data, particles: HostState, training: Reference, tar
 
 
 def _judged(data: Data, x: HostState, target: int | None) -> dict[str, Any]:
-    """What the classifier says: of one class the share recognized as it, of all the share that the nearest example agrees with."""
+    """What the classifier says: of a class the share recognized as it, of all the share on which the nearest example agrees."""
     found = data.judge.predict(x)
     counts = np.bincount(found, minlength=data.experiment.spec.num_classes)
     told: dict[str, Any] = {"recognized_classes": counts.tolist()}

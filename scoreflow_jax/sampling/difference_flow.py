@@ -2,28 +2,28 @@
 
     dx/dt = score_p(x) - score_q(x) = grad log p(x) - grad log q(x),
 
-of all velocity fields of a given mean square the one along which KL(q || p) falls fastest, at the rate E_q |score_p - score_q|^2. Both
-densities are smoothed by N(0, s^2 I), where s follows a schedule; q is that of the particles as they stand, by their kernel
-density, or whatever a function says. With `jitter` the difference is taken at z = x + s noise, a draw of the smoothed q: its mean is then
-the gradient that lowers KL(q_s || p_s), and p_s = q_s only where p = q.
+of all velocity fields of a given mean square the one along which KL(q || p) falls fastest, at the rate E_q |score_p -
+score_q|^2. Both densities are smoothed by N(0, s^2 I), where s follows a schedule; q is that of the particles as they stand, by
+their kernel density, or whatever a function says. With `jitter` the difference is taken at z = x + s noise, a draw of the
+smoothed q: its mean is then the direction in which x lowers KL(q_s || p_s), and p_s = q_s only where p = q.
 
 It meets denoising diffusion where (tests/sampling/test_difference_flow.py holds each against the other):
 
     Langevin dynamics   dx = score_p dt + sqrt(2) dW has the marginals of this flow, whose density follows the same Fokker-Planck
                         equation: exact score_q, no smoothing, the same start.
-    denoising           with score_q that of the conditional q(z | x) = N(z; x, s^2 I) in place of the density's, which is
-                        -noise / s, a step of s^2 from x ends at z + s^2 score_p(z) = E[x1 | z], Tweedie's denoiser: exact
-                        score_p, jitter, rule "bandwidth", step_size 1. A kernel density of particles much further apart than s is that.
-    the reverse SDE     of VE, dx = 2 s s' score_p dt + sqrt(2 s s') dW as s falls by itself, has the marginals of dx = s s' (2 score_p
-                        - score_q) dt = s s' score_p dt + s s' (score_p - score_q) dt: the probability-flow ODE and this flow, at
-                        rate s s' each, from any start; exact score_q of the present density. Where q = p_s the flow rests.
+    denoising           With score_q that of the conditional q(z | x) = N(z; x, s^2 I) in place of the density's, -noise / s, a
+                        step of s^2 from x ends at z + s^2 score_p(z) = E[x1 | z], Tweedie's denoiser: exact score_p, jitter,
+                        rule "bandwidth", step_size 1. The kernel density of particles much further apart than z is from
+                        its own has that score.
+    the reverse SDE     of VE, dx = 2 s |ds| score_p + sqrt(2 s |ds|) noise as s falls, has the marginals of the ODE
+                        dx = s |ds| score_p + s |ds| (score_p - score_q), the probability-flow ODE and this flow at the same
+                        rate, from any start: exact score_q of the present density. Where q = p_s the flow rests.
 
-Eq. 7 of ScoreFlow, dx/dt = s^2 (score_p - score_q) with s = s_0 e^t, t in [0, 1], has score_q of a *fixed* q: step rule "bandwidth",
-"geometric" from s_0 to e s_0, step_size 1 / num_steps.
+Eq. 7 of ScoreFlow, dx/dt = s^2 (score_p - score_q) with s = s_0 e^t, t in [0, 1], has score_q of a *fixed* q: step_rule
+"bandwidth", schedule "geometric" from s_0 to e s_0, step_size 1 / num_steps.
 """
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -130,9 +130,7 @@ def score_difference(score_p: Score, score_q: Score | None = None, *, exclude_se
         exclude_self: of that, leave each particle out of its own.
     """
 
-    def difference(
-        at: State, bandwidth: Time, particles: Points, step: Any, memory: PyTree
-    ) -> tuple[State, PyTree]:
+    def difference(at: State, bandwidth: Time, particles: Points, step: Any, memory: PyTree) -> tuple[State, PyTree]:
         """Both at the same points."""
         del step
         if score_q is not None:
@@ -196,7 +194,7 @@ def flow_particles(
         UserError: particles that are not finite.
     """
 
-    @functools.partial(jax.jit, donate_argnums=())
+    @jax.jit
     def several(particles: State, memory: PyTree, first: Any, last: Any) -> tuple[State, PyTree]:
         """Steps first .. last - 1."""
         body = lambda step, kept: move(difference, flow, kept[0], step, kept[1], key)  # noqa: E731
@@ -208,8 +206,8 @@ def flow_particles(
         particles, memory = several(particles, memory, first, last)
         if not bool(jnp.isfinite(particles).all()):
             raise UserError(
-                f"particles are not finite after {last} steps of the score-difference flow: lower config.difference.step_size, or "
-                "raise config.difference.sigma_end"
+                f"particles are not finite after {last} steps of the score-difference flow: lower config.difference.step_size "
+                "or raise config.difference.sigma_end"
             )
         if last in kept:
             frames.append(np.asarray(particles))
@@ -229,9 +227,9 @@ def smoothed_kl(particles: State, data: Points, bandwidth: float, key: PRNGKey) 
 
         (1/n) sum_i [log q_h(z_i) - log p_h(z_i)],    z_i = x_i + h noise_i, a draw of q_h,
 
-    with the i-th particle left out of log q_h(z_i), which would else be far too large there. What is left out makes it a
-    little too small, by the variance of a kernel density over n points, which grows with the dimension: below 0 is no KL divergence but
-    this. The error is that of the mean over particles.
+    with the i-th particle left out of log q_h(z_i), which would else be far too large there. It is biased downwards, by the
+    variance of a kernel density of n points, more so the higher the dimension, and by particles that keep their distance from
+    each other, as this flow has them do: an estimate below 0 says that. The error is that of the mean over particles alone.
 
     Args:
         particles: at least two.

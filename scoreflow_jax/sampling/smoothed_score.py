@@ -1,7 +1,7 @@
 """A trained model as the score of smoothed data.
 
-On a path x_t = alpha(t) x1 + sigma(t) x0 from Gaussian noise, y = x_t / alpha is data plus N(0, (sigma/alpha)^2 I). Its density is that of
-x_t but for the scale, so that its score is
+On a path x_t = alpha(t) x1 + sigma(t) x0 from Gaussian noise, y = x_t / alpha is data plus N(0, (sigma/alpha)^2 I). Its density
+is that of x_t but for the scale, so that its score is
 
     grad log p(y; s) = alpha(t) score_t(alpha(t) y)    with    sigma(t) / alpha(t) = s.
 
@@ -57,7 +57,7 @@ def smoothed_score(
         ValueError: a path whose source is not Gaussian, which has no such score.
     """
     if not path.gaussian_source:
-        raise ValueError("the path's source is not Gaussian noise: its states are no smoothed data, and there is no score of these")
+        raise ValueError("the path's source is not Gaussian noise: its states are no smoothed data, which have a score")
 
     def score(y: State, bandwidth: Time) -> State:
         """alpha score_t(alpha y)."""

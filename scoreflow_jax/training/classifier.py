@@ -4,9 +4,9 @@ Of two densities p_s and q_s, data and particles smoothed by N(0, s^2 I) and dra
 
     E_p log(1 + exp(-l(x))) + E_q log(1 + exp(l(x)))
 
-is least at the log odds l = log p_s - log q_s (Goodfellow et al. 2014, arXiv:1406.2661, proposition 1), whose gradient is score_p -
-score_q: with an optimal discriminator, moving the generator's output up its gradient is the score-difference flow (Weber 2023,
-arXiv:2304.12906, section 6). The network follows the particles by some steps of training before each of theirs.
+is least at the log odds l = log p_s - log q_s (Goodfellow et al. 2014, arXiv:1406.2661, proposition 1), whose gradient is
+score_p - score_q: with an optimal discriminator, moving the generator's output up its gradient is the score-difference flow
+(Weber 2023, arXiv:2304.12906). The network follows the particles by some steps of training before each of theirs.
 """
 
 import dataclasses
@@ -23,9 +23,7 @@ from scoreflow_jax.typing import Points, PRNGKey, PyTree, State, Time
 _PARAMETERS, _WARM_UP = 1, 2  # folded into the key
 
 
-def logistic_loss(
-    network: Classifier, params: PyTree, data: State, particles: Points, sigma: Time
-) -> Float[Array, ""]:
+def logistic_loss(network: Classifier, params: PyTree, data: State, particles: Points, sigma: Time) -> Float[Array, ""]:
     """The mean of the two terms above over points that have their noise already."""
     real, drawn = (network.log_odds(params, x, sigma) for x in (data, particles))
     return 0.5 * (jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(drawn)))
@@ -57,7 +55,9 @@ class ClassifierDifference:
         memory = {"data": data, "params": params, "opt_state": self.optimizer.init(params)}
         return jax.jit(self._trained)(memory, particles, sigma, jax.random.fold_in(self.key, _WARM_UP), num_steps)
 
-    def __call__(self, at: State, bandwidth: Time, particles: Points, step: Any, memory: PyTree) -> tuple[State, PyTree]:
+    def __call__(
+        self, at: State, bandwidth: Time, particles: Points, step: Any, memory: PyTree
+    ) -> tuple[State, PyTree]:
         """Trains on the particles as they stand, then takes the gradient of the log odds."""
         key = jax.random.fold_in(jax.random.fold_in(self.key, 0), step)
         memory = self._trained(memory, particles, bandwidth, key, self.num_steps)
@@ -69,8 +69,10 @@ class ClassifierDifference:
         def train(k: Any, state: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
             """One step on a batch of its own."""
             keys = jax.random.split(jax.random.fold_in(key, k))
-            batches = [self._batch(x, sigma, some) for x, some in zip((memory["data"], particles), keys, strict=True)]
-            gradient = jax.grad(lambda params: logistic_loss(self.network, params, *batches, sigma))(state[0])
+            data, moved = (
+                self._batch(x, sigma, some) for x, some in zip((memory["data"], particles), keys, strict=True)
+            )
+            gradient = jax.grad(lambda params: logistic_loss(self.network, params, data, moved, sigma))(state[0])
             updates, opt_state = self.optimizer.update(gradient, state[1], state[0])
             return optax.apply_updates(state[0], updates), opt_state
 

@@ -71,7 +71,11 @@ def test_from_one_class_to_another(tmp_path):
 @pytest.mark.parametrize(("against", "calls"), [("particles", 4), ("source", 8)])
 def test_by_a_trained_run(against, calls, digits_run, tmp_path):
     experiment = experiment_of(
-        "digits.py", difference__scores="learned", difference__against=against, difference__source=3, difference__target=8
+        "digits.py",
+        difference__scores="learned",
+        difference__against=against,
+        difference__source=3,
+        difference__target=8,
     )
     told, _ = run(experiment, digits_run)
     assert told["cost"]["network_calls"] == calls
@@ -88,7 +92,9 @@ def test_by_a_trained_run(against, calls, digits_run, tmp_path):
 def test_mistakes_are_named(digits_run, tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         difference_flow.run_command(flow("smoke", "learned", target=3), tmp_path)
-    with pytest.raises(UserError, match="target is None, but the model knows the densities of its classes: expected one from 0"):
+    with pytest.raises(
+        UserError, match="target is None, but the model knows the densities of its classes: expected one from 0"
+    ):
         difference_flow.run_command(experiment_of("digits.py", difference__scores="learned"), digits_run)
 
 

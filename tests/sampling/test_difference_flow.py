@@ -42,12 +42,18 @@ def gaussian_kl(mean, variance, mean_p, variance_p):
     return 0.5 * (d * (variance / variance_p - 1 - np.log(variance / variance_p)) + square / variance_p)
 
 
+def langevin_step(score, dt, shape):
+    """Euler's step of dx = score dt + sqrt(2) dW."""
+    noise = lambda k: noise_for(jax.random.fold_in(KEY, k), jnp.arange(shape[0]), shape[1:])
+    return jax.jit(lambda x, k: x + dt * score(x) + np.sqrt(2 * dt) * noise(k))
+
+
 def draws(count, mean, std, seed=1):
     return jnp.asarray(mean, jnp.float32)[None] + std * jax.random.normal(jax.random.key(seed), (count, len(mean)))
 
 
 def test_a_gaussian_stays_one_and_its_divergence_falls():
-    """p = N(m, 0.5^2 I), q = N(mu, v), both smoothed by s: mu' = (m - mu)/P, v' = 2 v (1/Q - 1/P), P = 0.25 + s^2, Q = v + s^2."""
+    """N(mu, v) to N(m, 0.25 I), smoothed by s: mu' = (m - mu)/P, v' = 2 v (1/Q - 1/P), P = 0.25 + s^2, Q = v + s^2."""
     flow = DifferenceFlow(num_steps=400, sigma_start=0.3, schedule="constant", step_rule="constant", step_size=0.002)
     big_p, sigma2 = 0.25 + 0.09, 0.09
 
@@ -96,8 +102,9 @@ def test_marginals_are_those_of_langevin_dynamics():
     flow = DifferenceFlow(num_steps=steps, step_rule="constant", step_size=dt)
     x = draws(n, [-1.0, 1.0], 0.4)
     kept = (50, 100, 200)
-    frames = flow_particles(score_difference(lambda x, s, _: score_p(x), lambda x, s, _: own_score(x)), x, flow, KEY, kept=kept).frames
-    langevin = jax.jit(lambda x, k: x + dt * score_p(x) + np.sqrt(2 * dt) * noise_for(jax.random.fold_in(KEY, k), jnp.arange(n), (2,)))
+    difference = score_difference(lambda x, s, _: score_p(x), lambda x, s, _: own_score(x))
+    frames = flow_particles(difference, x, flow, KEY, kept=kept).frames
+    langevin = langevin_step(score_p, dt, (n, 2))
     for k in range(steps):
         x = langevin(x, k)
         if k + 1 in kept:
@@ -116,21 +123,24 @@ def test_marginals_of_langevin_dynamics_on_a_mixture():
     flow = DifferenceFlow(num_steps=steps, sigma_start=h, schedule="constant", step_rule="constant", step_size=dt)
     kept = (50, 150)
     frames = flow_particles(score_difference(lambda x, s, _: score_p(x)), x, flow, KEY, kept=kept).frames
-    langevin = jax.jit(lambda x, k: x + dt * score_p(x) + np.sqrt(2 * dt) * noise_for(jax.random.fold_in(KEY, k), jnp.arange(n), (1,)))
+    langevin = langevin_step(score_p, dt, (n, 1))
     for k in range(steps):
         x = langevin(x, k)
         if k + 1 in kept:
             theirs, ours = np.asarray(x)[:, 0], frames[kept.index(k + 1)][:, 0]
             for power in (1, 2, 4):
                 error = float(np.sqrt(np.var(theirs**power) * 2 / n))
-                assert np.mean(ours**power) == pytest.approx(np.mean(theirs**power), abs=4 * error + 0.02 * power), power
+                assert np.mean(ours**power) == pytest.approx(np.mean(theirs**power), abs=4 * error + 0.02 * power), (
+                    power
+                )
 
 
 def test_a_step_against_the_conditional_is_tweedies_denoiser():
     """At z = x + s noise, with score_q = -(z - x)/s^2: x + s^2 (score_p(z) - score_q(z)) = E[x1 | z], on a mixture."""
     path = PATHS["ve"](sigma_min=0.01, sigma_max=10.0)
     oracle = oracles.three_modes(path)
-    score = smoothed_score(lambda kind, x, t: NetworkDrift(lambda x, t, c: oracle.velocity(x, t), path).predict(kind, x, t, None), path)
+    drift = NetworkDrift(lambda x, t, c: oracle.velocity(x, t), path)
+    score = smoothed_score(lambda kind, x, t: drift.predict(kind, x, t, None), path)
     x = jax.random.normal(KEY, (50, 4))
     flow = DifferenceFlow(num_steps=1, sigma_start=0.7, jitter=True)
     key = jax.random.key(7)
@@ -158,8 +168,8 @@ def test_particles_far_apart_are_denoised():
 def test_the_reverse_sde_from_a_wrong_density():
     """As s falls from 3 to 0.2 with p_s = N(m, 0.25 + s^2) and q from N(0, 1), which is not p_3.
 
-    The SDE's moments have the closed form d mu = 2 (m - mu)/P s ds', dv = (2 - 4 v/P) s ds', ds' = -ds; the flow s s' (2 score_p - score_q)
-    is stepped as the probability-flow ODE and this module's flow, one after the other.
+    The SDE's moments follow d mu = 2 (m - mu)/P du, dv = (2 - 4 v/P) du with du = s |ds|; the flow 2 score_p - score_q is stepped
+    as the probability-flow ODE and this module's flow, summed.
     """
     steps, n = 600, 20_000
     levels = np.geomspace(3.0, 0.2, steps + 1)

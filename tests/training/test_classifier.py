@@ -26,7 +26,7 @@ def classifier(num_steps, rate=2e-3):
 
 
 def test_gradient_of_the_log_odds_is_the_difference_of_scores():
-    """p = N(m, 0.5^2 I), q = N(0, I), both smoothed by 0.4: a linear difference; within a tenth of its size, where the points are."""
+    """p = N(m, 0.5^2 I), q = N(0, I), both smoothed by 0.4: a linear difference; within 15 % of its size."""
     sigma = jnp.float32(0.4)
     data, particles = gaussian(20_000, MEAN, STD, 1), gaussian(20_000, 0.0, 1.0, 2)
     ours = classifier(0, optax.cosine_decay_schedule(5e-3, 800))
