@@ -48,7 +48,7 @@ def test_moons_from_noise(tmp_path):
 
 @pytest.mark.parametrize("scores", ["kernel", "classifier"])
 def test_smoke_on_digits_needs_no_run(scores, tmp_path):
-    """Twenty particles, one of which is a class's training digit and stays near its class under the fixed source's flow."""
+    """In an empty workdir."""
     told, arrays = run(flow("smoke", scores), tmp_path)
     assert arrays["images"].shape == (20, 8, 8, 1)
     assert arrays["images"].dtype == np.uint8
