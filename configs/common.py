@@ -223,7 +223,7 @@ def use_digits(config: ConfigDict) -> ConfigDict:
     )
     # Inception means nothing on 8x8 digits: distances are between pixels, recognition is a classifier's.
     config.eval.update(
-        extractor="pixels", classifier=True, num_images=1000, translation=True, translation_images=2, likelihood=True
+        extractor="pixels", classifier=True, num_images=1000, translation=True, translation_images=2, likelihood="ode"
     )
     config.eval.update(likelihood_images=355, truncation=True, audit=True)
     config.reflow.update(num_pairs=10_000, shard_size=1000, num_steps=2500)
@@ -243,7 +243,7 @@ def use_toy(config: ConfigDict, name: str) -> ConfigDict:
     config.sample.update(num_images=3000, batch_size=3000)
     config.interpolate.update(batch_size=500)
     config.eval.update(extractor="pixels", num_images=5000, batch_size=5000, num_reconstructions=1000)
-    config.eval.update(likelihood=True, likelihood_images=2000, likelihood_probe="exact")
+    config.eval.update(likelihood="ode", likelihood_images=2000, likelihood_probe="exact")
     config.eval.split = "test"  # 5,000 points; among the 50,000 of training neighbours take minutes to find
     config.reflow.update(num_pairs=50_000, shard_size=10_000, batch_size=5000, num_steps=2000)
     return config
@@ -475,8 +475,9 @@ def evaluation() -> ConfigDict:
                 str
             ),  # torchvision's alexnet-owt-7be5be79.pth; with the next also LPIPS to the source
             "lpips_heads": placeholder(str),  # alex.pth of the lpips package, version 0.1
-            # bits/dim of the test split; of points their mean log likelihood in nats
-            "likelihood": False,
+            # bits/dim of the test split; of points their mean log likelihood in nats. ode: by the ODE's divergence; density: by
+            # the score-based density formula, and DDPM's bound; both; none
+            "likelihood": "none",
             "likelihood_images": 1000,
             "likelihood_probe": "rademacher",  # gaussian, or exact for the whole trace
             # distance against NFE
@@ -502,6 +503,22 @@ def evaluation() -> ConfigDict:
             "residual_images": 200,
             "residual_noises": 4,  # of each image
             "residual_times": 21,
+            # of likelihood density: network calls for each example, and how noise levels are drawn (uniform, tabulated)
+            "density_calls": 256,
+            "density_levels": "logistic",
+            # error of densities against network calls: the formula, the ODE, DDPM's bound
+            "density_cost": False,
+            "density_cost_images": 16,
+            "density_cost_calls": (16, 64, 256, 1024),
+            # the class under which a test image is most likely, by the formula
+            "density_classifier": False,
+            "density_classifier_images": 1000,
+            "density_classifier_calls": 64,  # of each class
+            # are images of another kind less likely? Photographs' patches, inverted and shuffled images, noise
+            "outliers": False,
+            "outlier_images": 200,
+            "outlier_calls": 64,
+            "outlier_data": {},  # fields of config.data that describe a further kind
         }
     )
 
@@ -625,6 +642,8 @@ def variant(config: ConfigDict, name: str) -> ConfigDict:
     config.eval.update(sweep_images=20, sweep_steps=(2, 4), sweep_tolerances=(1e-2,), audit_images=20)
     config.eval.update(straightness_images=20, straightness_times=3, straightness_steps=(1, 2))
     config.eval.update(residual_images=10, residual_noises=1, residual_times=3)
+    config.eval.update(density_calls=16, density_cost_images=4, density_cost_calls=(8, 16), outlier_images=10)
+    config.eval.update(density_classifier_images=10, density_classifier_calls=8, outlier_calls=8)
     config.reflow.update(num_pairs=20, shard_size=8, batch_size=10, num_steps=4)
     config.sampler.num_steps = 4
     config.difference.update(num_particles=20, num_data=100, num_steps=4, num_frames=3)

@@ -38,13 +38,13 @@ def get_config(variant: str = "") -> ConfigDict:
         "2-rectified, one Euler step": {
             "of": "rectified flow, p = 2",
             "stage": "2",
-            "changes": {"solver": {"method": "euler", "num_steps": 1}, "eval": {"likelihood": False}},
+            "changes": {"solver": {"method": "euler", "num_steps": 1}, "eval": {"likelihood": "none"}},
             "why": {"bits_per_dim": "as 2-rectified flow"},
         },
         "distilled to one step (l2)": {
             "of": "rectified flow, p = 2",
             "stage": "2_distilled",
-            "changes": {"eval": {"likelihood": False}},
+            "changes": {"eval": {"likelihood": "none"}},
             "why": {"bits_per_dim": "no ODE: trained at t = 0 alone"},
         },
         "optimal-transport coupling": {
@@ -56,7 +56,7 @@ def get_config(variant: str = "") -> ConfigDict:
         **_sde("DDPM", ddpm.get_config("digits"), "ancestral"),
         "DDPM, DDIM in 50 steps": {
             "of": "DDPM, ODE",
-            "changes": {"sampler": {"name": "ddim", "num_steps": 50}, "eval": {"likelihood": False}},
+            "changes": {"sampler": {"name": "ddim", "num_steps": 50}, "eval": {"likelihood": "none"}},
             "why": {"bits_per_dim": "no density: a discrete chain"},
         },
         "interpolant, trigonometric": _interpolant("trigonometric"),
@@ -81,7 +81,7 @@ def _sampler(name: str, steps: int, **fields: Any) -> dict[str, Any]:
 
 
 def _slow() -> dict[str, Any]:
-    return {"num_images": _SLOW, "batch_size": _SLOW, "likelihood": False}
+    return {"num_images": _SLOW, "batch_size": _SLOW, "likelihood": "none"}
 
 
 def _sde(name: str, config: ConfigDict, sampler: str) -> dict[str, Any]:

@@ -37,5 +37,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.interpolate.update(batch_size=500)
     # Features are the coordinates themselves; the divergence of so few is exact at little cost.
     config.eval.update(extractor="pixels", num_images=5000, batch_size=1000, num_reconstructions=1000)
-    config.eval.update(likelihood=True, likelihood_images=5000, likelihood_probe="exact")
+    config.eval.update(likelihood="ode", likelihood_images=5000, likelihood_probe="exact")
     return common.variant(config, variant)

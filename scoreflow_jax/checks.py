@@ -9,6 +9,7 @@ from typing import Any
 from scoreflow_jax import data, models
 from scoreflow_jax.data.base import FRAMINGS
 from scoreflow_jax.data.order import SAMPLINGS
+from scoreflow_jax.density_formula import LEVELS
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.likelihood import PROBES
 from scoreflow_jax.objectives import Interpolant
@@ -20,6 +21,10 @@ from scoreflow_jax.training import COUPLINGS
 
 Built = Any
 """An `experiment.Experiment`, which is made one layer above."""
+
+
+LIKELIHOODS = ("none", "ode", "density", "both")
+"""Of `config.eval.likelihood`."""
 
 
 def check(experiment: Built) -> None:
@@ -160,7 +165,9 @@ def _check_eval(experiment: Built) -> None:
         ("split", e.split, ("train", "test")),
         ("extractor", e.extractor, ("inception", "pixels")),
         ("resize", e.resize, tuple(models.RESIZES)),
+        ("likelihood", e.likelihood, LIKELIHOODS),
         ("likelihood_probe", e.likelihood_probe, PROBES),
+        ("density_levels", e.density_levels, LEVELS),
         *(("sweep_methods", method, tuple(METHODS)) for method in e.sweep_methods),
     ):
         if value not in names:
@@ -175,6 +182,10 @@ def _check_eval(experiment: Built) -> None:
         or len(set(e.seeds)) < len(e.seeds)
     ):
         raise UserError(f"config.eval.seeds is {e.seeds}, expected different whole numbers, such as (1, 2, 3)")
+    if e.likelihood != "none" and not experiment.path.gaussian_source:
+        raise UserError(
+            f"config.eval.likelihood is {e.likelihood!r}, but the data at t = 0 are not Gaussian noise: set it to 'none'"
+        )
     _check_pairs(e.translation_pairs, classes)
     _check_lists(e)
 
@@ -200,7 +211,7 @@ def _check_lists(e: EvalSettings) -> None:
         raise UserError(
             "config.eval.sweep_methods or both sweep_steps and sweep_tolerances are empty: nothing to sweep"
         )
-    for name in ("sweep_steps", "straightness_steps"):
+    for name in ("sweep_steps", "straightness_steps", "density_cost_calls"):
         steps = getattr(e, name)
         if any(type(n) is not int or n < 1 for n in steps):
             raise UserError(f"config.eval.{name} is {steps}, expected whole numbers of at least 1")
@@ -225,11 +236,13 @@ _AT_LEAST = {
         "figures.num_pairs", "figures.batch_size", "eval.residual_images", "eval.residual_noises", "reflow.rounds",
         "reflow.shard_size", "reflow.batch_size", "reflow.num_steps", "eval.straightness_images",
         "difference.classifier_batch", "difference.classifier_width",
+        "eval.density_cost_images", "eval.density_classifier_images", "eval.outlier_images",
     ),
     2: (
         "translate.num_times", "interpolate.num_steps", "eval.num_images", "eval.sweep_images", "eval.truncation_times",
         "figures.num_times", "figures.num_steps", "eval.straightness_times", "eval.residual_times", "reflow.num_pairs",
         "difference.num_particles", "difference.num_frames",
+        "eval.density_calls", "eval.density_classifier_calls", "eval.outlier_calls",
     ),
 }  # fmt: skip
 """Fields by the least value that they may have."""

@@ -22,13 +22,16 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from scoreflow_jax import sampling
+from scoreflow_jax.chain_bound import Cells, chain_bound
 from scoreflow_jax.checkpoints import restore_ema
 from scoreflow_jax.data import DataSource
+from scoreflow_jax.density_formula import DensityFormula, Gaussian, Table, formula_log_density
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.experiment import Experiment, build, to_plain
 from scoreflow_jax.likelihood import PROBES, draw_probe, generate_with_likelihood, log_likelihood
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.parallel import Layout, make_layout, one_device, shard
+from scoreflow_jax.paths import AffinePath, DDPMPath
 from scoreflow_jax.sampling import Sampler, Solved, SolveStats
 from scoreflow_jax.sampling.guidance import guided
 from scoreflow_jax.typing import HostState, PRNGKey, PyTree
@@ -207,6 +210,32 @@ class Model:
                 not fit.
         """
         return self.solve_log_likelihood(images, labels, key=key, probe=probe, time=time).y[0]
+
+    def formula_log_density(
+        self,
+        images: ArrayLike,
+        labels: LabelsLike = None,
+        *,
+        key: PRNGKey | None = None,
+        formula: DensityFormula | None = None,
+        reference: Gaussian | None = None,
+    ) -> tuple[Float[np.ndarray, " batch"], Float[np.ndarray, " batch"]]:
+        """log p of images from scores alone (`density_formula.py`), and its standard error, in nats: a density on [-1, 1].
+
+        Of a learned model it is a lower bound of the density of its SDE, not that of its ODE, which `log_likelihood` gives.
+
+        Args:
+            images: (batch, height, width, channel), dequantized.
+            labels: a class for all, or one for each.
+            key: of levels and noise, image i's from fold_in(key, i); jax.random.key(0) where none is given.
+            formula: how the integral is estimated: by default 256 network calls an image.
+            reference: a Gaussian like the data, such as their pixels' mean and variance: the more alike, the smaller the error.
+
+        Raises:
+            UserError: a source that is not Gaussian, or images or labels that do not fit.
+        """
+        value, error = self.solve_formula_density(images, labels, key=key, formula=formula, reference=reference).y
+        return value, error
 
     def generate_with_likelihood(
         self, key: PRNGKey, labels: LabelsLike = None, *, num_images: int | None = None, probe: str = "rademacher"
@@ -440,6 +469,92 @@ class Model:
 
         extra = () if probes is None else (probes,)
         return self._solve(f"{name}_{probe}_{time}", solve, None, x, labels, extra=extra)
+
+    def solve_formula_density(
+        self,
+        images: ArrayLike,
+        labels: LabelsLike,
+        *,
+        key: PRNGKey | None = None,
+        keys: np.ndarray | None = None,
+        formula: DensityFormula | None = None,
+        reference: Gaussian | None = None,
+        table: Table | None = None,
+    ) -> Solved:
+        """`formula_log_density`, y being (log densities, standard errors), with what it cost.
+
+        Args:
+            images, labels, key, formula, reference: as there.
+            keys: data of a key for each image in place of `key`: the same key draws the same levels and noise.
+            table: of levels "tabulated".
+        """
+        path = self.experiment.path
+        if not (isinstance(path, AffinePath) and path.gaussian_source):
+            raise UserError("this model has no density by scores: its source is not Gaussian")
+        chosen = DensityFormula() if formula is None else formula
+        given = Gaussian() if reference is None else Gaussian(*(np.asarray(v, np.float32) for v in reference))
+
+        def solve(drift: Any, x: Any, counts: Any, keys: Any, label: Any, solver: Any, *, times: Any, span: Any) -> Any:
+            del times, span
+            how = {"reference": given, "table": table, "num_levels": counts[0]}
+            with jax.default_matmul_precision(solver.precision):
+                return formula_log_density(drift.predict, drift.path, x, label, keys, chosen, **how)
+
+        told = hashlib.sha256(b"".join(np.asarray(v).tobytes() for v in (*given, *(table or ())))).hexdigest()
+        # One program for every number of calls.
+        name = f"formula_{dataclasses.replace(chosen, num_calls=chosen.unit)}_{told}"
+        counts = np.full(len(self._images(images)), chosen.num_levels, np.int32)
+        return self._solve_by_keys(name, solve, images, labels, key, keys, extra=(counts,))
+
+    def solve_chain_bound(
+        self,
+        images: ArrayLike,
+        labels: LabelsLike,
+        *,
+        key: PRNGKey | None = None,
+        variance: str = "posterior",
+        num_calls: int | None = None,
+        replicates: int = 1,
+    ) -> Solved:
+        """DDPM's variational bound (`chain_bound.py`), y being (bounds in nats, standard errors), with what it cost.
+
+        Args:
+            images: at the values of their grey levels, not dequantized.
+            labels: a class for all, or one for each.
+            key: image i's noise is from fold_in(key, i); jax.random.key(0) where none is given.
+            variance, num_calls, replicates: as there.
+
+        Raises:
+            UserError: another path than DDPM's, or images or labels that do not fit.
+        """
+        if not isinstance(self.experiment.path, DDPMPath):
+            raise UserError("a bound by the chain needs DDPM's path: config.path.name is not 'ddpm'")
+        cells = Cells.of(self.experiment.spec.levels, self.experiment.data.dequantize)
+
+        def solve(drift: Any, x: Any, keys: Any, label: Any, solver: Any, *, times: Any, span: Any) -> Any:
+            del times, span
+            how = {"cells": cells, "variance": variance, "num_calls": num_calls, "replicates": replicates}
+            with jax.default_matmul_precision(solver.precision):
+                return chain_bound(drift.predict, drift.path, x, label, keys, **how)
+
+        return self._solve_by_keys(f"chain_{variance}_{num_calls}_{replicates}", solve, images, labels, key, None)
+
+    def _solve_by_keys(
+        self,
+        name: str,
+        solve: Callable[..., Any],
+        images: ArrayLike,
+        labels: LabelsLike,
+        key: PRNGKey | None,
+        keys: np.ndarray | None,
+        extra: tuple[np.ndarray, ...] = (),
+    ) -> Solved:
+        """Runs an estimate that draws from a key for each image; `extra` go before the keys."""
+        if keys is None:
+            key = jax.random.key(0) if key is None else key
+            keys = np.asarray(sampling.sample_keys(key, np.arange(len(self._images(images)))))
+        advice = "the estimate is not finite: the network's answers are not. Train longer, or look at its training"
+        return self._solve(name, solve, None, images, labels, extra=(*extra, keys), advice=advice)
 
     def solve_interpolate(
         self, first: ArrayLike, second: ArrayLike, labels: LabelsLike, *, num_steps: int, rule: str, latents: bool

@@ -164,7 +164,7 @@ class EvalSettings:
     lpips_backbone: str | None
     lpips_heads: str | None
 
-    likelihood: bool
+    likelihood: str | bool  # runs of before have True or False, by the ODE or not; afterwards it is a name
     likelihood_images: int
     likelihood_probe: str
 
@@ -192,6 +192,27 @@ class EvalSettings:
     residual_images: int = 200
     residual_noises: int = 4
     residual_times: int = 21
+
+    density_calls: int = 256
+    density_levels: str = "logistic"
+
+    density_cost: bool = False
+    density_cost_images: int = 16
+    density_cost_calls: tuple[Any, ...] = (16, 64, 256, 1024)
+
+    density_classifier: bool = False
+    density_classifier_images: int = 1000
+    density_classifier_calls: int = 64
+
+    outliers: bool = False
+    outlier_images: int = 200
+    outlier_calls: int = 64
+    outlier_data: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Reads what runs of before say."""
+        if isinstance(self.likelihood, bool):
+            object.__setattr__(self, "likelihood", "ode" if self.likelihood else "none")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

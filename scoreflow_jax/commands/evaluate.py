@@ -13,8 +13,11 @@ from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.audit import measure_audit
 from scoreflow_jax.evaluation.data import Data
+from scoreflow_jax.evaluation.density_classifier import measure_density_classifier
+from scoreflow_jax.evaluation.density_cost import measure_density_cost
 from scoreflow_jax.evaluation.generation import measure_generation
 from scoreflow_jax.evaluation.likelihoods import measure_likelihood
+from scoreflow_jax.evaluation.outliers import measure_outliers
 from scoreflow_jax.evaluation.report import page, summary
 from scoreflow_jax.evaluation.residual import measure_residual
 from scoreflow_jax.evaluation.reversibility import measure_reversibility
@@ -37,6 +40,9 @@ PARTS: dict[str, Part] = {
     "audit": lambda model, data, _: measure_audit(model, data),
     "straightness": measure_straightness,
     "residual": measure_residual,
+    "density_cost": measure_density_cost,
+    "density_classifier": lambda model, data, _: measure_density_classifier(model, data),
+    "outliers": measure_outliers,
 }
 """What can be measured, by the field of `config.eval` that switches it on."""
 
@@ -47,9 +53,9 @@ FEATURES = {"generation", "translation", "sweep", "audit", "straightness"}
 
 def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     """Writes eval/<step>/{report.json, report.md, pictures}, after each part what there is."""
-    chosen = [name for name in PARTS if getattr(experiment.eval, name)]
+    chosen = [name for name in PARTS if getattr(experiment.eval, name) not in (False, "none")]
     if not chosen:
-        raise UserError(f"every part of the evaluation is off: set one of config.eval.{', '.join(PARTS)} to True")
+        raise UserError(f"every part of the evaluation is off: switch one on, config.eval.{', '.join(PARTS)}")
     data = Data(experiment)
     for split in ("train", "test"):
         data.source(split)

@@ -153,8 +153,8 @@ def figures_of(report: dict[str, Any]) -> dict[str, Any]:
             if isinstance(own.get(field), (int, float)):
                 found[field] = float(own[field])
         found["seconds"] = 1000.0 * own["seconds_per_image"]
-    if "likelihood" in report:
-        likelihood = report["likelihood"]
+    likelihood = report.get("likelihood", {})
+    if {"bits_per_dim", "nats"} & likelihood.keys():
         found["bits_per_dim"] = float(likelihood.get("bits_per_dim", likelihood.get("nats", np.nan)))
     if "straightness" in report:
         found["straightness"] = report["straightness"]["straightness"]

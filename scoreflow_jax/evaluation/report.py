@@ -221,18 +221,72 @@ def _by_pair(methods: dict[str, Any]) -> str:
 
 
 def _likelihood(v: dict[str, Any]) -> str:
-    error = f" ± {v['standard_error']:.4f}" if v["standard_error"] is not None else ""
-    if "nats" in v:
-        return (
-            f"## Likelihood\n\n{v['nats']:.4f}{error} nats, {v['nats_per_dim']:.4f} for each coordinate, over {v['points']} "
-            f"held-out points (± standard error; a log density in the table's own units; probe: {v['probe']}; "
-            f"{v['evaluations']:.0f} evaluations)."
-        )
-    text = (
-        f"{v['bits_per_dim']:.4f}{error} bits/dim over {v['images']} held-out images (± standard error; a uniform model "
-        f"has {v['uniform']:.3f}; probe: {v['probe']}; {v['evaluations']:.0f} evaluations)."
-    )
+    rows = []
+    if "probe" in v:
+        rows.append(["ODE", _density(v), f"{v['evaluations']:.0f} evaluations, probe {v['probe']}", ""])
+    if "formula" in v:
+        f = v["formula"]
+        gap = f"; less the ODE {_plus_minus(f['gap_to_ode'], f['gap_standard_error'])}" if "gap_to_ode" in f else ""
+        told = f"± {f['estimation_error']:.4f} for one{gap}"
+        rows.append(["density formula, a bound of the SDE", _density(f), f"{f['calls']} calls", told])
+    if "chain" in v:
+        c = v["chain"]
+        rows.append(["DDPM's bound, of the levels' probability", _density(c), f"{c['calls']} calls", c["variance"]])
+    if "uniform" in v:
+        unit = f"bits/dim of {v['of']} held-out images (a uniform model has {v['uniform']:.3f}"
+    else:
+        unit = f"nats of {v['of']} held-out points (log densities in the table's own units: the higher the better"
+    text = _table([f"{unit}; ± standard error)", "", "cost", ""], rows)
     return "## Likelihood\n\n" + text + (f"\n\n**Warning**: {v['warning']}." if "warning" in v else "")
+
+
+def _density(v: dict[str, Any]) -> str:
+    if "nats" in v:
+        return f"{_plus_minus(v['nats'], v['standard_error'])} ({v['nats_per_dim']:.4f} for each coordinate)"
+    return _plus_minus(v["bits_per_dim"], v["standard_error"])
+
+
+def _plus_minus(value: float, error: float | None) -> str:
+    return f"{value:.4f}" + ("" if error is None else f" ± {error:.4f}")
+
+
+def _density_cost(d: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{r['method']}, {r['tolerance']:g}" if "tolerance" in r else r["method"],
+            f"{r['calls']:.0f}",
+            _shown(r["error"], ".3g"),
+            _shown(r["seconds_per_image"], ".3g"),
+        ]
+        for r in d["rows"]
+    ]
+    head = [f"root mean square over {d['images']} held-out images", "network calls", "error, nats", "s per image"]
+    note = (
+        f"The formula's and the bound's error is their standard error; the ODE's is against its exact divergence at "
+        f"{d['finest']:g}. A derivative along one direction is a call."
+    )
+    return (
+        f"## Densities: error against cost\n\n{_table(head, rows)}\n\n{note}\n\n![error against cost](density_cost.png)"
+    )
+
+
+def _density_classifier(d: dict[str, Any]) -> str:
+    rows = [
+        ["the class under which the image is most likely", f"{d['accuracy']:.1%} ± {d['standard_error']:.1%}"],
+        ["network calls of each class", str(d["calls_per_class"])],
+        ["median margin to the next class, nats", f"{d['median_margin']:.2f}"],
+        ["s per image", f"{d['seconds_per_image']:.3g}"],
+    ]
+    if "trained_classifier" in d:
+        rows.insert(1, ["a classifier trained for it", f"{d['trained_classifier']:.1%}"])
+    return "## Density as a classifier\n\n" + _table([f"{d['images']} held-out images", "right"], rows)
+
+
+def _outliers(o: dict[str, Any]) -> str:
+    rows = [[n, str(k["images"]), f"{k['bits_per_dim']:.3f}", f"{k['area']:.3f}"] for n, k in o["kinds"].items()]
+    rows.insert(0, ["held-out data", str(o["images"]), f"{o['bits_per_dim']:.3f}", ""])
+    head = ["images", "n", "bits/dim by the formula", "area under the ROC curve"]
+    return f"## Other images\n\n{_table(head, rows)}\n\n![bits/dim](outliers.png)"
 
 
 def _sweep(s: dict[str, Any]) -> str:
@@ -316,6 +370,9 @@ _SECTIONS = {
     "truncation": _truncation,
     "straightness": _straightness,
     "residual": _residual,
+    "density_cost": _density_cost,
+    "density_classifier": _density_classifier,
+    "outliers": _outliers,
     "audit": _audit,
 }
 

@@ -45,6 +45,9 @@ LATENTS = ("none", "brownian", "sine")
 """gamma(t) of (5): 0, scale sqrt(t (1 - t)), scale sin(pi t)^2."""
 
 
+_HALVINGS = 30  # of an interval of times; float32 tells apart no more
+
+
 def per_example(coefficient: Times | Time, like: State) -> jax.Array:
     """Reshapes (batch,) coefficients to (batch, 1, ...), so that they multiply `like` example by example."""
     coefficient = jnp.asarray(coefficient)
@@ -164,6 +167,25 @@ class AffinePath(Path):
     def noise_std(self, t: Times | Time) -> Times | Time:
         """Standard deviation of x_t given x1 from a Gaussian source: sigma, or with a latent sqrt(sigma^2 + gamma^2)."""
         return jnp.hypot(self.sigma(t), self.gamma(t)) if self.has_latent else self.sigma(t)
+
+    def log_snr(self, t: Times | Time) -> Times | Time:
+        """log(alpha^2 / noise_std^2), which rises with t; minus infinity at pure noise and infinity at the data."""
+        # Of absolute values: cos(pi / 2) is -4e-8 in float32.
+        return 2.0 * (jnp.log(jnp.abs(self.alpha(t))) - jnp.log(jnp.abs(self.noise_std(t))))
+
+    def time_at(self, log_snr: Times | Time) -> Times | Time:
+        """The time at which `log_snr` has this value, by bisection; the nearer of t_min and t_max where none has."""
+        wanted = jnp.asarray(log_snr)
+
+        def halve(_: Array, ends: tuple[Any, Any]) -> tuple[Any, Any]:
+            low, high = ends
+            middle = 0.5 * (low + high)
+            below = self.log_snr(middle) < wanted
+            return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+        ends = jnp.full_like(wanted, self.t_min), jnp.full_like(wanted, self.t_max)
+        low, high = jax.lax.fori_loop(0, _HALVINGS, halve, ends)
+        return 0.5 * (low + high)
 
     def diffusion_squared(self, t: Times | Time) -> Times | Time:
         """g(t)^2 of (4); infinite where alpha is 0.

@@ -182,7 +182,7 @@ def test_tables_are_not_packed_and_data_at_t_0_apart(tmp_path, capsys):
     with pytest.raises(UserError, match="a table needs no packing"):
         pack.run_command(experiment_of("table.py", tmp_path / "points.npz"), tmp_path, out=str(tmp_path / "pack"))
     config = {"data__base": {"source": "digits", "path": None}, "data__num_classes": 0, "model__conditional": False}
-    off = {"eval__likelihood": False, "eval__translation": False}
+    off = {"eval__likelihood": "none", "eval__translation": False}
     pack.run_command(experiment_of("digits.py", **config, **off), tmp_path, out=str(tmp_path / "pack"))
     assert "only the data at t = 1 are packed" in capsys.readouterr().out
 
@@ -225,7 +225,7 @@ def threes_to_eights(**changes):
         "data__num_classes": 0,
         "model__conditional": False,
     }
-    off = {"eval__likelihood": False, "eval__translation": False}
+    off = {"eval__likelihood": "none", "eval__translation": False}
     return experiment_of("digits.py", **{**plain, **off, **changes})
 
 

@@ -32,7 +32,7 @@ def toy(system, name="gaussians", changes=None, **more):
     config["train"].update(num_steps=400, checkpoint_every=400, batch_size=256, tensorboard=False, ema_decay=0.98)
     config["eval"].update(num_images=500, batch_size=500, num_reconstructions=50, reconstruction_tolerances=(1e-3,))
     config["eval"].update(
-        likelihood_images=200, likelihood=True, residual=True, straightness=True, straightness_images=100
+        likelihood_images=200, likelihood="ode", residual=True, straightness=True, straightness_images=100
     )
     config["sample"].update(num_images=500, batch_size=500)
     config["solver"].update(rtol=1e-4, atol=1e-4)
@@ -70,7 +70,7 @@ def test_commands_sample_and_measure_by_the_samplers(tmp_path):
         "vp",
         changes={
             "train": {"num_steps": 60, "checkpoint_every": 60},
-            "eval": {"reversibility": False, "straightness": False, "likelihood": False},
+            "eval": {"reversibility": False, "straightness": False, "likelihood": "none"},
             "sampler": {"num_steps": 20},
         },
     )
@@ -242,7 +242,7 @@ def test_likelihood_on_the_way(monkeypatch):
 
 def test_a_study_measures_its_cells_goes_on_and_says_what_differs(tmp_path, capsys):
     fewer = {"num_images": 50, "batch_size": 50, "residual_images": 20, "straightness": False, "reversibility": False}
-    changes = {"train": {"num_steps": 20, "checkpoint_every": 20}, "eval": {**fewer, "likelihood": False}}
+    changes = {"train": {"num_steps": 20, "checkpoint_every": 20}, "eval": {**fewer, "likelihood": "none"}}
     config = toy("rectified_flow", changes=changes).config
     cells = {
         "as it is": {},

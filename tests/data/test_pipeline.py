@@ -104,7 +104,10 @@ def test_workers_start_without_absls_flags_being_parsed(root, tmp_path):
 
 
 def test_memory_is_flat_along_the_stream(tmp_path):
-    """From a folder and from its pack, over many epochs; a batch kept by mistake would be 25 kB each time."""
+    """From a folder and from its pack, over many epochs; a batch kept by mistake would be 25 kB each time.
+
+    Readers ahead hold now more and now fewer batches: the least of each third is compared.
+    """
     for i in range(40):
         path = tmp_path / "pictures" / f"{i:02d}.png"
         path.parent.mkdir(exist_ok=True)
@@ -116,11 +119,13 @@ def test_memory_is_flat_along_the_stream(tmp_path):
         used = []
         tracemalloc.start()
         for _ in range(3):
+            held = []
             for _ in range(100):
                 next(batches)
-            used.append(tracemalloc.get_traced_memory()[0])
+                held.append(tracemalloc.get_traced_memory()[0])
+            used.append(min(held))
         tracemalloc.stop()
-        assert used[2] - used[1] < 100_000  # bytes, of the 2,500,000 read meanwhile
+        assert used[2] - used[1] < 200_000  # bytes, of the 2,500,000 read meanwhile
 
 
 def test_refuses_a_batch_larger_than_the_data():

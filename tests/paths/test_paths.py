@@ -228,3 +228,14 @@ def test_two_heads_give_drift_and_score_between_gaussians_of_data():
 def test_what_means_nothing_is_refused(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+@pytest.mark.parametrize("path", AFFINE)
+@pytest.mark.parametrize("latent", ["none", "sine"])
+def test_time_at_a_level_is_the_inverse(path, latent):
+    path = path if latent == "none" else type(path)(latent=latent, latent_scale=0.3)
+    levels = jnp.linspace(-3.0, 3.0, 7)
+    t = path.time_at(levels)
+    np.testing.assert_allclose(path.log_snr(t), levels, atol=2e-3)
+    assert (jnp.diff(t) > 0).all()
+    np.testing.assert_allclose(path.time_at(jnp.asarray([-1e3, 1e3])), [path.t_min, path.t_max], atol=1e-6)

@@ -1,0 +1,119 @@
+"""Errors of log densities against the network calls that they cost: the density formula, the ODE, DDPM's bound.
+
+Each estimate is held against its own limit, since a learned model's limits differ: the formula bounds the density of its SDE,
+the ODE has another, the chain bounds a probability. The formula and the chain are unbiased, and their error is the standard error
+that they state; the ODE's is the difference from its exact divergence at a tolerance of 1e-6. A derivative of the network along
+one direction counts as a call.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from scoreflow_jax import files, plots
+from scoreflow_jax.evaluation.data import Data
+from scoreflow_jax.evaluation.likelihoods import HeldOut, formula_of, gaussian_like, table_for
+from scoreflow_jax.model import Model
+from scoreflow_jax.paths import DDPMPath
+from scoreflow_jax.sampling import SolveStats
+
+_TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5)
+_FINEST = 1e-6
+_REPLICATES = 4  # so that few calls have several levels too; the root mean square over images needs no more
+
+PLAIN = {"levels": "uniform", "placement": "independent", "antithetic": False}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "formula as printed": {**PLAIN, "reference": "none"},
+    "and (1 - s)^2 (|x0|^2 - d) subtracted": {**PLAIN, "reference": "noise"},
+    "stratified, antithetic": {"levels": "uniform", "reference": "noise"},
+    "Gaussian reference": {"levels": "uniform"},
+    "logistic levels": {},
+    "tabulated levels": {"levels": "tabulated"},
+}
+"""What the formula is measured with, each with what reduces its variance besides the one before."""
+
+
+def measure_density_cost(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]:
+    """Root mean square errors in nats over some test examples; draws density_cost.png."""
+    settings = data.settings
+    held = HeldOut.draw(model, data, settings.density_cost_images)
+    rows = [*_formula_rows(model, data, held), *_ode_rows(model, held)]
+    if isinstance(model.experiment.path, DDPMPath):
+        rows += _chain_rows(model, data, held)
+    _draw(out / "density_cost.png", rows, model.experiment.name)
+    return {"images": len(held.x), "finest": _FINEST, "rows": rows}
+
+
+def _formula_rows(model: Model, data: Data, held: HeldOut) -> list[dict[str, Any]]:
+    reference = gaussian_like(data)
+    table = table_for(model, data, reference)
+    rows = []
+    for name, fields in VARIANTS.items():
+        for calls in data.settings.density_cost_calls:
+            formula = dataclasses.replace(formula_of("logistic", calls, replicates=_REPLICATES), **fields)
+            solved = model.solve_formula_density(
+                held.x,
+                held.labels,
+                key=held.key,
+                formula=formula,
+                reference=reference,
+                table=table if formula.levels == "tabulated" else None,
+            )
+            rows.append(_row(name, float(formula.num_calls), _rms(solved.y[1]), solved.stats))
+    return rows
+
+
+def _ode_rows(model: Model, held: HeldOut) -> list[dict[str, Any]]:
+    """Exact divergences and one probe's, at several tolerances, and their differences from the finest."""
+    solver, size = model.experiment.solver, int(np.prod(model.image_shape))
+
+    def solve(tolerance: float, probe: str) -> Any:
+        finer = dataclasses.replace(solver, method="dopri5", num_steps=None, rtol=tolerance, atol=tolerance)
+        key = jax.random.fold_in(held.key, 1)
+        return model.with_solver(finer).solve_log_likelihood(held.x, held.labels, key=key, probe=probe)
+
+    exact, rows = solve(_FINEST, "exact").y[0], []
+    for name, probe, calls in (("ODE, exact divergence", "exact", 1 + size), ("ODE, one probe", "rademacher", 2)):
+        for tolerance in _TOLERANCES:
+            solved = solve(tolerance, probe)
+            spent = solved.stats.summary(calls)["nfe_mean"]
+            rows.append(_row(name, spent, _rms(solved.y[0] - exact), solved.stats, tolerance=tolerance))
+    return rows
+
+
+def _chain_rows(model: Model, data: Data, held: HeldOut) -> list[dict[str, Any]]:
+    """DDPM's bound by some of its steps."""
+    path = model.experiment.path
+    assert isinstance(path, DDPMPath)
+    levels, rows = data.experiment.scaling.to_images(held.pixels), []
+    for calls in data.settings.density_cost_calls:
+        each = min(max(calls // _REPLICATES, 2), path.num_scales)
+        solved = model.solve_chain_bound(
+            levels, held.labels, key=held.key, num_calls=each * _REPLICATES, replicates=_REPLICATES
+        )
+        rows.append(_row("DDPM's bound", float(each * _REPLICATES), _rms(solved.y[1]), solved.stats))
+    return rows
+
+
+def _row(method: str, calls: float, error: float, stats: SolveStats, **more: Any) -> dict[str, Any]:
+    seconds = stats.seconds / stats.images
+    return {"method": method, "calls": calls, "error": error, "seconds_per_image": seconds, **more}
+
+
+def _rms(values: Any) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+
+
+def _draw(path: pathlib.Path, rows: list[dict[str, Any]], name: str) -> None:
+    curves = []
+    for method in dict.fromkeys(r["method"] for r in rows):
+        points = sorted((r["calls"], r["error"]) for r in rows if r["method"] == method)
+        dashed = not method.startswith(("ODE", "DDPM"))
+        curves.append(plots.Curve(method, [p[0] for p in points], [p[1] for p in points], dashed=dashed))
+    title = f"{name}: error of a log density against its cost"
+    axes = plots.Axes(title, "network calls for each example", "error, nats (root mean square)", log_x=True, log_y=True)
+    with files.whole_file(path) as temporary:
+        plots.save_curves(temporary, curves, axes)
