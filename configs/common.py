@@ -32,6 +32,7 @@ def base(name: str) -> ConfigDict:
             "figures": figures(),
             "eval": evaluation(),
             "reflow": reflow(),
+            "difference": difference(),
         }
     )
 
@@ -540,6 +541,39 @@ def reflow() -> ConfigDict:
     )
 
 
+def difference(**fields: Any) -> ConfigDict:
+    """--mode=difference-flow."""
+    return ConfigDict(
+        {
+            "scores": "kernel",  # of the data and of the particles; learned: by the run in the workdir; classifier: a GAN's
+            "against": "particles",  # whose density is left: theirs; source: of where they began, fixed, as in eq. 7
+            "source": placeholder(int),  # class whose training examples the particles begin at; None: noise
+            "target": placeholder(int),  # class to go to; None: all data
+            "other": placeholder(str),  # of learned against source: the workdir of another run, whose density is left
+            "num_particles": 500,
+            "num_data": 0,  # training examples to go to, at the most; 0: all
+            "num_steps": 200,
+            "sigma_start": 1.0,  # bandwidths of the first and the last step, in units of the data in [-1, 1]
+            "sigma_end": 0.3,
+            "schedule": "geometric",  # between them; linear; constant: sigma_start throughout
+            "step_rule": "bandwidth",  # a step is step_size times the bandwidth squared; constant: step_size
+            "step_size": 1.0,
+            "jitter": False,  # scores at x + bandwidth times noise
+            "exclude_self": False,  # each particle left out of the density that it is moved by
+            "kl_bandwidth": 0.3,  # of both densities when their divergence is estimated
+            "num_frames": 31,  # of animation.gif, the first and the last included
+            "seed": 0,
+            # Of classifier: training steps before the first and before each step of the particles, and what they are.
+            "classifier_warmup": 500,
+            "classifier_steps": 10,
+            "classifier_batch": 256,
+            "classifier_rate": 1e-3,
+            "classifier_width": 256,
+            **fields,
+        }
+    )
+
+
 def given(section: ConfigDict) -> dict[str, Any]:
     """The fields of a section that say something, for a cell of a study: ml_collections takes no None there."""
     return {name: value for name, value in section.to_dict().items() if value is not None}
@@ -612,4 +646,6 @@ def variant(config: ConfigDict, name: str) -> ConfigDict:
     config.eval.update(density_classifier_images=10, density_classifier_calls=8, outlier_calls=8)
     config.reflow.update(num_pairs=20, shard_size=8, batch_size=10, num_steps=4)
     config.sampler.num_steps = 4
+    config.difference.update(num_particles=20, num_data=100, num_steps=4, num_frames=3)
+    config.difference.update(classifier_warmup=2, classifier_steps=1, classifier_batch=8, classifier_width=16)
     return config

@@ -15,6 +15,7 @@ from scoreflow_jax.likelihood import PROBES
 from scoreflow_jax.objectives import Interpolant
 from scoreflow_jax.ode import METHODS
 from scoreflow_jax.sampling import RULES, TRANSLATIONS
+from scoreflow_jax.sampling.difference_flow import AGAINST, SCORES, flow_of
 from scoreflow_jax.settings import DataSettings, EvalSettings
 from scoreflow_jax.training import COUPLINGS
 
@@ -38,14 +39,18 @@ def check(experiment: Built) -> None:
         ("interpolate.rule", e.interpolate.rule, RULES),
         ("interpolate.between", e.interpolate.between, ("latents", "images")),
         ("train.coupling", e.train.coupling, COUPLINGS),
+        ("difference.scores", e.difference.scores, SCORES),
+        ("difference.against", e.difference.against, AGAINST),
     ):
         if value not in names:
             raise UserError(f"config.{name} is {value!r}, expected one of {', '.join(names)}")
     _check_eval(experiment)
     _check_path(experiment)
+    _check_difference(experiment)
     labels = [("sample.labels", v) for v in e.sample.labels] + [("interpolate.labels", v) for v in e.interpolate.labels]
     labels += [("figures.classes", v) for v in e.figures.classes]
     labels += [(f"translate.{n}", v) for n in ("source", "target") if (v := getattr(e.translate, n)) is not None]
+    labels += [(f"difference.{n}", v) for n in ("source", "target") if (v := getattr(e.difference, n)) is not None]
     if e.data.base:  # commands/translate_base.py checks them: there they mean the two data sets
         labels = [(name, value) for name, value in labels if not name.startswith("translate.")]
     for name, value in labels:
@@ -71,6 +76,30 @@ def _check_path(experiment: Built) -> None:
             getattr(experiment, name).check_path(experiment.path)
         except ValueError as error:
             raise UserError(f"config.{name}: {error}") from error
+
+
+def _check_difference(experiment: Built) -> None:
+    """Whether the score-difference flow has what it leaves and where it goes."""
+    settings = experiment.difference
+    try:
+        flow_of(settings)
+    except ValueError as error:
+        raise UserError(f"config.difference: {error}") from error
+    for name in ("kl_bandwidth", "classifier_rate"):
+        if not getattr(settings, name) > 0:
+            raise UserError(f"config.difference.{name} is {getattr(settings, name)}, expected a positive number")
+    if settings.classifier_width < 4 or settings.classifier_width % 2:
+        raise UserError(
+            f"config.difference.classifier_width is {settings.classifier_width}, expected an even number of at least 4"
+        )
+    if settings.against == "source" and settings.scores == "classifier":
+        raise UserError(
+            "config.difference.against is 'source', but a classifier is of the particles: set it to 'particles'"
+        )
+    if settings.other is not None and (settings.scores, settings.against) != ("learned", "source"):
+        raise UserError(
+            "config.difference.other is the run of what is left: set scores to 'learned' and against to 'source', or leave it"
+        )
 
 
 def check_data(settings: DataSettings) -> None:
@@ -195,7 +224,8 @@ def _check_lists(e: EvalSettings) -> None:
 _AT_LEAST = {
     0: (
         "sample.seed", "interpolate.seed", "figures.seed", "train.num_workers", "train.profile_steps", "reflow.seed",
-        "reflow.distill_steps",
+        "reflow.distill_steps", "difference.num_data", "difference.seed", "difference.classifier_steps",
+        "difference.classifier_warmup",
     ),
     1: (
         "train.batch_size", "train.keep_checkpoints", "train.microbatches", "train.steps_per_call",
@@ -205,11 +235,13 @@ _AT_LEAST = {
         "eval.likelihood_images", "eval.truncation_images", "eval.audit_images", "figures.num_images",
         "figures.num_pairs", "figures.batch_size", "eval.residual_images", "eval.residual_noises", "reflow.rounds",
         "reflow.shard_size", "reflow.batch_size", "reflow.num_steps", "eval.straightness_images",
+        "difference.classifier_batch", "difference.classifier_width",
         "eval.density_cost_images", "eval.density_classifier_images", "eval.outlier_images",
     ),
     2: (
         "translate.num_times", "interpolate.num_steps", "eval.num_images", "eval.sweep_images", "eval.truncation_times",
         "figures.num_times", "figures.num_steps", "eval.straightness_times", "eval.residual_times", "reflow.num_pairs",
+        "difference.num_particles", "difference.num_frames",
         "eval.density_calls", "eval.density_classifier_calls", "eval.outlier_calls",
     ),
 }  # fmt: skip

@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def usage() -> str:
     """The text of --help."""
-    modes = "\n".join(f"  {name:12s} {description}" for name, (_, description) in MODES.items())
+    modes = "\n".join(f"  {name:15s} {description}" for name, (_, description) in MODES.items())
     return _USAGE.format(modes=modes, config=DEFAULT_CONFIG)
 
 

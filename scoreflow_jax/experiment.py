@@ -31,6 +31,7 @@ from scoreflow_jax.settings import (
     MEMBERS,
     Config,
     DataSettings,
+    DifferenceSettings,
     EvalSettings,
     FiguresSettings,
     InterpolateSettings,
@@ -83,7 +84,8 @@ class Experiment:
         spec: shape, classes and levels of the data.
         conditional: whether the drift takes labels.
         path, parameterization, objective, times, network, optimizer, solver, sampler: the parts.
-        schedule, data, train, sample, translate, interpolate, figures, eval, reflow, study: the commands' own settings.
+        schedule, data, train, sample, translate, interpolate, figures, eval, reflow, difference, study: the commands' own
+            settings.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Experiment:
     figures: FiguresSettings
     eval: EvalSettings
     reflow: ReflowSettings
+    difference: DifferenceSettings
     study: StudySettings
 
     @property
@@ -271,10 +274,11 @@ def resolve(config: Config, trained: Mapping[str, Any] | None = None) -> dict[st
 
 _SECTIONS = (
     "name", "seed", "data", "path", "parameterization", "objective", "times", "model", "optimizer", "train", "solver",
-    "sampler", "sample", "translate", "interpolate", "figures", "eval", "reflow", "study",
+    "sampler", "sample", "translate", "interpolate", "figures", "eval", "reflow", "difference",
+    "study",
 )  # fmt: skip
 
-_LATER = ("figures", "parameterization", "times", "sampler", "reflow", "study")
+_LATER = ("figures", "parameterization", "times", "sampler", "reflow", "difference", "study")
 """Sections that the configs of older runs lack; their settings have defaults."""
 
 
@@ -325,6 +329,7 @@ def build(config: Config) -> Experiment:
         figures=_section(FiguresSettings, "figures", sections.get("figures", {})),
         eval=_section(EvalSettings, "eval", sections["eval"]),
         reflow=_section(ReflowSettings, "reflow", sections.get("reflow", {})),
+        difference=_section(DifferenceSettings, "difference", sections.get("difference", {})),
         study=_section(StudySettings, "study", sections.get("study", {})),
     )
     check(experiment)

@@ -23,12 +23,16 @@ MINIMAL_TILE = 40  # smaller images are enlarged to at least this many screen pi
 MAXIMAL_WIDTH = 4000  # of panels side by side: what would be wider goes on below
 _GAP = 2  # screen pixels between tiles
 _SPACE = 14  # around panels
+_LAST_STANDS = 10  # times as long as the others, of an animation
 _TEXT_ROOM = 400  # for captions, where a width is reckoned before they are known
 _FONT_SIZE = 13  # of tiles up to ten times as high; it grows with them, since large pictures are looked at from afar
 _INK, _PAPER = (32, 32, 32), (255, 255, 255)
 
 Row = Float[np.ndarray, "_ height width channel"]
 """Images side by side; not every row has as many."""
+
+
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 
 class Panel(NamedTuple):
@@ -104,6 +108,27 @@ def save_panels(path: pathlib.Path, lines: Sequence[Sequence[Panel]]) -> None:
             x += picture.width + _SPACE
         y += max(p.height for p in line) + _SPACE
     _save(path, canvas)
+
+
+def panel_pixels(panel: Panel) -> UInt8[np.ndarray, "height width 3"]:
+    """A panel as a picture of an animation."""
+    return np.asarray(_picture(panel))
+
+
+def save_animation(path: pathlib.Path, pictures: Sequence[Picture], milliseconds: int) -> None:
+    """Pictures one after the other as a GIF that begins again, after the last has stood for a while.
+
+    Args:
+        path: of the GIF.
+        pictures: of one size.
+        milliseconds: how long each stands.
+    """
+    if none_at(path):
+        return
+    first, *rest = (Image.fromarray(picture).quantize(colors=64) for picture in pictures)
+    durations = [milliseconds] * len(rest) + [_LAST_STANDS * milliseconds]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
 
 
 def most_columns(shape: tuple[int, ...]) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 
 def missing() -> list[str]:
@@ -103,6 +103,7 @@ def save_curves(path: pathlib.Path, curves: Sequence[Curve], axes: Axes) -> None
 Points = Float[np.ndarray, "points dimension"]
 _BEHIND = "0.8"  # the grey of points for comparison
 _BINS = 60
+_PANEL = 4.6  # inches
 _MOST_NAMED = 10  # classes in a legend
 
 
@@ -124,7 +125,14 @@ class Cloud(NamedTuple):
     ends: Points | None = None
 
 
-def save_clouds(path: pathlib.Path, clouds: Sequence[Cloud], columns: Sequence[str], names: Sequence[str] = ()) -> None:
+def save_clouds(
+    path: pathlib.Path,
+    clouds: Sequence[Cloud],
+    columns: Sequence[str],
+    names: Sequence[str] = (),
+    *,
+    in_line: int | None = None,
+) -> None:
     """Draws clouds side by side, on the same axes.
 
     Args:
@@ -132,17 +140,42 @@ def save_clouds(path: pathlib.Path, clouds: Sequence[Cloud], columns: Sequence[s
         clouds: a panel each.
         columns: names of the coordinates.
         names: of the classes.
+        in_line: panels side by side at the most; the rest go on below. None: all.
     """
     if none_at(path):
         return
-    figure, canvas = _canvas(4.6 * len(clouds))
+    across = min(len(clouds), in_line or len(clouds))
+    down = -(-len(clouds) // across)
+    figure, canvas = _canvas(_PANEL * across, _PANEL * down)
     flat = len(columns) > 1
-    panels = figure.subplots(1, len(clouds), squeeze=False, sharex=True, sharey=flat)[0]
-    for panel, cloud in zip(panels, clouds, strict=True):
+    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=flat).ravel()
+    for panel in panels[len(clouds) :]:
+        panel.remove()
+    for panel, cloud in zip(panels, clouds, strict=False):
         (_scatter if flat else _histogram)(panel, cloud, names)
         panel.set(title=cloud.title, xlabel=columns[0], ylabel=columns[1] if flat else "density")
         _legend(panel)
     _print(canvas, path)
+
+
+def cloud_pixels(
+    cloud: Cloud, columns: Sequence[str], limits: tuple[float, float, float, float]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """One panel as a picture; of an animation, whose axes stand still.
+
+    Args:
+        cloud: to draw.
+        columns: names of the coordinates.
+        limits: of the axes: left, right, bottom, top; with one coordinate left and right alone.
+    """
+    figure, canvas = _canvas(_PANEL)
+    panel, flat = figure.add_subplot(), len(columns) > 1
+    (_scatter if flat else _histogram)(panel, cloud, ())
+    panel.set(title=cloud.title, xlabel=columns[0], ylabel=columns[1] if flat else "density", xlim=limits[:2])
+    if flat:
+        panel.set_ylim(limits[2:])
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
 
 def save_tracks(
@@ -219,12 +252,12 @@ def _legend(panel: Any) -> None:
         panel.legend(fontsize="small")
 
 
-def _canvas(width: float) -> tuple[Any, Any]:
+def _canvas(width: float, height: float = _PANEL) -> tuple[Any, Any]:
     """A figure and what draws it; the object interface leaves the user's own matplotlib state and backend alone."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, 4.6), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     return figure, FigureCanvasAgg(figure)
 
 

@@ -239,3 +239,32 @@ class ReflowSettings:
     distance: str = "l2"
     lpips_backbone: str | None = None
     lpips_heads: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DifferenceSettings:
+    """`config.difference`, which runs made before --mode=difference-flow lack."""
+
+    scores: str = "kernel"
+    against: str = "particles"
+    source: int | None = None
+    target: int | None = None
+    other: str | None = None
+    num_particles: int = 500
+    num_data: int = 0
+    num_steps: int = 200
+    sigma_start: float = 1.0
+    sigma_end: float = 0.3
+    schedule: str = "geometric"
+    step_rule: str = "bandwidth"
+    step_size: float = 1.0
+    jitter: bool = False
+    exclude_self: bool = False
+    kl_bandwidth: float = 0.3
+    num_frames: int = 31
+    seed: int = 0
+    classifier_steps: int = 10
+    classifier_warmup: int = 500
+    classifier_batch: int = 256
+    classifier_rate: float = 1e-3
+    classifier_width: int = 256

@@ -34,6 +34,7 @@ PARAMETERS = {
     "cifar10_unconditional.py": 61_804_419,
     "comparison.py": None,
     "ddpm.py": 61_804_419,
+    "difference_flow.py": None,
     "digits.py": None,
     "handbags_shoes.py": None,
     "image_folder.py": None,

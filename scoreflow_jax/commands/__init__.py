@@ -20,6 +20,11 @@ MODES = {
         "scoreflow_jax.commands.reflow",
         "straighten a trained rectified flow on pairs of its own, and distill it: reflow/{2, 3, ..., report.md}",
     ),
+    "difference-flow": (
+        "scoreflow_jax.commands.difference_flow",
+        "move particles to the data by a difference of scores: difference_flow/{particles.npz, panels.png, animation.gif, "
+        "kl.png, report.json}",
+    ),
     "study": (
         "scoreflow_jax.commands.study",
         "train and measure a grid of variants with several seeds each: study.md, study.json, along_t.png",
@@ -66,7 +71,7 @@ FLAGS = {
 WITHOUT_EXPERIMENT = ("status", "diagnose")
 """Modes that look at a workdir alone: run_command(workdir, **flags). They need neither data nor the run's config."""
 
-ALONE = ("compare", "pack", "config", "import")
+ALONE = ("difference-flow", "compare", "pack", "config", "import")
 """Modes that run in one process: what they do is not divided."""
 
 WITHOUT_DEVICES = ("status",)

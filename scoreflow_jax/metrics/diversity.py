@@ -6,6 +6,8 @@ from scipy.spatial.distance import cdist
 
 from scoreflow_jax.typing import HostState
 
+_BLOCK = 256  # images whose distances to all others are held at a time
+
 
 def within_class_std(images: HostState, labels: Int[np.ndarray, " batch"]) -> float:
     """The root of the variance of a pixel within its class, averaged over pixels and then over classes.
@@ -36,6 +38,19 @@ def nearest_distance(images: HostState, reference: Float[np.ndarray, "reference 
     flat = lambda x: np.asarray(x, np.float32).reshape(len(x), -1)  # noqa: E731
     distances, _ = NearestNeighbors(n_neighbors=1).fit(flat(reference)).kneighbors(flat(images))
     return float(distances.mean())
+
+
+def nearest(
+    images: HostState, reference: Float[np.ndarray, "reference ..."]
+) -> tuple[Float[np.ndarray, " batch"], Int[np.ndarray, " batch"]]:
+    """For each image the Euclidean distance to the nearest reference image, and the number of that one."""
+    flat = lambda x: np.reshape(x, (len(x), -1))  # noqa: E731
+    distances, numbers = [], []
+    for first in range(0, len(images), _BLOCK):
+        found = cdist(flat(images[first : first + _BLOCK]), flat(reference))
+        numbers.append(found.argmin(axis=1))
+        distances.append(found.min(axis=1))
+    return np.concatenate(distances), np.concatenate(numbers)
 
 
 def distances_to_sources(

@@ -1,0 +1,68 @@
+"""A trained model as the score of smoothed data.
+
+On a path x_t = alpha(t) x1 + sigma(t) x0 from Gaussian noise, y = x_t / alpha is data plus N(0, (sigma/alpha)^2 I). Its density
+is that of x_t but for the scale, so that its score is
+
+    grad log p(y; s) = alpha(t) score_t(alpha(t) y)    with    sigma(t) / alpha(t) = s.
+
+So every model on such a path, linear, VP or VE, knows the score of the data at every bandwidth between those of its ends.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from scoreflow_jax.paths import AffinePath, Prediction
+from scoreflow_jax.typing import State, Time, Times
+
+_HALVINGS = 40  # more than float32 can tell apart
+
+
+def bandwidth_time(path: AffinePath, bandwidth: float | Time) -> Time:
+    """The t at which sigma(t) / alpha(t) is the bandwidth, by bisection; beyond the path's own, the nearer end.
+
+    With a latent beside Gaussian noise both are one noise, as `AffinePath.noise_std` has it.
+    """
+
+    def halve(_: Any, ends: tuple[Time, Time]) -> tuple[Time, Time]:
+        """sigma / alpha falls with t: the half in which it passes the bandwidth."""
+        middle = 0.5 * (ends[0] + ends[1])
+        above = path.noise_std(middle) > bandwidth * path.alpha(middle)
+        return jnp.where(above, middle, ends[0]), jnp.where(above, ends[1], middle)
+
+    low, high = jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.float32(path.t_min), jnp.float32(path.t_max)))
+    return 0.5 * (low + high)
+
+
+def bandwidth_limits(path: AffinePath) -> tuple[float, float]:
+    """The least and the greatest bandwidth that the path has, sigma / alpha at its ends; the latter may be infinite."""
+    with jax.ensure_compile_time_eval():
+        ends = [jnp.float32(t) for t in (path.t_max, path.t_min)]
+        low, high = (float(path.noise_std(t)) / max(float(path.alpha(t)), 1e-30) for t in ends)
+    return low, high
+
+
+def smoothed_score(
+    predict: Callable[[Prediction, State, Times], State], path: AffinePath
+) -> Callable[[State, Time], State]:
+    """From what a model predicts on a path to (y, bandwidth) -> score of the smoothed data.
+
+    Args:
+        predict: (kind, x, t) -> the prediction, `NetworkDrift.predict` with its condition inside.
+        path: of the model.
+
+    Raises:
+        ValueError: a path whose source is not Gaussian, which has no such score.
+    """
+    if not path.gaussian_source:
+        raise ValueError("the path's source is not Gaussian noise: its states are no smoothed data, which have a score")
+
+    def score(y: State, bandwidth: Time) -> State:
+        """alpha score_t(alpha y)."""
+        t = bandwidth_time(path, bandwidth)
+        alpha = path.alpha(t)
+        return alpha * predict("score", alpha * y, jnp.broadcast_to(t, y.shape[:1]))
+
+    return score
