@@ -503,9 +503,10 @@ def evaluation() -> ConfigDict:
             "residual_images": 200,
             "residual_noises": 4,  # of each image
             "residual_times": 21,
-            # of likelihood density: network calls for each example, and how noise levels are drawn (uniform, tabulated)
+            # of likelihood density: network calls for each example, and how noise levels are drawn: uniform, logistic, or
+            # tabulated by a pilot, 4,096 calls in all
             "density_calls": 256,
-            "density_levels": "logistic",
+            "density_levels": "tabulated",
             # error of densities against network calls: the formula, the ODE, DDPM's bound
             "density_cost": False,
             "density_cost_images": 16,
@@ -519,6 +520,10 @@ def evaluation() -> ConfigDict:
             "outlier_images": 200,
             "outlier_calls": 64,
             "outlier_data": {},  # fields of config.data that describe a further kind
+            # the learned drift against eq. 7's difference of scores, for several sigma_0
+            "score_difference": False,
+            "score_difference_images": 364,
+            "score_difference_sigmas": (0.1, 0.3, 1.0, 3.0),
         }
     )
 

@@ -215,6 +215,10 @@ def _check_lists(e: EvalSettings) -> None:
         steps = getattr(e, name)
         if any(type(n) is not int or n < 1 for n in steps):
             raise UserError(f"config.eval.{name} is {steps}, expected whole numbers of at least 1")
+    if not all(isinstance(s, int | float) and s > 0 for s in e.score_difference_sigmas):
+        raise UserError(
+            f"config.eval.score_difference_sigmas is {e.score_difference_sigmas}, expected positive numbers, such as (0.3, 1.0)"
+        )
     if not all(isinstance(t, float) and t > 0 for t in (*e.sweep_tolerances, *e.reconstruction_tolerances)):
         raise UserError(
             "config.eval.sweep_tolerances and reconstruction_tolerances: expected positive numbers, such as 1e-3"
@@ -237,6 +241,7 @@ _AT_LEAST = {
         "reflow.shard_size", "reflow.batch_size", "reflow.num_steps", "eval.straightness_images",
         "difference.classifier_batch", "difference.classifier_width",
         "eval.density_cost_images", "eval.density_classifier_images", "eval.outlier_images",
+        "eval.score_difference_images",
     ),
     2: (
         "translate.num_times", "interpolate.num_steps", "eval.num_images", "eval.sweep_images", "eval.truncation_times",

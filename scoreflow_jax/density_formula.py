@@ -73,7 +73,7 @@ class DensityFormula:
     num_calls: int = 256
     replicates: int = 8
     levels: str = "logistic"
-    scale: float = 2.0
+    scale: float = 3.0
     placement: str = "stratified"
     antithetic: bool = True
     reference: str = "gaussian"

@@ -194,7 +194,7 @@ class EvalSettings:
     residual_times: int = 21
 
     density_calls: int = 256
-    density_levels: str = "logistic"
+    density_levels: str = "tabulated"
 
     density_cost: bool = False
     density_cost_images: int = 16
@@ -208,6 +208,10 @@ class EvalSettings:
     outlier_images: int = 200
     outlier_calls: int = 64
     outlier_data: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    score_difference: bool = False
+    score_difference_images: int = 364
+    score_difference_sigmas: tuple[Any, ...] = (0.1, 0.3, 1.0, 3.0)
 
     def __post_init__(self) -> None:
         """Reads what runs of before say."""

@@ -21,6 +21,7 @@ from scoreflow_jax.evaluation.outliers import measure_outliers
 from scoreflow_jax.evaluation.report import page, summary
 from scoreflow_jax.evaluation.residual import measure_residual
 from scoreflow_jax.evaluation.reversibility import measure_reversibility
+from scoreflow_jax.evaluation.score_difference import measure_score_difference
 from scoreflow_jax.evaluation.straightness import measure_straightness
 from scoreflow_jax.evaluation.sweep import measure_sweep
 from scoreflow_jax.evaluation.translation import check_translation, measure_translation
@@ -43,6 +44,7 @@ PARTS: dict[str, Part] = {
     "density_cost": measure_density_cost,
     "density_classifier": lambda model, data, _: measure_density_classifier(model, data),
     "outliers": measure_outliers,
+    "score_difference": measure_score_difference,
 }
 """What can be measured, by the field of `config.eval` that switches it on."""
 

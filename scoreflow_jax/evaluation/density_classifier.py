@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from scoreflow_jax.density_formula import Gaussian
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.likelihoods import HeldOut, formula_of, gaussian_like, table_for
@@ -31,7 +32,8 @@ def measure_density_classifier(model: Model, data: Data) -> dict[str, Any]:
             "config.model.conditional=True"
         )
     held = HeldOut.draw(model, data, settings.density_classifier_images)
-    values, stats = class_densities(model, data, held.x, held.key, settings.density_classifier_calls)
+    reference = gaussian_like(data)
+    values, stats = class_densities(model, data, held.x, held.key, settings.density_classifier_calls, reference)
     assert held.labels is not None
     right = values.argmax(axis=1) == held.labels
     ordered = np.sort(values, axis=1)
@@ -50,11 +52,10 @@ def measure_density_classifier(model: Model, data: Data) -> dict[str, Any]:
 
 
 def class_densities(
-    model: Model, data: Data, x: HostState, key: PRNGKey, calls: int
+    model: Model, data: Data, x: HostState, key: PRNGKey, calls: int, reference: Gaussian
 ) -> tuple[Float[np.ndarray, "batch classes"], SolveStats]:
     """log p(x | c) in nats for every class, from common noise; of an unconditional model one column, log p(x)."""
     formula, classes = formula_of(data.settings.density_levels, calls), max(model.num_classes, 1)
-    reference = gaussian_like(data)
     table = table_for(model, data, reference) if formula.levels == "tabulated" else None
     keys = np.asarray(sample_keys(key, np.arange(len(x))))
     solved = model.solve_formula_density(

@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 
 from scoreflow_jax import data as sources
 from scoreflow_jax import files, plots
+from scoreflow_jax.density_formula import STANDARD
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.density_classifier import class_densities
@@ -42,7 +43,8 @@ def measure_outliers(model: Model, data: Data, out: pathlib.Path) -> dict[str, A
     for place, (name, pixels) in enumerate(kinds.items()):
         key = jax.random.fold_in(held.key, place)
         x = np.asarray(dequantized_images(key, pixels, spec.levels))
-        values, _ = class_densities(model, data, x, key, settings.outlier_calls)
+        # A Gaussian like the data would be no reference for what is far from them: pixels that never change have no variance.
+        values, _ = class_densities(model, data, x, key, settings.outlier_calls, STANDARD)
         bits[name] = in_unit(scipy.special.logsumexp(values, axis=1) - np.log(values.shape[1]), data)
     own = bits[_DATA]
     rows = {

@@ -282,6 +282,22 @@ def _density_classifier(d: dict[str, Any]) -> str:
     return "## Density as a classifier\n\n" + _table([f"{d['images']} held-out images", "right"], rows)
 
 
+def _score_difference(s: dict[str, Any]) -> str:
+    shown = range(1, len(s["times"]), 2)
+    rows = []
+    for name, row in s["rows"].items():
+        middle = row[len(row) // 2]
+        cosines = [f"{row[i]['cosine']:.2f}" for i in shown]
+        rows.append([name, *cosines, f"{middle['relative_error']:.2f}", f"{middle['error_at_best_factor']:.2f}"])
+    half = s["times"][len(s["times"]) // 2]
+    head = [
+        f"{s['images']} held-out images: cosine with the learned drift at t =",
+        *(f"{s['times'][i]:g}" for i in shown),
+    ]
+    head += [f"square error at t = {half:g}, of the drift's", "with the best factor"]
+    return f"## The drift and eq. 7\n\n{_table(head, rows)}\n\n![cosine along t](score_difference.png)"
+
+
 def _outliers(o: dict[str, Any]) -> str:
     rows = [[n, str(k["images"]), f"{k['bits_per_dim']:.3f}", f"{k['area']:.3f}"] for n, k in o["kinds"].items()]
     rows.insert(0, ["held-out data", str(o["images"]), f"{o['bits_per_dim']:.3f}", ""])
@@ -373,6 +389,7 @@ _SECTIONS = {
     "density_cost": _density_cost,
     "density_classifier": _density_classifier,
     "outliers": _outliers,
+    "score_difference": _score_difference,
     "audit": _audit,
 }
 

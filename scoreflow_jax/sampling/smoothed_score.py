@@ -9,31 +9,12 @@ So every model on such a path, linear, VP or VE, knows the score of the data at 
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from scoreflow_jax.paths import AffinePath, Prediction
 from scoreflow_jax.typing import State, Time, Times
-
-_HALVINGS = 40  # more than float32 can tell apart
-
-
-def bandwidth_time(path: AffinePath, bandwidth: float | Time) -> Time:
-    """The t at which sigma(t) / alpha(t) is the bandwidth, by bisection; beyond the path's own, the nearer end.
-
-    With a latent beside Gaussian noise both are one noise, as `AffinePath.noise_std` has it.
-    """
-
-    def halve(_: Any, ends: tuple[Time, Time]) -> tuple[Time, Time]:
-        """sigma / alpha falls with t: the half in which it passes the bandwidth."""
-        middle = 0.5 * (ends[0] + ends[1])
-        above = path.noise_std(middle) > bandwidth * path.alpha(middle)
-        return jnp.where(above, middle, ends[0]), jnp.where(above, ends[1], middle)
-
-    low, high = jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.float32(path.t_min), jnp.float32(path.t_max)))
-    return 0.5 * (low + high)
 
 
 def bandwidth_limits(path: AffinePath) -> tuple[float, float]:
@@ -61,7 +42,7 @@ def smoothed_score(
 
     def score(y: State, bandwidth: Time) -> State:
         """alpha score_t(alpha y)."""
-        t = bandwidth_time(path, bandwidth)
+        t = path.time_at(-2.0 * jnp.log(bandwidth))
         alpha = path.alpha(t)
         return alpha * predict("score", alpha * y, jnp.broadcast_to(t, y.shape[:1]))
 

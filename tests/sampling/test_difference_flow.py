@@ -19,7 +19,7 @@ from scoreflow_jax.sampling.difference_flow import (
 )
 from scoreflow_jax.sampling.kernel_score import smoothed_density
 from scoreflow_jax.sampling.noise import noise_for
-from scoreflow_jax.sampling.smoothed_score import bandwidth_limits, bandwidth_time, smoothed_score
+from scoreflow_jax.sampling.smoothed_score import bandwidth_limits, smoothed_score
 from tests import oracles
 
 KEY = jax.random.key(0)
@@ -147,7 +147,7 @@ def test_a_step_against_the_conditional_is_tweedies_denoiser():
     difference = lambda at, s, particles, step, memory: (score(at, s) + (at - particles) / s**2, memory)
     moved, _ = move(difference, flow, x, 0, None, key)
     z = x + 0.7 * noise_for(jax.random.fold_in(key, 0), jnp.arange(50), (4,))
-    t = jnp.full(50, bandwidth_time(path, 0.7))
+    t = jnp.full(50, path.time_at(-2.0 * jnp.log(0.7)))
     np.testing.assert_allclose(moved, oracle.data_and_noise(z, t)[0], atol=2e-4)
 
 
@@ -216,10 +216,10 @@ def test_learned_scores_are_those_of_smoothed_classes(name, bandwidth):
 def test_the_time_of_a_bandwidth(name):
     path = PATHS[name]()
     for bandwidth in (0.05, 0.3, 1.0, 5.0):
-        t = bandwidth_time(path, bandwidth)
+        t = path.time_at(-2.0 * jnp.log(bandwidth))
         assert float(path.noise_std(t) / path.alpha(t)) == pytest.approx(bandwidth, rel=1e-3)
     low, _ = bandwidth_limits(path)
-    assert float(bandwidth_time(path, 0.0)) == pytest.approx(path.t_max, abs=1e-6)
+    assert float(path.time_at(jnp.asarray(jnp.inf))) == pytest.approx(path.t_max, abs=1e-6)
     assert low < 0.05
 
 
