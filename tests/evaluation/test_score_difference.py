@@ -81,7 +81,7 @@ def test_eq_7_between_gaussians():
 
 
 def test_sources_and_settings_that_do_not_go_are_said(data, tmp_path):
-    other = experiment_of("digits.py", path={"name": "ve"})
+    other = experiment_of("digits.py", path__name="ve")
     with pytest.raises(UserError, match=r"eq. 7 from N\(0, I\), which this path does not start from"):
         measure_score_difference(Drifting(other, jnp.asarray), Data(other), tmp_path)
     with pytest.raises(UserError, match="score_difference_sigmas is .*, expected positive numbers"):
