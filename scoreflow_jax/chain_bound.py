@@ -112,14 +112,7 @@ def chain_bound(
     several = replicates > 1
     error = jnp.std(bounds, axis=0, ddof=1) / math.sqrt(replicates) if several else jnp.full(x.shape[:1], jnp.nan)
     value = jnp.mean(bounds, axis=0)
-    calls = jnp.asarray(num_calls, jnp.int32)
-    return Solution(
-        y=(value, error),
-        path=None,
-        num_evaluations=calls,
-        num_rejected=jnp.zeros_like(calls),
-        succeeded=jnp.isfinite(value).all(),
-    )
+    return Solution.by_calls((value, error), num_calls, value)
 
 
 def _divergence(

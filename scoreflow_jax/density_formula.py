@@ -191,13 +191,7 @@ def formula_log_density(
     estimates = _closed_part(x, formula.reference, reference)[None] - 0.5 * sums / (signs * count)
     error = jnp.std(estimates, axis=0, ddof=1) / math.sqrt(formula.replicates)
     value = jnp.mean(estimates, axis=0)
-    return Solution(
-        y=(value, error),
-        path=None,
-        num_evaluations=calls,
-        num_rejected=jnp.zeros_like(calls),
-        succeeded=jnp.isfinite(value).all(),
-    )
+    return Solution.by_calls((value, error), calls, value)
 
 
 def excess(

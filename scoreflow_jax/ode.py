@@ -63,6 +63,12 @@ class Solution(NamedTuple):
     num_rejected: Int[Array, "*batch"]
     succeeded: Bool[Array, "*batch"]
 
+    @classmethod
+    def by_calls(cls, y: PyTree, calls: int | Array, result: Array) -> "Solution":
+        """What something other than a solver gave by so many network calls; succeeded if `result`, of y, is finite."""
+        count = jnp.asarray(calls, jnp.int32)
+        return cls(y, None, count, jnp.zeros_like(count), jnp.isfinite(result).all())
+
 
 def rms_norm(tree: PyTree) -> Float[Array, ""]:
     """Root mean square over all numbers of a pytree, scipy's norm of the flattened batch."""

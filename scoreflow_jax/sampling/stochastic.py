@@ -200,10 +200,7 @@ def sample_stochastically(
     x = jax.lax.fori_loop(0, sampler.num_steps, body, x)
     if sampler.denoise:
         x = _denoised(told, path, x, times[-1], stop > start)
-    calls = jnp.asarray(sampler.network_calls(path), jnp.int32)
-    return Solution(
-        y=x, path=None, num_evaluations=calls, num_rejected=jnp.zeros_like(calls), succeeded=jnp.isfinite(x).all()
-    )
+    return Solution.by_calls(x, sampler.network_calls(path), x)
 
 
 Told = Callable[[Prediction, State, Time], State]
