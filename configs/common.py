@@ -509,7 +509,7 @@ def evaluation() -> ConfigDict:
             "density_levels": "tabulated",
             # error of densities against network calls: the formula, the ODE, DDPM's bound
             "density_cost": False,
-            "density_cost_images": 16,
+            "density_cost_images": 8,
             "density_cost_calls": (16, 64, 256, 1024),
             # the class under which a test image is most likely, by the formula
             "density_classifier": False,

@@ -197,7 +197,7 @@ class EvalSettings:
     density_levels: str = "tabulated"
 
     density_cost: bool = False
-    density_cost_images: int = 16
+    density_cost_images: int = 8
     density_cost_calls: tuple[Any, ...] = (16, 64, 256, 1024)
 
     density_classifier: bool = False
