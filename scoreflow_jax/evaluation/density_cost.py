@@ -27,7 +27,7 @@ _REPLICATES = 4  # so that few calls have several levels too; the root mean squa
 PLAIN = {"levels": "uniform", "placement": "independent", "antithetic": False}
 VARIANTS: dict[str, dict[str, Any]] = {
     "formula as printed": {**PLAIN, "reference": "none"},
-    "and (1 - s)^2 (|x0|^2 - d) subtracted": {**PLAIN, "reference": "noise"},
+    "with its control variate": {**PLAIN, "reference": "noise"},
     "stratified, antithetic": {"levels": "uniform", "reference": "noise"},
     "Gaussian reference": {"levels": "uniform"},
     "logistic levels": {},
