@@ -7,7 +7,8 @@ p(x_{i-1} | x_i), whose means `ancestral` sampling takes (`sampling/stochastic.p
 
 in expectation over q. A step's variance is that of q given the data ("posterior") or q(x_i | x_{i-1})'s beta ("forward"). The
 last step to x, of variance 1 - alpha(1)^2, gives the probability of a grey level: the Gaussian's mass in its cell, the outermost
-cells reaching to infinity (eq. 13). Points have a density there.
+cells reaching to infinity (eq. 13). Points and dequantized images have a density there: a network that was trained on dequantized
+images knows nothing of levels, and to tell it where in a cell they lie would be paid for.
 """
 
 import math
@@ -27,29 +28,22 @@ _STEP, _DRAW = 0, 1  # folded into an example's key
 
 
 class Cells(NamedTuple):
-    """What a grey level covers: around its value, except at both ends of the range.
+    """What a grey level covers: around its value, except at both ends of the range, -1 and 1.
 
     Attributes:
-        half_width: of a cell; 0 for points, which have a density.
-        first, last: values of the least and of the largest level.
+        half_width: of a cell; 0 for points and for dequantized images, which have a density.
     """
 
     half_width: float = 0.0
-    first: float = -1.0
-    last: float = 1.0
 
     @classmethod
-    def of(cls, levels: int, dequantize: bool) -> "Cells":
-        """Of `pixels.Scaling`: levels from -1 to 1, or of a dequantized model in the middle of cells of 2 / levels."""
-        if not levels:
-            return cls()
-        if not dequantize:
-            return cls(1.0 / (levels - 1))
-        return cls(1.0 / levels, 1.0 / levels - 1.0, 1.0 - 1.0 / levels)
+    def of(cls, levels: int) -> "Cells":
+        """Of `levels` values from -1 to 1."""
+        return cls(1.0 / (levels - 1))
 
 
 POINTS = Cells()
-"""No cells: data that are points."""
+"""No cells: data that have a density."""
 
 
 def chain_bound(
@@ -69,7 +63,7 @@ def chain_bound(
     Args:
         predict: what the network says; noise and data are asked for.
         path: DDPM's.
-        x: data at the values of their levels, not dequantized.
+        x: data: at the values of their levels where there are cells.
         condition: of each example.
         keys: of `sampling.sample_keys`.
         cells: of the levels.
@@ -154,9 +148,9 @@ def _log_decoder(
     mean = predict("data", per_example(path.alpha(t), x) * x + std * noise, t, condition)
     if cells.half_width == 0:
         return _sum(-0.5 * jnp.square((x - mean) / std) - jnp.log(std) - 0.5 * math.log(2.0 * math.pi))
-    middle = 0.5 * cells.half_width
-    upper = jnp.where(x > cells.last - middle, jnp.inf, (x + cells.half_width - mean) / std)
-    lower = jnp.where(x < cells.first + middle, -jnp.inf, (x - cells.half_width - mean) / std)
+    end = 1.0 - 0.5 * cells.half_width
+    upper = jnp.where(x > end, jnp.inf, (x + cells.half_width - mean) / std)
+    lower = jnp.where(x < -end, -jnp.inf, (x - cells.half_width - mean) / std)
     return _sum(_log_mass(lower, upper))
 
 

@@ -519,7 +519,8 @@ class Model:
         """DDPM's variational bound (`chain_bound.py`), y being (bounds in nats, standard errors), with what it cost.
 
         Args:
-            images: at the values of their grey levels, not dequantized.
+            images: as the model was trained on them, at their levels or dequantized: the bound is of the levels'
+                probability, or of a density on [-1, 1]; of points it is of a density.
             labels: a class for all, or one for each.
             key: image i's noise is from fold_in(key, i); jax.random.key(0) where none is given.
             variance, num_calls, replicates: as there.
@@ -529,7 +530,8 @@ class Model:
         """
         if not isinstance(self.experiment.path, DDPMPath):
             raise UserError("a bound by the chain needs DDPM's path: config.path.name is not 'ddpm'")
-        cells = Cells.of(self.experiment.spec.levels, self.experiment.data.dequantize)
+        levels, dequantized = self.experiment.spec.levels, self.experiment.data.dequantize
+        cells = Cells.of(levels) if levels and not dequantized else Cells()
 
         def solve(drift: Any, x: Any, keys: Any, label: Any, solver: Any, *, times: Any, span: Any) -> Any:
             del times, span

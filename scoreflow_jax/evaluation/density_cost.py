@@ -15,7 +15,7 @@ import numpy as np
 
 from scoreflow_jax import files, plots
 from scoreflow_jax.evaluation.data import Data
-from scoreflow_jax.evaluation.likelihoods import HeldOut, formula_of, gaussian_like, table_for
+from scoreflow_jax.evaluation.likelihoods import HeldOut, chain_data, formula_of, gaussian_like, table_for
 from scoreflow_jax.model import Model
 from scoreflow_jax.paths import DDPMPath
 from scoreflow_jax.sampling import SolveStats
@@ -88,11 +88,11 @@ def _chain_rows(model: Model, data: Data, held: HeldOut) -> list[dict[str, Any]]
     """DDPM's bound by some of its steps."""
     path = model.experiment.path
     assert isinstance(path, DDPMPath)
-    levels, rows = data.experiment.scaling.to_images(held.pixels), []
+    (x, _), rows = chain_data(data, held), []
     for calls in data.settings.density_cost_calls:
         each = min(max(calls // _REPLICATES, 2), path.num_scales)
         solved = model.solve_chain_bound(
-            levels, held.labels, key=held.key, num_calls=each * _REPLICATES, replicates=_REPLICATES
+            x, held.labels, key=held.key, num_calls=each * _REPLICATES, replicates=_REPLICATES
         )
         rows.append(_row("DDPM's bound", float(each * _REPLICATES), _rms(solved.y[1]), solved.stats))
     return rows

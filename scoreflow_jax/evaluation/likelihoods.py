@@ -109,16 +109,23 @@ def _by_formula(model: Model, data: Data, held: HeldOut, ode: Values | None) -> 
 
 
 def _by_chain(model: Model, data: Data, held: HeldOut) -> dict[str, Any]:
-    """The bound at the levels themselves: it is of their probability."""
-    levels = data.experiment.scaling.to_images(held.pixels)
+    """The bound on what the model was trained on: levels, of whose probability it is, or dequantized images, of whose density."""
+    x, of_levels = chain_data(data, held)
     variance = model.experiment.sampler.variance
-    solved = model.solve_chain_bound(levels, held.labels, key=jax.random.fold_in(held.key, _FORMULA), variance=variance)
+    solved = model.solve_chain_bound(x, held.labels, key=jax.random.fold_in(held.key, _FORMULA), variance=variance)
     cost = solved.stats.summary()
-    return _summary(in_unit(solved.y[0], data, of_levels=True), data) | {
+    return _summary(in_unit(solved.y[0], data, of_levels=of_levels), data) | {
         "calls": int(cost["nfe_max"]),
         "variance": variance,
+        "of": "levels" if of_levels else "a density",
         "cost": cost,
     }
+
+
+def chain_data(data: Data, held: HeldOut) -> tuple[HostState, bool]:
+    """What DDPM's bound is taken of, and whether that are grey levels."""
+    of_levels = bool(data.experiment.spec.levels) and not data.experiment.data.dequantize
+    return (data.experiment.scaling.to_images(held.pixels) if of_levels else held.x), of_levels
 
 
 def formula_of(levels: str, calls: int, replicates: int | None = None) -> DensityFormula:

@@ -231,7 +231,7 @@ def _likelihood(v: dict[str, Any]) -> str:
         rows.append(["density formula, a bound of the SDE", _density(f), f"{f['calls']} calls", told])
     if "chain" in v:
         c = v["chain"]
-        rows.append(["DDPM's bound, of the levels' probability", _density(c), f"{c['calls']} calls", c["variance"]])
+        rows.append([f"DDPM's bound, of {c['of']}", _density(c), f"{c['calls']} calls", c["variance"]])
     if "uniform" in v:
         unit = f"bits/dim of {v['of']} held-out images (a uniform model has {v['uniform']:.3f}"
     else:
