@@ -38,7 +38,7 @@ quickstart: setup
 	  && echo "  runs/digits/eval/*/report.md         the figures, with pictures beside it"
 
 test: setup
-	@$(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	@$(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -58,11 +58,11 @@ def test_divergence_of_the_network_is_the_trace_of_its_jacobian():
     # The output layer starts near 0; a network of nothing would pass any test.
     params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), params)
     label, t = jnp.array([0, 2]), jnp.array([0.3, 0.8])
-    f = lambda x: make_drift(network, params)(x, t, label)
+    f = jax.jit(lambda x: make_drift(network, params)(x, t, label))
     x = jax.random.normal(jax.random.key(2), (2, 4, 4, 1))
-    jacobian = jax.jacrev(lambda x: f(x).reshape(2, -1))(x).reshape(2, 16, 2, 16)
+    jacobian = jax.jit(jax.jacrev(lambda x: f(x).reshape(2, -1)))(x).reshape(2, 16, 2, 16)
     expected = [np.trace(jacobian[i, :, i]) for i in range(2)]
-    np.testing.assert_allclose(likelihood.divergence(f, x, None)[1], expected, rtol=1e-3)
+    np.testing.assert_allclose(jax.jit(lambda x: likelihood.divergence(f, x, None)[1])(x), expected, rtol=1e-3)
     assert np.abs(expected).min() > 1e-2
 
 

@@ -1,4 +1,7 @@
-"""--mode=train told to stop, or in trouble: what is saved and said, and that the same command goes on as if nothing had been."""
+"""--mode=train told to stop, or in trouble: what is saved and said, and that the same command goes on as if nothing had been.
+
+On a table of points, whose network compiles in a second; that dropout, mirroring and images are resumed too shows `pictures`.
+"""
 
 import json
 import os
@@ -23,13 +26,30 @@ from scoreflow_jax.training import create_state, loop
 from tests.commands.runs import experiment_of
 from tests.commands.test_train import state_files
 from tests.conftest import COMPILED, ROOT
+from tests.test_points import experiment_of as experiment_of_points
+from tests.test_points import write_table
 
 OPTIONS = {
     "train__num_steps": 12, "train__log_every": 5, "train__checkpoint_every": 6, "train__sample_every": 0,
-    "train__tensorboard": False, "model__channel_multipliers": (1,), "model__dropout": 0.1,
-    "data__flip": True, "train__batch_size": 240,  # of 1,433 images: an epoch ends in the sixth step
+    "train__tensorboard": False, "train__batch_size": 240,  # of 1,433 images or 1,403 points: an epoch ends in the sixth step
 }  # fmt: skip
-SAME = {"model__channel_multipliers": (1,), "model__dropout": 0.1}
+OF_PICTURES = {**OPTIONS, "model__channel_multipliers": (1,), "model__dropout": 0.1, "data__flip": True}
+SAME = {"model__label_dropout": 0.1}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return write_table(tmp_path_factory.mktemp("table") / "points.csv", count=2000)
+
+
+@pytest.fixture(scope="module")
+def points(table):
+    """The smoke run of the table, with changes like train__num_steps=2."""
+    return lambda **changes: experiment_of_points(table, smoke=True, **{**SAME, **changes})
+
+
+def pictures(**changes):
+    return experiment_of("digits.py", **changes)
 
 
 def records(workdir):
@@ -41,10 +61,10 @@ def losses(workdir):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, points):
     """A run that nothing befell."""
     workdir = tmp_path_factory.mktemp("whole")
-    train.run_command(experiment_of("digits.py", **OPTIONS), workdir)
+    train.run_command(points(**OPTIONS), workdir)
     return workdir
 
 
@@ -61,28 +81,36 @@ def at_batch(monkeypatch, number, what):
     monkeypatch.setattr(train, "to_global", counted)
 
 
-@pytest.mark.parametrize(("signum", "number"), [(signal.SIGTERM, 5), (signal.SIGINT, 10)])
-def test_a_signal_saves_once_and_the_run_goes_on_bit_for_bit(whole, tmp_path, monkeypatch, capsys, signum, number):
+@pytest.mark.parametrize(("kind", "signum", "number"), [("points", signal.SIGTERM, 5), ("pictures", signal.SIGINT, 10)])
+def test_a_signal_saves_once_and_the_run_goes_on_bit_for_bit(
+    kind, signum, number, request, points, tmp_path, monkeypatch, capsys
+):
     """Between two logs: the record that spans the stop is that of the run without one, and no step stands there twice."""
+    if kind == "points":
+        experiment, whole = points(**OPTIONS), request.getfixturevalue("whole")
+    else:
+        experiment, whole = pictures(**OF_PICTURES), tmp_path / "whole"
+        train.run_command(experiment, whole)
+    run = tmp_path / "run"
     before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     with monkeypatch.context() as patch:
         at_batch(patch, number, lambda: os.kill(os.getpid(), signum))
         with pytest.raises(Stopped) as stopped:
-            train.run_command(experiment_of("digits.py", **OPTIONS), tmp_path)
+            train.run_command(experiment, run)
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
     step = stopped.value.step
     assert step == number - 2
     assert stopped.value.signum == signum
-    assert checkpoint_steps(tmp_path / "checkpoints") == [s for s in (6,) if s < step] + [step]
+    assert checkpoint_steps(run / "checkpoints") == [s for s in (6,) if s < step] + [step]
     assert f"{signal.Signals(signum).name}: saving after the step under way" in capsys.readouterr().err
-    train.run_command(experiment_of("digits.py", **OPTIONS), tmp_path)
+    train.run_command(experiment, run)
     assert f"resuming from step {step}\n" in capsys.readouterr().out
-    assert losses(tmp_path) == losses(whole)
-    ours, theirs = (state_files(folder, 12, **SAME) for folder in (tmp_path, whole))
+    assert losses(run) == losses(whole)
+    ours, theirs = (state_files(folder, 12, experiment) for folder in (run, whole))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-def test_pictures_do_not_delay_a_stop(tmp_path, monkeypatch):
+def test_pictures_do_not_delay_a_stop(points, tmp_path, monkeypatch):
     """The signal comes while they are drawn: they are left out, and the step is saved."""
     drawn = []
 
@@ -93,14 +121,14 @@ def test_pictures_do_not_delay_a_stop(tmp_path, monkeypatch):
 
     monkeypatch.setattr(train.Model, "generate", slow)
     with pytest.raises(Stopped) as stopped:
-        train.run_command(experiment_of("digits.py", **{**OPTIONS, "train__sample_every": 4}), tmp_path)
+        train.run_command(points(**{**OPTIONS, "train__sample_every": 4}), tmp_path)
     assert not drawn
     assert stopped.value.step == 5  # the next step is done before the loop asks
     assert checkpoint_steps(tmp_path / "checkpoints") == [5]
 
 
 @pytest.mark.parametrize("when", ["fetch", "report"])
-def test_a_signal_between_the_step_and_the_pictures_is_heard(tmp_path, monkeypatch, when):
+def test_a_signal_between_the_step_and_the_pictures_is_heard(points, tmp_path, monkeypatch, when):
     """While the loop waits for the device or writes the record: too late to be asked for before the pictures."""
     owner = {"fetch": loop._Pending, "report": loop._Meter}[when]
     real = getattr(owner, when)
@@ -116,17 +144,17 @@ def test_a_signal_between_the_step_and_the_pictures_is_heard(tmp_path, monkeypat
     monkeypatch.setattr(owner, when, hit)
     monkeypatch.setattr(train.Model, "generate", lambda *_, **__: pytest.fail("pictures of a run that is to stop"))
     with pytest.raises(Stopped) as stopped:
-        train.run_command(experiment_of("digits.py", **{**OPTIONS, "train__sample_every": 3}), tmp_path)
+        train.run_command(points(**{**OPTIONS, "train__sample_every": 3}), tmp_path)
     assert stopped.value.step == 4
     assert checkpoint_steps(tmp_path / "checkpoints") == [4]
 
 
-def test_ctrl_c_in_a_terminal_reaches_workers_too_and_the_run_still_saves(tmp_path):
+def test_ctrl_c_in_a_terminal_reaches_workers_too_and_the_run_still_saves(table, tmp_path):
     """A terminal signals the whole group of processes."""
     log = tmp_path / "log"
     with log.open("w") as file:
         process = subprocess.Popen(
-            command(tmp_path / "run", "--config.train.num_workers=1"), cwd=ROOT, env=ENVIRONMENT, stdout=file, stderr=file,
+            command(table, tmp_path / "run", "--config.train.num_workers=1"), cwd=ROOT, env=ENVIRONMENT, stdout=file, stderr=file,
             start_new_session=True,
         )  # fmt: skip
     until = time.monotonic() + 200
@@ -137,22 +165,24 @@ def test_ctrl_c_in_a_terminal_reaches_workers_too_and_the_run_still_saves(tmp_pa
     assert checkpoint_steps(tmp_path / "run" / "checkpoints")[-1] >= 20
 
 
-def command(workdir, *more):
+def command(table, workdir, *more):
+    """Of a training that ends only when it is stopped."""
     return [
-        sys.executable, "main.py", "--config=configs/digits.py:smoke", "--mode=train", f"--workdir={workdir}",
-        "--config.train.num_steps=100000", "--config.train.checkpoint_every=50", "--config.train.log_every=10",
-        "--config.train.sample_every=0", "--config.train.tensorboard=False", "--config.model.channel_multipliers=(1,)",
-        *more,
+        sys.executable, "main.py", "--config=configs/table.py:smoke", "--mode=train", f"--workdir={workdir}",
+        f"--config.data.path={table}", "--config.train.num_steps=100000000", "--config.train.checkpoint_every=100000000",
+        "--config.train.log_every=10", "--config.train.sample_every=0", "--config.train.tensorboard=False", *more,
     ]  # fmt: skip
 
 
 ENVIRONMENT = {**os.environ, "JAX_COMPILATION_CACHE_DIR": COMPILED}
 
 
-def test_exit_code_of_a_process_that_is_stopped(tmp_path):
+def test_exit_code_of_a_process_that_is_stopped(table, tmp_path):
     log = tmp_path / "log"
     with log.open("w") as file:
-        process = subprocess.Popen(command(tmp_path / "run"), cwd=ROOT, env=ENVIRONMENT, stdout=file, stderr=file)
+        process = subprocess.Popen(
+            command(table, tmp_path / "run"), cwd=ROOT, env=ENVIRONMENT, stdout=file, stderr=file
+        )
     until = time.monotonic() + 200
     while "step 20/" not in log.read_text() and time.monotonic() < until and process.poll() is None:
         time.sleep(0.05)
@@ -163,12 +193,12 @@ def test_exit_code_of_a_process_that_is_stopped(tmp_path):
     assert f"stopped by SIGTERM at step {step}; the checkpoint is whole" in log.read_text()
 
 
-def test_a_full_disk_under_the_records_is_one_line(tmp_path):
+def test_a_full_disk_under_the_records_is_one_line(table, tmp_path):
     """A limit on file sizes stands in for it; no checkpoint comes first."""
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
     limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
     run = "import sys; sys.argv[0] = 'main.py'; from scoreflow_jax.command_line import main; main()"
-    _, _, *rest = command(tmp_path / "run", "--config.train.checkpoint_every=90000", "--config.train.log_every=1")
+    _, _, *rest = command(table, tmp_path / "run", "--config.train.log_every=1")
     environment = {**ENVIRONMENT, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     result = subprocess.run(
         [sys.executable, "-c", limit + run, *rest],
@@ -184,33 +214,33 @@ def test_a_full_disk_under_the_records_is_one_line(tmp_path):
     assert "make room" in result.stderr
 
 
-def test_a_changed_config_is_refused_before_anything_is_touched(whole):
+def test_a_changed_config_is_refused_before_anything_is_touched(points, whole):
     before = sorted((p, p.stat().st_mtime_ns) for p in whole.rglob("*"))
     with pytest.raises(UserError, match=r"optimizer.learning_rate is 0.5, was .*same config, or another --workdir"):
-        train.run_command(experiment_of("digits.py", **OPTIONS, optimizer__learning_rate=0.5), whole)
+        train.run_command(points(**OPTIONS, optimizer__learning_rate=0.5), whole)
     assert sorted((p, p.stat().st_mtime_ns) for p in whole.rglob("*")) == before
 
 
-def test_another_number_of_devices_is_said_and_the_run_goes_on(whole, tmp_path, capsys, monkeypatch):
+def test_another_number_of_devices_is_said_and_the_run_goes_on(points, whole, tmp_path, capsys, monkeypatch):
     shutil.copytree(whole, tmp_path / "run")
     monkeypatch.setattr(train, "make_layout", lambda fsdp: make_layout(jax.devices()[:2], fsdp=fsdp))
     longer = {**OPTIONS, "train__num_steps": 14}
-    train.run_command(experiment_of("digits.py", **longer), tmp_path / "run")
+    train.run_command(points(**longer), tmp_path / "run")
     assert "resuming from step 12, saved on 1 x cpu, on 2 x cpu" in capsys.readouterr().out
     assert records(tmp_path / "run")[-1]["step"] == 14
 
 
-def test_the_newest_checkpoint_damaged_goes_on_from_the_one_before(whole, tmp_path, capsys):
+def test_the_newest_checkpoint_damaged_goes_on_from_the_one_before(points, whole, tmp_path, capsys):
     """And ends where the run without damage ended."""
     shutil.copytree(whole, tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoints" / "12").rglob("d/*"):
         path.write_bytes(path.read_bytes()[:20])
-    train.run_command(experiment_of("digits.py", **OPTIONS), tmp_path / "run")
+    train.run_command(points(**OPTIONS), tmp_path / "run")
     printed = capsys.readouterr()
     assert "resuming from step 6" in printed.out
     assert "damaged" in printed.err
     assert losses(tmp_path / "run") == losses(whole)
-    ours, theirs = (state_files(folder, 12, **SAME) for folder in (tmp_path / "run", whole))
+    ours, theirs = (state_files(folder, 12, points(**OPTIONS)) for folder in (tmp_path / "run", whole))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
@@ -220,9 +250,9 @@ WILD = {
 }  # fmt: skip
 
 
-def test_a_step_that_is_not_finite_is_kept_and_can_be_repeated(tmp_path, capsys):
+def test_a_step_that_is_not_finite_is_kept_and_can_be_repeated(points, tmp_path, capsys):
     """Its indices are those of the stream, its examples theirs, its state the one before; the last checkpoint stays whole."""
-    experiment = experiment_of("digits.py", **WILD)
+    experiment = points(**WILD)
     with pytest.raises(UserError, match=r"at step (\d+), expected finite numbers") as caught:
         train.run_command(experiment, tmp_path)
     step = int(str(caught.value).split("at step ")[1].split(",")[0])
@@ -253,11 +283,11 @@ def test_a_step_that_is_not_finite_is_kept_and_can_be_repeated(tmp_path, capsys)
     assert not sizes["update"] < 1e18  # whose squares overflow
 
 
-def test_diagnosis_names_the_examples_and_the_array(tmp_path, capsys):
+def test_diagnosis_names_the_examples_and_the_array(points, tmp_path, capsys):
     """One class's embedding is not a number: so are the losses of just that class's examples."""
-    experiment = experiment_of("digits.py", **SAME, train__batch_size=40)
+    experiment = points(train__batch_size=40, model__label_dropout=0.0)
     state = create_state(experiment.initial_state, make_layout())
-    state.params["class_embedding"]["embedding"] = state.params["class_embedding"]["embedding"].at[3].set(jnp.nan)
+    state.params["class_embedding"]["embedding"] = state.params["class_embedding"]["embedding"].at[1].set(jnp.nan)
     (tmp_path / "config.json").write_text("{}")
     sources = train.open_sources(experiment)
     said = failures.dump(experiment, tmp_path, sources, 7, state.replace(step=jnp.int32(7)), {"loss": float("nan")}, 7)
@@ -265,21 +295,23 @@ def test_diagnosis_names_the_examples_and_the_array(tmp_path, capsys):
     failures.run_command(tmp_path)
     found = json.loads((tmp_path / "failure-8" / "diagnosis.json").read_text())
     with np.load(tmp_path / "failure-8" / "examples.npz") as kept:
-        threes = np.flatnonzero(kept["label"] == 3).tolist()
-    assert threes
-    assert [example["row"] for example in found["examples_not_finite"]] == threes
+        second = np.flatnonzero(kept["label"] == 1).tolist()
+    assert second
+    assert [example["row"] for example in found["examples_not_finite"]] == second
     printed = capsys.readouterr().out
-    assert f"loss not finite in {len(threes)} of 40 examples: rows {threes[0]}" in printed
+    assert f"loss not finite in {len(second)} of 40 examples: rows {second[0]}" in printed
     assert "parameters not finite in 1 of" in printed
     assert ": class_embedding/embedding" in printed
 
 
-def test_diagnosis_computes_the_step_as_training_did(tmp_path):
+def test_diagnosis_computes_the_step_as_training_did(points, tmp_path):
     """With microbatches, whose parts have dropout of their own, and a batch that the devices do not divide."""
-    options = {**SAME, "model__dropout": 0.5, "train__batch_size": 6, "train__microbatches": 3}
-    experiment, layout = experiment_of("digits.py", **options), make_layout(jax.devices()[:2])
+    options = {"model__label_dropout": 0.5, "train__batch_size": 6, "train__microbatches": 3}
+    experiment, layout = points(**options), make_layout(jax.devices()[:2])
     (tmp_path / "config.json").write_text("{}")
     state = create_state(experiment.initial_state, layout)
+    # An untrained drift is 0, whatever is dropped.
+    state = state.replace(params=jax.tree.map(lambda leaf: leaf + 0.1, state.params))
     failures.dump(experiment, tmp_path, train.open_sources(experiment), 0, state, {"loss": 1.0}, 0)
     failures.run_command(tmp_path)
     found = json.loads((tmp_path / "failure-1" / "diagnosis.json").read_text())
@@ -294,17 +326,17 @@ def test_diagnose_without_a_failure_is_one_line(whole):
         failures.run_command(whole)
 
 
-def test_the_state_kept_of_a_failed_step_is_that_before_it(tmp_path, whole):
+def test_the_state_kept_of_a_failed_step_is_that_before_it(points, tmp_path, whole):
     """Training the good steps alone gives the same parameters."""
-    experiment = experiment_of("digits.py", **WILD)
+    experiment = points(**WILD)
     with pytest.raises(UserError) as caught:
         train.run_command(experiment, tmp_path / "run")
     step = int(str(caught.value).split("at step ")[1].split(",")[0])
     if step == 1:
         pytest.skip("the very first step failed")
-    shorter = experiment_of("digits.py", **{**WILD, "train__num_steps": step - 1})
+    shorter = points(**{**WILD, "train__num_steps": step - 1})
     train.run_command(shorter, tmp_path / "short")
-    ours = state_files(tmp_path / "short", step - 1, **WILD)
+    ours = state_files(tmp_path / "short", step - 1, shorter)
     restored = failures._restore(tmp_path / "run" / f"failure-{step}")[1]
     jax.tree.map(np.testing.assert_array_equal, ours[0], jax.device_get(restored.ema_params))
     jax.tree.map(np.testing.assert_array_equal, ours[1]["params"], jax.device_get(restored.params))

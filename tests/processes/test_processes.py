@@ -31,6 +31,19 @@ def free_port():
         return s.getsockname()[1]
 
 
+PATIENCE = 400
+"""Seconds until a process is given up: on a busy machine starting one takes minutes, and a sound one is never waited for so long."""
+
+
+def ended(running):
+    """Exit codes; processes that do not end are killed, lest they hold the machine."""
+    try:
+        return [process.wait(timeout=PATIENCE) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+
+
 def start(arguments, log):
     with log.open("a") as file:
         return subprocess.Popen(
@@ -40,18 +53,21 @@ def start(arguments, log):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Gradients and parameters of one process with one device, one with four, and four with one each."""
+    """Gradients and parameters: on pictures, of one process with one device and with four, which is the program that several
+    processes run too; on points, whose network compiles in a second, of one process and of four."""
     folder = tmp_path_factory.mktemp("workers")
-    found = {}
-    for name, devices, count in (("1x1", 1, 1), ("1x4", 4, 1), ("4x1", 1, 4)):
-        port, out, log = free_port(), folder / f"{name}.npz", folder / f"{name}.log"
+    table = write_table(folder / "points.csv", count=300)
+    for count in (1, 4):
+        port, log = free_port(), folder / f"{count}.log"
         peers = [[f"127.0.0.1:{port}", str(count), str(i)] if count > 1 else [] for i in range(count)]
-        workers = [start(["-m", "tests.processes.worker", str(out), str(devices), *p], log) for p in peers]
-        codes = [worker.wait(timeout=300) for worker in workers]
+        workers = [start(["-m", "tests.processes.worker", str(folder), str(table), *p], log) for p in peers]
+        codes = ended(workers)
         assert codes == [0] * count, log.read_text()[-3000:]
-        with np.load(out) as arrays:
+    found = {}
+    for name in ("pictures_1x1", "pictures_1x4", "points_1x1", "points_1x4", "points_4x1"):
+        with np.load(folder / f"{name}.npz") as arrays:
             found[name] = dict(arrays)
-        assert found[name]["shape"].tolist() == [count, devices * count]
+        assert "x".join(map(str, [found[name]["shape"][0], found[name]["shape"][1] // found[name]["shape"][0]])) in name
     return found
 
 
@@ -59,10 +75,12 @@ def vector(arrays, what):
     return np.concatenate([arrays[name].ravel() for name in sorted(arrays) if name.startswith(what + "[")])
 
 
-@pytest.mark.parametrize("other", ["1x4", "4x1"])
-def test_gradients_and_training_do_not_depend_on_devices_and_processes(results, other):
+@pytest.mark.parametrize(
+    ("one", "several"), [("pictures_1x1", "pictures_1x4"), ("points_1x1", "points_1x4"), ("points_1x1", "points_4x1")]
+)
+def test_gradients_and_training_do_not_depend_on_devices_and_processes(results, one, several):
     """Gradients of the first step to 1e-5 relative, parameters after 20 steps to 1e-4, having moved by more than 1e-2."""
-    one, several = results["1x1"], results[other]
+    one, several = results[one], results[several]
     gradient = vector(one, "gradient")
     assert np.linalg.norm(vector(several, "gradient") - gradient) < 1e-5 * np.linalg.norm(gradient)
     np.testing.assert_array_equal(vector(one, "start"), vector(several, "start"))
@@ -73,7 +91,7 @@ def test_gradients_and_training_do_not_depend_on_devices_and_processes(results, 
 def test_each_process_holds_other_data_and_the_sum_over_them_matters(results):
     """What a version without the reduction would find in the first of four processes: the gradient of its own rows, which are
     those that it was given; it fails the test above."""
-    four, one = results["4x1"], results["1x1"]
+    four, one = results["points_4x1"], results["points_1x1"]
     assert len(four["own_labels"]) == 16
     np.testing.assert_array_equal(four["own_labels"], one["own_labels"][:16])
     gradient = vector(one, "gradient")
@@ -105,7 +123,7 @@ def train(folder, name, steps, *more):
 
 def wait_for_step(workdir, step, running):
     """Until the record of a step is written, or a process has ended."""
-    file, until = workdir / "metrics.jsonl", time.monotonic() + 200
+    file, until = workdir / "metrics.jsonl", time.monotonic() + PATIENCE
     while time.monotonic() < until and all(p.poll() is None for p in running):
         if file.exists() and any(record["step"] >= step for record in records(workdir)):
             return
@@ -134,18 +152,18 @@ def test_two_processes_train_are_stopped_killed_and_resume_bit_for_bit(tmp_path)
     running = train(tmp_path, "parts", steps)
     wait_for_step(parts, 5, running)
     running[1].send_signal(signal.SIGTERM)
-    assert [p.wait(timeout=100) for p in running] == [128 + signal.SIGTERM] * 2
+    assert ended(running) == [128 + signal.SIGTERM] * 2
     stopped = checkpoint_steps(parts / "checkpoints")[-1]
     assert 5 <= stopped < steps
 
     running = train(tmp_path, "parts", steps)
     wait_for_step(parts, (stopped // 10 + 2) * 10, running)
     running[0].kill()
-    code = running[1].wait(timeout=150)
+    code = running[1].wait(timeout=PATIENCE)
     assert code in (EXIT_LOST_PEER, -signal.SIGABRT), code
     assert running[0].wait() == -signal.SIGKILL
 
-    assert [p.wait(timeout=200) for p in train(tmp_path, "parts", steps)] == [0, 0]
+    assert ended(train(tmp_path, "parts", steps)) == [0, 0]
     said = (tmp_path / "log.0").read_text()
     assert f"stopped by SIGTERM at step {stopped}" in said
     assert f"resuming from step {stopped}" in said
@@ -153,7 +171,7 @@ def test_two_processes_train_are_stopped_killed_and_resume_bit_for_bit(tmp_path)
     silent = (tmp_path / "log.1").read_text().splitlines()
     assert not [line for line in silent if line.startswith(("step ", "data: ", "resuming", "stopped"))]
 
-    assert [p.wait(timeout=200) for p in train(tmp_path, "whole", steps)] == [0, 0]
+    assert ended(train(tmp_path, "whole", steps)) == [0, 0]
     assert losses(parts) == losses(tmp_path / "whole")
     experiment = experiment_of(tmp_path / "points.csv", smoke=True)
     ours, theirs = (state_files(tmp_path / name, steps, experiment) for name in ("parts", "whole"))
@@ -163,7 +181,7 @@ def test_two_processes_train_are_stopped_killed_and_resume_bit_for_bit(tmp_path)
 def test_a_step_that_is_not_finite_is_kept_by_all_processes_and_ends_them(tmp_path):
     wild = ["--config.optimizer.learning_rate=1e30", "--config.optimizer.clip_norm=0.0"]
     running = train(tmp_path, "run", 40, *wild)
-    assert [p.wait(timeout=150) for p in running] == [2, 2]
+    assert ended(running) == [2, 2]
     said = (tmp_path / "log.0").read_text()
     assert "expected finite numbers" in said
     folders = [path.name for path in (tmp_path / "run").glob("failure-*")]
@@ -181,7 +199,7 @@ def test_processes_with_different_configs_do_not_train(tmp_path):
     peers = lambda i: [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={i}"]
     rates = ["--config.optimizer.learning_rate=1e-3", "--config.optimizer.learning_rate=1e-1"]
     running = [start([*common, *peers(i), rates[i]], tmp_path / f"log.{i}") for i in range(2)]
-    assert [p.wait(timeout=150) for p in running] == [2, 2]
+    assert ended(running) == [2, 2]
     assert "process 1 of 2 has another command than process 0" in (tmp_path / "log.0").read_text()
     assert not (tmp_path / "run").exists()
 
@@ -203,7 +221,7 @@ def test_an_error_of_one_process_ends_all_with_its_reason(tmp_path):
                 stderr=file,
             )
         running.append(process)
-    assert [p.wait(timeout=150) for p in running] == [2, 2]
+    assert ended(running) == [2, 2]
     assert "process 1 of 2: " in log.with_suffix(".0").read_text()
     assert "is not the same folder for all processes" in log.with_suffix(".0").read_text()
 
@@ -221,7 +239,7 @@ def test_two_processes_sample_what_one_does(tmp_path):
         common.append(f"--config.data.path={table}")
         peers = [[*named, f"--process_id={i}"] if count > 1 else [] for i in range(count)]
         running = [start([*common, *own], log) for own in peers]
-        assert [p.wait(timeout=200) for p in running] == [0] * count, log.read_text()[-3000:]
+        assert ended(running) == [0] * count, log.read_text()[-3000:]
         with np.load(workdir / "sample" / "samples.npz") as stored:
             points[count] = stored["points"]
         assert f"{count} process" in json.loads((workdir / "sample" / "report.json").read_text())["device"]
