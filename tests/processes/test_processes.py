@@ -32,7 +32,7 @@ def free_port():
 
 
 PATIENCE = 400
-"""Seconds until a process is given up: on a busy machine starting one takes minutes, and a sound one is never waited for so long."""
+"""Seconds until a process is given up: on a busy machine starting one takes minutes."""
 
 
 def ended(running):

@@ -43,7 +43,7 @@ def main(folder: str, table: str, *peers: str) -> None:
 
 
 def measure(experiment: Experiment, layout: parallel.Layout, out: str) -> None:
-    """Gradients of the first step, of the whole batch and of the first quarter alone, and parameters before and after all steps."""
+    """Gradients of the first step, of the batch and of its first quarter alone, and parameters before and after all steps."""
     state = train.create_state(experiment.initial_state, layout)
     start = jax.device_get(state.params)
     batches = train.global_batches(experiment, (experiment.source("train"), None), layout, 0)
