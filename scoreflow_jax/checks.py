@@ -182,10 +182,6 @@ def _check_eval(experiment: Built) -> None:
         or len(set(e.seeds)) < len(e.seeds)
     ):
         raise UserError(f"config.eval.seeds is {e.seeds}, expected different whole numbers, such as (1, 2, 3)")
-    if e.likelihood != "none" and not experiment.path.gaussian_source:
-        raise UserError(
-            f"config.eval.likelihood is {e.likelihood!r}, but the data at t = 0 are not Gaussian noise: set it to 'none'"
-        )
     _check_pairs(e.translation_pairs, classes)
     _check_lists(e)
 

@@ -50,6 +50,7 @@ class ClassGaussians(Model):
 def known():
     experiment = experiment_of(
         "digits.py",
+        eval__density_levels="logistic",
         eval__density_classifier_images=200,
         eval__density_classifier_calls=64,
         eval__outlier_images=50,
