@@ -54,7 +54,7 @@ def known():
         eval__density_classifier_images=200,
         eval__density_classifier_calls=64,
         eval__outlier_images=50,
-        eval__outlier_calls=64,
+        eval__outlier_calls=256,
     )
     data = Data(experiment)
     images, labels = data.images("train")
@@ -86,11 +86,11 @@ def test_other_images_are_less_likely_as_the_closed_form_says(known, tmp_path):
         return scipy.special.logsumexp(mean, axis=1) - np.log(10)
 
     own = in_unit(exact(pixels), data)
-    assert figures["bits_per_dim"] == pytest.approx(own.mean(), abs=0.02)
+    assert figures["bits_per_dim"] == pytest.approx(own.mean(), abs=0.03)
     for name, others in outlying(data, pixels).items():
         kind = figures["kinds"][name]
         bits = in_unit(exact(others), data)
-        assert kind["bits_per_dim"] == pytest.approx(bits.mean(), abs=0.03)
+        assert kind["bits_per_dim"] == pytest.approx(bits.mean(), abs=0.05)
         assert kind["area"] == pytest.approx(area_under_roc(bits, own), abs=0.05)
     assert figures["kinds"]["inverted"]["area"] > 0.99
     assert (tmp_path / "outliers.png").exists()
