@@ -58,7 +58,9 @@ def python(tmp_path_factory):
                 (site / file).symlink_to(os.path.realpath(distribution.locate_file(file)))
     environment = {
         "PATH": os.environ["PATH"],
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"],  # the same programs as elsewhere
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": os.environ[
+            "JAX_DISABLE_MOST_OPTIMIZATIONS"
+        ],  # the same programs as elsewhere
         "HOME": str(site.parent),
         "PYTHONPATH": str(site),
         "PYTHONNOUSERSITE": "1",
