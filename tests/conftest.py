@@ -7,8 +7,8 @@ import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-# Most of the suite's time is XLA's compiler, and most of its programs run once: without optimization they cost a third less in
-# all. Processes that tests start inherit it. Modules that compute for longer ask for `optimized`.
+# Most of the suite's time is XLA's compiler, and most of its programs run once: without optimization files of such tests cost a
+# tenth to two fifths less. Processes that tests start inherit it. Modules that compute for longer ask for `optimized`.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax

@@ -27,6 +27,8 @@ from tests import oracles
 from tests.commands.runs import experiment_of
 from tests.conftest import shared
 
+pytestmark = pytest.mark.usefixtures("optimized")  # Inception over 500 images
+
 PIXELS = pixel_extractor((8, 8, 1))
 
 

@@ -11,6 +11,8 @@ from scoreflow_jax.paths import PATHS, LinearPath, NetworkDrift
 from scoreflow_jax.sampling import SAMPLERS, Sampler, sample_keys, sample_stochastically
 from tests import oracles
 
+pytestmark = pytest.mark.usefixtures("optimized")  # thousands of paths of hundreds of steps
+
 N = 20_000
 STOCHASTIC = [name for name in SAMPLERS if name != "ode"]
 MEAN, STD = np.array([0.6, -0.3], np.float32), 0.4
