@@ -395,6 +395,7 @@ def sample() -> ConfigDict:
             "seed": 0,
             "columns": 10,  # of grid.png
             "likelihood": False,  # also each sample's log likelihood, in samples.npz
+            "likelihood_probes": 1,  # of each sample, for Hutchinson's estimate; several: with its error
         }
     )
 
@@ -480,6 +481,7 @@ def evaluation() -> ConfigDict:
             "likelihood": "none",
             "likelihood_images": 1000,
             "likelihood_probe": "rademacher",  # gaussian, or exact for the whole trace
+            "likelihood_probes": 1,  # of each image; several: with the error that they leave
             # distance against NFE
             "sweep": False,
             "sweep_images": 1000,

@@ -21,10 +21,9 @@ from jaxtyping import Array, Float
 from scoreflow_jax.ode import Solution
 from scoreflow_jax.paths import AffinePath, DDPMPath
 from scoreflow_jax.paths.base import per_example
+from scoreflow_jax.randomness import key_of
 from scoreflow_jax.sampling.stochastic import VARIANCES, Keys, Predictor
 from scoreflow_jax.typing import Condition, PerExample, State
-
-_STEP, _DRAW = 0, 1  # folded into an example's key
 
 
 class Cells(NamedTuple):
@@ -166,18 +165,18 @@ def _steps_drawn(keys: Keys, k: Array, part: Array, drawn: int, steps: int) -> P
     """Which of the steps 1 .. steps - 1 is computed for each example: a random one of this part of the chain."""
     if drawn == steps - 1:
         return jnp.full(keys.shape[:1], 1.0) * (part + 1)
-    one = lambda data: jax.random.uniform(_key(data, _STEP, k))  # noqa: E731
+    one = lambda data: jax.random.uniform(_key(data, "chain step", k))  # noqa: E731
     place = (part + jax.vmap(one)(keys)) / drawn
     return jnp.clip(jnp.ceil(place * (steps - 1)), 1, steps - 1)
 
 
 def _noise(keys: Keys, k: Array, shape: tuple[int, ...]) -> State:
     """N(0, I) for each example, the k-th of its key."""
-    return jax.vmap(lambda data: jax.random.normal(_key(data, _DRAW, k), shape))(keys)
+    return jax.vmap(lambda data: jax.random.normal(_key(data, "chain noise", k), shape))(keys)
 
 
-def _key(data: Array, purpose: int, k: Array) -> Array:
-    return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(data), purpose), k)
+def _key(data: Array, name: str, k: Array) -> Array:
+    return jax.random.fold_in(key_of(jax.random.wrap_key_data(data), name), k)
 
 
 def _sum(x: State) -> PerExample:

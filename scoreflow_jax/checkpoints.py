@@ -48,6 +48,11 @@ class Restored(NamedTuple):
     meta: dict[str, Any]
 
 
+def draws_of(meta: dict[str, Any]) -> int:
+    """`randomness.VERSION` of when a checkpoint was saved; those of version 1 say nothing."""
+    return int(meta.get("draws", 1))
+
+
 class _Manager(ocp.CheckpointManager):
     """Orbax's, which leaves JAX's preemption service alone: it asks it in numbers of steps, and training in numbers of calls.
 

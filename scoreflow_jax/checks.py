@@ -176,6 +176,11 @@ def _check_eval(experiment: Built) -> None:
         raise UserError(
             "config.eval.extractor is inception, but Inception takes images, not points of a table: set it to pixels"
         )
+    if e.likelihood_probe == "exact" and e.likelihood_probes > 1:
+        raise UserError(
+            f"config.eval.likelihood_probes is {e.likelihood_probes}, but likelihood_probe is 'exact', which "
+            "needs none: set it to 1"
+        )
     if (
         not e.seeds
         or any(type(s) is not int or not 0 <= s < 2**32 for s in e.seeds)
@@ -232,7 +237,8 @@ _AT_LEAST = {
         "train.fsdp", "sample.num_images", "sample.batch_size", "sample.columns",
         "translate.num_images", "translate.batch_size", "translate.shown", "interpolate.num_pairs",
         "interpolate.batch_size", "eval.batch_size", "eval.num_reconstructions", "eval.translation_images",
-        "eval.likelihood_images", "eval.truncation_images", "eval.audit_images", "figures.num_images",
+        "eval.likelihood_images", "eval.likelihood_probes", "sample.likelihood_probes",
+        "eval.truncation_images", "eval.audit_images", "figures.num_images",
         "figures.num_pairs", "figures.batch_size", "eval.residual_images", "eval.residual_noises", "reflow.rounds",
         "reflow.shard_size", "reflow.batch_size", "reflow.num_steps", "eval.straightness_images",
         "difference.classifier_batch", "difference.classifier_width",

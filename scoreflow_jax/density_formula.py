@@ -35,6 +35,7 @@ from jaxtyping import Array, Float, Int
 from scoreflow_jax.ode import Solution
 from scoreflow_jax.paths import AffinePath
 from scoreflow_jax.paths.base import per_example
+from scoreflow_jax.randomness import key_of
 from scoreflow_jax.sampling.stochastic import Keys, Predictor
 from scoreflow_jax.typing import Condition, PerExample, State
 
@@ -49,7 +50,6 @@ REFERENCES = ("none", "noise", "gaussian")
 """What is subtracted from |x0 - n|^2: the d (1 - s) of (1) alone; that and (1 - s)^2 (|x0|^2 - d), of mean 0, without which the
 variance is infinite at the data; or a Gaussian's |x0 - n_G|^2 as in (2)."""
 
-_NOISE, _PLACE = 0, 1  # folded into an example's key
 _RANGE = 16.0  # levels |l| beyond it are the reference's: noise of a 3,000th part of the data, or the reverse
 
 
@@ -182,7 +182,7 @@ def formula_log_density(
         level, log_density = _draw_levels(
             _places(keys, k, replicate, place / count, 1.0 / count, formula), low, high, formula, table
         )
-        noise = sign * _draws(keys, k, x.shape[1:], _NOISE)
+        noise = sign * _noise(keys, k, x.shape[1:])
         value = excess(predict, path, x, condition, level, noise, formula.reference, reference)
         return sums.at[replicate].add(value * jnp.exp(-log_density))
 
@@ -243,22 +243,26 @@ def tabulate(levels: Float[np.ndarray, " draws"], values: Float[np.ndarray, " dr
 def _places(keys: Keys, k: Array, replicate: Array, start: Array, width: Array, formula: DensityFormula) -> PerExample:
     """Uniform numbers in (0, 1), one for each example, as `placement` says; the k-th draw's part begins at `start`."""
     if formula.placement == "low_discrepancy":
-        u = jnp.mod(start + _draws(keys, replicate, (), _PLACE), 1.0)
+        u = jnp.mod(start + _uniform(keys, replicate), 1.0)
     elif formula.placement == "stratified":
-        u = start + width * _draws(keys, k, (), _PLACE)
+        u = start + width * _uniform(keys, k)
     else:
-        u = _draws(keys, k, (), _PLACE)
+        u = _uniform(keys, k)
     return jnp.clip(u, 1e-7, 1.0 - 1e-7)
 
 
-def _draws(keys: Keys, k: Array, shape: tuple[int, ...], purpose: int) -> Float[Array, "batch ..."]:
-    """Of each example's key the k-th noise, or the k-th uniform number."""
+def _noise(keys: Keys, k: Array, shape: tuple[int, ...]) -> State:
+    """The k-th noise of each example's key."""
+    return jax.vmap(lambda data: jax.random.normal(_key(data, "formula noise", k), shape))(keys)
 
-    def one(data: Array) -> Array:
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(data), purpose), k)
-        return jax.random.normal(key, shape) if purpose == _NOISE else jax.random.uniform(key, shape)
 
-    return jax.vmap(one)(keys)
+def _uniform(keys: Keys, k: Array) -> PerExample:
+    """The k-th uniform number of each example's key."""
+    return jax.vmap(lambda data: jax.random.uniform(_key(data, "formula level", k)))(keys)
+
+
+def _key(data: Array, name: str, k: Array) -> Array:
+    return jax.random.fold_in(key_of(jax.random.wrap_key_data(data), name), k)
 
 
 def _draw_levels(

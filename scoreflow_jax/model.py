@@ -28,16 +28,14 @@ from scoreflow_jax.data import DataSource
 from scoreflow_jax.density_formula import DensityFormula, Gaussian, Table, formula_log_density
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.experiment import Experiment, build, to_plain
-from scoreflow_jax.likelihood import PROBES, draw_probe, generate_with_likelihood, log_likelihood
+from scoreflow_jax.likelihood import PROBES, draw_probes, generate_with_likelihood, log_likelihood
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.parallel import Layout, make_layout, one_device, shard
 from scoreflow_jax.paths import AffinePath, DDPMPath
+from scoreflow_jax.randomness import key_of
 from scoreflow_jax.sampling import Sampler, Solved, SolveStats
 from scoreflow_jax.sampling.guidance import guided
 from scoreflow_jax.typing import HostState, PRNGKey, PyTree
-
-_STEPS = 2**31 - 2
-"""Folded into a key for the noise of a sampler's steps: beyond any sample's number."""
 
 LabelsLike = ArrayLike | list[int] | tuple[int, ...] | None
 """A label for all, one for each example, or None for an unconditional model."""
@@ -191,6 +189,7 @@ class Model:
         *,
         key: PRNGKey | None = None,
         probe: str = "rademacher",
+        probes: int = 1,
         time: float | None = None,
     ) -> Float[np.ndarray, " batch"]:
         """The log density that the ODE gives to images, in nats: a density on [-1, 1], for dequantized images.
@@ -200,16 +199,18 @@ class Model:
         Args:
             images: (batch, height, width, channel).
             labels: a class for all, or one for each.
-            key: of Hutchinson's probes; jax.random.key(0) where none is given.
+            key: of Hutchinson's probes, which share nothing with noise of the same key; jax.random.key(0) where none is given.
             probe: "rademacher" or "gaussian" for Hutchinson's estimate, unbiased but noisy for a single image; "exact" for the
                 whole trace.
+            probes: of each image, of whose estimates the mean is taken; with several, y[2] of `solve_log_likelihood` is the
+                standard error of that mean.
             time: of states on the way, whose density at that t is asked for; by default they are data.
 
         Raises:
             UserError: a source that is not Gaussian, an unknown probe, a time outside the path's, or images or labels that do
                 not fit.
         """
-        return self.solve_log_likelihood(images, labels, key=key, probe=probe, time=time).y[0]
+        return self.solve_log_likelihood(images, labels, key=key, probe=probe, probes=probes, time=time).y[0]
 
     def formula_log_density(
         self,
@@ -227,7 +228,7 @@ class Model:
         Args:
             images: (batch, height, width, channel), dequantized.
             labels: a class for all, or one for each.
-            key: of levels and noise, image i's from fold_in(key, i); jax.random.key(0) where none is given.
+            key: of levels and noise; jax.random.key(0) where none is given.
             formula: how the integral is estimated: by default 256 network calls an image.
             reference: a Gaussian like the data, such as their pixels' mean and variance: the more alike, the smaller the error.
 
@@ -238,12 +239,19 @@ class Model:
         return value, error
 
     def generate_with_likelihood(
-        self, key: PRNGKey, labels: LabelsLike = None, *, num_images: int | None = None, probe: str = "rademacher"
+        self,
+        key: PRNGKey,
+        labels: LabelsLike = None,
+        *,
+        num_images: int | None = None,
+        probe: str = "rademacher",
+        probes: int = 1,
     ) -> tuple[HostState, Float[np.ndarray, " batch"]]:
-        """`generate`, with the log density of each image in nats."""
+        """`generate`, with the log density of each image in nats; probes as of `log_likelihood`."""
         noise = self.source_points(key, _count(labels, num_images))
-        solved, density = self.solve_generate_with_likelihood(noise, labels, key=key, probe=probe)
-        return solved.y, density
+        solved = self.solve_generate_with_likelihood(noise, labels, key=key, probe=probe, probes=probes)
+        density, images, _ = solved.y
+        return images, density
 
     def source_points(
         self, key: PRNGKey, count: int, *, first: int = 0, split: str = "test"
@@ -259,7 +267,7 @@ class Model:
         if not self.experiment.data.base:
             return self.experiment.path.prior_scale * self._noise(key, jnp.arange(first, first + count))
         base = self._base(split)
-        order = np.asarray(jax.random.permutation(key, len(base)))
+        order = np.asarray(jax.random.permutation(key_of(key, "base order"), len(base)))
         pixels = base.read(order[np.arange(first, first + count) % len(order)])["image"]
         return jnp.asarray(self.experiment.scaling.to_images(pixels))
 
@@ -309,7 +317,7 @@ class Model:
         points = self.source_points(key, count, first=first)
         if self.experiment.sampler.name == "ode":
             return self.solve_generate(points, labels, guidance=guidance)
-        keys = sampling.sample_keys(jax.random.fold_in(key, _STEPS), np.arange(first, first + count))
+        keys = sampling.sample_keys(key_of(key, "sampler"), np.arange(first, first + count))
         return self._sample(points, labels, np.asarray(keys), guidance)
 
     def solve_stochastic(
@@ -327,7 +335,7 @@ class Model:
                 f"config.sampler.name is {name!r}, expected 'euler_maruyama', the SDE that goes both ways; by the ODE decode and "
                 "encode do"
             )
-        keys = sampling.sample_keys(jax.random.fold_in(key, _STEPS), np.arange(len(self._images(points))))
+        keys = sampling.sample_keys(key_of(key, "sampler"), np.arange(len(self._images(points))))
         return self._sample(points, labels, np.asarray(keys), None, backwards=backwards)
 
     def _sample(
@@ -420,22 +428,30 @@ class Model:
         *,
         key: PRNGKey | None = None,
         probe: str = "rademacher",
+        probes: int = 1,
         time: float | None = None,
     ) -> Solved:
-        """`log_likelihood`, y being (log densities, latents), with what it cost."""
+        """`log_likelihood`, y being (log densities, latents, the former's standard errors over probes), with what it cost.
+
+        The errors are NaN with one probe and 0 with the exact divergence.
+        """
         path = self.experiment.path
         if time is not None and not path.t_min < time <= 1.0:
             raise UserError(f"time is {time}, expected one from {path.t_min} (exclusive) to 1")
-        return self._solve_likelihood("log_likelihood", log_likelihood, images, labels, key, probe, time)
+        return self._solve_likelihood("log_likelihood", log_likelihood, images, labels, key, (probe, probes), time)
 
     def solve_generate_with_likelihood(
-        self, latents: ArrayLike, labels: LabelsLike, *, key: PRNGKey | None = None, probe: str = "rademacher"
-    ) -> tuple[Solved, Float[np.ndarray, " batch"]]:
-        """`solve_generate` and log densities."""
+        self,
+        latents: ArrayLike,
+        labels: LabelsLike,
+        *,
+        key: PRNGKey | None = None,
+        probe: str = "rademacher",
+        probes: int = 1,
+    ) -> Solved:
+        """`solve_generate`, y being (log densities, images, the former's standard errors as of `solve_log_likelihood`)."""
         name = "generate_with_likelihood"
-        solved = self._solve_likelihood(name, generate_with_likelihood, latents, labels, key, probe)
-        density, solved.y = solved.y
-        return solved, density
+        return self._solve_likelihood(name, generate_with_likelihood, latents, labels, key, (probe, probes))
 
     def _solve_likelihood(
         self,
@@ -444,20 +460,23 @@ class Model:
         x: ArrayLike,
         labels: LabelsLike,
         key: PRNGKey | None,
-        probe: str,
+        probing: tuple[str, int],
         time: float | None = None,
     ) -> Solved:
-        """Runs a function of likelihood.py; probe i is drawn from fold_in(key, i)."""
+        """Runs a function of likelihood.py, with so many probes of a kind."""
+        probe, num_probes = probing
         if not self.experiment.path.gaussian_source:
             raise UserError("this model has no likelihood: its source is not Gaussian")
         if probe not in PROBES:
             raise UserError(f"unknown probe {probe!r}, expected one of {', '.join(PROBES)}")
-        count = len(self._images(x))
+        if num_probes < 1 or (probe == "exact" and num_probes > 1):
+            one = "1, the exact divergence needs none" if probe == "exact" else "at least 1"
+            raise UserError(f"got {num_probes} probes, expected {one}")
         key = jax.random.key(0) if key is None else key
-        probes = None
+        extra: tuple[np.ndarray, ...] = ()
         if probe != "exact":
-            draw = jax.vmap(lambda i: draw_probe(jax.random.fold_in(key, i), self.image_shape, probe))
-            probes = np.asarray(jax.jit(draw)(jnp.arange(count)))
+            draw = jax.jit(lambda key, indices: draw_probes(key, indices, self.image_shape, probe, num_probes))
+            extra = (np.asarray(draw(key, jnp.arange(len(self._images(x))))),)
 
         def solve(drift: Any, x: Any, *rest: Any, times: Any, span: Any) -> Any:
             del times
@@ -465,10 +484,9 @@ class Model:
             if time is not None:
                 span = (span[0], min(time, span[1]))
             scale = self.experiment.path.prior_scale
-            return function(drift, x, label, solver, probe=given[0] if given else None, span=span, prior_scale=scale)
+            return function(drift, x, label, solver, probes=given[0] if given else None, span=span, prior_scale=scale)
 
-        extra = () if probes is None else (probes,)
-        return self._solve(f"{name}_{probe}_{time}", solve, None, x, labels, extra=extra)
+        return self._solve(f"{name}_{probe}_{num_probes}_{time}", solve, None, x, labels, extra=extra)
 
     def solve_formula_density(
         self,
@@ -504,7 +522,7 @@ class Model:
         # One program for every number of calls.
         name = f"formula_{dataclasses.replace(chosen, num_calls=chosen.unit)}_{told}"
         counts = np.full(len(self._images(images)), chosen.num_levels, np.int32)
-        return self._solve_by_keys(name, solve, images, labels, key, keys, extra=(counts,))
+        return self._solve_by_keys(name, solve, images, labels, key, keys, draw="formula", extra=(counts,))
 
     def solve_chain_bound(
         self,
@@ -522,7 +540,7 @@ class Model:
             images: as the model was trained on them, at their levels or dequantized: the bound is of the levels'
                 probability, or of a density on [-1, 1]; of points it is of a density.
             labels: a class for all, or one for each.
-            key: image i's noise is from fold_in(key, i); jax.random.key(0) where none is given.
+            key: of steps and noise; jax.random.key(0) where none is given.
             variance, num_calls, replicates: as there.
 
         Raises:
@@ -539,7 +557,8 @@ class Model:
             with jax.default_matmul_precision(solver.precision):
                 return chain_bound(drift.predict, drift.path, x, label, keys, **how)
 
-        return self._solve_by_keys(f"chain_{variance}_{num_calls}_{replicates}", solve, images, labels, key, None)
+        name = f"chain_{variance}_{num_calls}_{replicates}"
+        return self._solve_by_keys(name, solve, images, labels, key, None, draw="chain")
 
     def _solve_by_keys(
         self,
@@ -549,12 +568,14 @@ class Model:
         labels: LabelsLike,
         key: PRNGKey | None,
         keys: np.ndarray | None,
+        *,
+        draw: str,
         extra: tuple[np.ndarray, ...] = (),
     ) -> Solved:
-        """Runs an estimate that draws from a key for each image; `extra` go before the keys."""
+        """Runs an estimate that draws from a key for each image, by default of the draw of that name; `extra` go before them."""
         if keys is None:
-            key = jax.random.key(0) if key is None else key
-            keys = np.asarray(sampling.sample_keys(key, np.arange(len(self._images(images)))))
+            named = key_of(jax.random.key(0) if key is None else key, draw)
+            keys = np.asarray(sampling.sample_keys(named, np.arange(len(self._images(images)))))
         advice = "the estimate is not finite: the network's answers are not. Train longer, or look at its training"
         return self._solve(name, solve, None, images, labels, extra=(*extra, keys), advice=advice)
 

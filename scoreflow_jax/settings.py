@@ -94,6 +94,7 @@ class SampleSettings:
     columns: int
     guidance: float = 1.0
     likelihood: bool = False
+    likelihood_probes: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,6 +181,8 @@ class EvalSettings:
 
     audit: bool
     audit_images: int
+
+    likelihood_probes: int = 1
 
     first_images: int = 0
 

@@ -50,8 +50,8 @@ def test_the_solves_lower(experiment, platform, what):
             (params, x, label, label),
         ),
         "likelihood": (
-            lambda p, x, v, c: log_likelihood(experiment.drift(p), x, c, solver, probe=v),
-            (params, x, x, label),
+            lambda p, x, v, c: log_likelihood(experiment.drift(p), x, c, solver, probes=v),
+            (params, x, jax.ShapeDtypeStruct((4, 2, *experiment.spec.shape), jnp.float32), label),
         ),
     }[what]
     module = lower(function, *arrays, platform=platform)

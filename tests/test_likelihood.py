@@ -21,8 +21,7 @@ def linear(x):
 
 
 def probes(kind, count, size=3):
-    keys = jax.random.split(jax.random.key(0), count)
-    return jax.vmap(lambda key: likelihood.draw_probe(key, (size,), kind))(keys)
+    return likelihood.draw_probes(jax.random.key(0), jnp.arange(count), (size,), kind)
 
 
 def test_exact_divergence_of_a_linear_map_is_its_trace():
@@ -35,7 +34,7 @@ def test_exact_divergence_of_more_directions_than_are_taken_at_once():
     """x -> x^3 / 3 in 130 dimensions: sum of x^2, another for each example."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 13, 10)), jnp.float32)
     _, trace = likelihood.divergence(lambda x: x**3 / 3, x, None)
-    np.testing.assert_allclose(trace, np.sum(np.square(x), axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(trace[:, 0], np.sum(np.square(x), axis=(1, 2)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["rademacher", "gaussian"])
@@ -47,9 +46,22 @@ def test_hutchinson_is_unbiased_with_the_variance_that_theory_gives(kind):
     symmetric = (MATRIX + MATRIX.T) / 2
     counted = symmetric - np.diag(np.diag(symmetric)) if kind == "rademacher" else symmetric
     variance = 2 * np.sum(counted**2)
-    estimate = np.asarray(estimate, np.float64)
+    estimate = np.asarray(estimate[:, 0], np.float64)
     assert abs(estimate.mean() - np.trace(MATRIX)) < 4 * np.sqrt(variance / count)
     assert estimate.var() == pytest.approx(variance, rel=0.05)
+
+
+@pytest.mark.parametrize("count", [2, 11])
+def test_several_probes_give_each_the_estimate_that_it_gives_alone(count):
+    """Also of more than are taken at once, and of images."""
+    f = lambda x: jnp.sin(x) * jnp.sum(x, axis=(1, 2), keepdims=True)  # noqa: E731
+    x = jax.random.normal(jax.random.key(1), (3, 2, 2))
+    probe = likelihood.draw_probes(jax.random.key(0), jnp.arange(3), (2, 2), "gaussian", count)
+    value, together = likelihood.divergence(f, x, probe)
+    np.testing.assert_allclose(value, f(x), rtol=1e-6)
+    jacobian = np.asarray(jax.vmap(jax.jacfwd(lambda x: f(x[None])[0].ravel()))(x)).reshape(3, 4, 4)
+    e = np.asarray(probe).reshape(3, count, 4)
+    np.testing.assert_allclose(together, np.einsum("bki,bij,bkj->bk", e, jacobian, e), rtol=1e-4, atol=1e-4)
 
 
 def test_divergence_of_the_network_is_the_trace_of_its_jacobian():
@@ -62,7 +74,7 @@ def test_divergence_of_the_network_is_the_trace_of_its_jacobian():
     x = jax.random.normal(jax.random.key(2), (2, 4, 4, 1))
     jacobian = jax.jit(jax.jacrev(lambda x: f(x).reshape(2, -1)))(x).reshape(2, 16, 2, 16)
     expected = [np.trace(jacobian[i, :, i]) for i in range(2)]
-    np.testing.assert_allclose(jax.jit(lambda x: likelihood.divergence(f, x, None)[1])(x), expected, rtol=1e-3)
+    np.testing.assert_allclose(jax.jit(lambda x: likelihood.divergence(f, x, None)[1][:, 0])(x), expected, rtol=1e-3)
     assert np.abs(expected).min() > 1e-2
 
 
@@ -73,11 +85,11 @@ def test_log_likelihood_of_a_gaussian(kind):
     drift = oracles.gaussian(LinearPath(), mean, std).velocity
     x = mean + std * np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     probe = None if kind == "exact" else probes(kind, 5)
-    solution = likelihood.log_likelihood(drift, jnp.asarray(x), None, SOLVER, probe=probe)
-    density, latents = solution.y
+    solution = likelihood.log_likelihood(drift, jnp.asarray(x), None, SOLVER, probes=probe)
+    density, latents, _ = solution.y
     expected = scipy.stats.norm(mean, std).logpdf(x).sum(1)
     if kind == "gaussian":  # the probe's length is not fixed: right only in the mean
-        scale = np.sum(np.square(probe), 1) / 3
+        scale = np.sum(np.square(probe[:, 0]), 1) / 3
         expected = scipy.stats.norm.logpdf(np.asarray(latents)).sum(1) + scale * (
             expected - scipy.stats.norm.logpdf(np.asarray(latents)).sum(1)
         )
@@ -98,9 +110,10 @@ def test_samples_come_with_the_density_that_they_are_given_afterwards():
     drift = oracles.class_gaussians(path, [[-1.0, 0.0], [2.0, 1.0]], [1.5, 0.5])
     labels = jnp.array([0, 1, 1])
     x0 = jax.random.normal(jax.random.key(0), (3, 2))
-    density, x1 = likelihood.generate_with_likelihood(drift, x0, labels, SOLVER).y
-    again, latents = likelihood.log_likelihood(drift, x1, labels, SOLVER).y
+    density, x1, _ = likelihood.generate_with_likelihood(drift, x0, labels, SOLVER).y
+    again, latents, error = likelihood.log_likelihood(drift, x1, labels, SOLVER).y
     np.testing.assert_allclose(density, again, atol=1e-3)
+    np.testing.assert_array_equal(error, 0)
     np.testing.assert_allclose(latents, x0, atol=1e-3)
     std = np.array([1.5, 0.5, 0.5])[:, None]
     expected = scipy.stats.norm(np.array([[-1.0, 0.0], [2.0, 1.0], [2.0, 1.0]]), std).logpdf(x1).sum(1)
@@ -116,4 +129,6 @@ def test_a_uniform_model_takes_the_bits_of_its_levels(levels, bits):
 
 def test_a_probe_without_a_name_is_refused():
     with pytest.raises(ValueError, match="unknown probe 'sobol', expected one of rademacher, gaussian, exact"):
-        likelihood.draw_probe(jax.random.key(0), (2,), "sobol")
+        likelihood.draw_probes(jax.random.key(0), jnp.arange(1), (2,), "sobol")
+    with pytest.raises(ValueError, match="got 0 probes, expected at least 1"):
+        likelihood.draw_probes(jax.random.key(0), jnp.arange(1), (2,), "rademacher", 0)

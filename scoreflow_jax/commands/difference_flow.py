@@ -25,6 +25,7 @@ from scoreflow_jax.model import Model, load_model, read_config
 from scoreflow_jax.models.classifier import Classifier
 from scoreflow_jax.paths import AffinePath
 from scoreflow_jax.progress import progress
+from scoreflow_jax.randomness import key_of
 from scoreflow_jax.sampling.difference_flow import (
     Difference,
     DifferenceFlow,
@@ -40,8 +41,6 @@ from scoreflow_jax.sampling.noise import noise_for
 from scoreflow_jax.sampling.smoothed_score import bandwidth_limits, smoothed_score
 from scoreflow_jax.training.classifier import ClassifierDifference
 from scoreflow_jax.typing import HostState, PyTree
-
-_START, _MOVE, _ESTIMATE, _CLASSIFIER, _CHOICE = range(5)  # folded into the seed, for what is drawn
 
 
 class Mover(NamedTuple):
@@ -86,7 +85,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
 
         with jax.default_matmul_precision(experiment.solver.precision):
             flowed = flow_particles(
-                mover.difference, start, flow, _key(experiment, _MOVE), memory=mover.memory, kept=kept, watch=watch
+                mover.difference, start, flow, _key(experiment, "move"), memory=mover.memory, kept=kept, watch=watch
             )
     seconds = time.perf_counter() - began
     _write(experiment, workdir / "difference_flow", data, flowed, kept, flow)
@@ -107,8 +106,8 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     print(_line(report, workdir / "difference_flow"))
 
 
-def _key(experiment: Experiment, use: int) -> Any:
-    return jax.random.fold_in(jax.random.key(experiment.difference.seed), use)
+def _key(experiment: Experiment, name: str) -> Any:
+    return key_of(jax.random.key(experiment.difference.seed), name)
 
 
 def _examples(data: Data, label: int | None, most: int) -> Any:
@@ -121,7 +120,7 @@ def _examples(data: Data, label: int | None, most: int) -> Any:
     members = np.arange(len(labels)) if label is None else np.flatnonzero(labels == label)
     if len(members) < 2:
         raise UserError(f"the training split has {len(members)} examples of class {label}, expected two at least")
-    order = np.asarray(jax.random.permutation(_key(data.experiment, _CHOICE), len(members)))
+    order = np.asarray(jax.random.permutation(_key(data.experiment, "examples"), len(members)))
     return jnp.asarray(images[members[order][: most or None]], jnp.float32)
 
 
@@ -129,7 +128,7 @@ def _start(data: Data) -> Any:
     """Where particles begin: noise i from fold_in(key, i), or different training examples of the source class."""
     settings, shape = data.experiment.difference, data.experiment.spec.shape
     if settings.source is None:
-        return noise_for(_key(data.experiment, _START), jnp.arange(settings.num_particles), shape)
+        return noise_for(_key(data.experiment, "particles"), jnp.arange(settings.num_particles), shape)
     return _examples(data, settings.source, settings.num_particles)
 
 
@@ -202,7 +201,7 @@ def _by_classifier(experiment: Experiment, workdir: pathlib.Path, training: Any,
         optimizer=optax.adam(settings.classifier_rate),
         num_steps=settings.classifier_steps,
         batch_size=settings.classifier_batch,
-        key=_key(experiment, _CLASSIFIER),
+        key=_key(experiment, "classifier"),
     )
     memory = difference.start(training, start, flow.bandwidth(0), settings.classifier_warmup)
     updates = settings.classifier_warmup + flow.num_steps * settings.classifier_steps
@@ -210,7 +209,7 @@ def _by_classifier(experiment: Experiment, workdir: pathlib.Path, training: Any,
 
 
 def _estimate(experiment: Experiment, particles: Any, training: Any) -> dict[str, float]:
-    found = smoothed_kl(particles, training, experiment.difference.kl_bandwidth, _key(experiment, _ESTIMATE))
+    found = smoothed_kl(particles, training, experiment.difference.kl_bandwidth, _key(experiment, "smoothing"))
     return {"kl": found.mean, "error": found.error}
 
 

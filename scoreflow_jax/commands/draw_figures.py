@@ -17,6 +17,7 @@ from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.figures import Panel, in_rows
 from scoreflow_jax.model import Model
+from scoreflow_jax.randomness import key_of
 from scoreflow_jax.sampling import TRANSLATIONS, Solved
 from scoreflow_jax.settings import FiguresSettings
 from scoreflow_jax.typing import HostImages
@@ -61,7 +62,7 @@ class _Case:
 
     def points(self, number: int, count: int) -> jax.Array:
         """Points at t = 0, as many different ones as there are; each figure has its own."""
-        key = jax.random.fold_in(jax.random.key(self.settings.seed), number)
+        key = jax.random.fold_in(key_of(jax.random.key(self.settings.seed), "figure"), number)
         return self.model.source_points(key, self.model.at_most(count))
 
     def label(self, c: int) -> str:

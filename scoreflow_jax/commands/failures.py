@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from scoreflow_jax import files, models, processes
-from scoreflow_jax.checkpoints import Checkpoints, checkpoint_steps
+from scoreflow_jax import files, models, processes, randomness
+from scoreflow_jax.checkpoints import Checkpoints, checkpoint_steps, draws_of
 from scoreflow_jax.data import DataSource
 from scoreflow_jax.data.pipeline import batch_indices
 from scoreflow_jax.errors import UserError, first_line
@@ -57,9 +57,8 @@ def dump(
         rest = {name: getattr(state, name) for name in ("step", "params", "opt_state", "key")}
         checkpoints = Checkpoints(folder / "state", keep=1)
         try:
-            checkpoints.save(
-                step, ema=state.ema_params, train=rest, meta={"config": experiment.config, "batches": batch}
-            )
+            meta = {"config": experiment.config, "batches": batch, "draws": randomness.VERSION}
+            checkpoints.save(step, ema=state.ema_params, train=rest, meta=meta)
         finally:
             checkpoints.close()
         about = {
@@ -129,10 +128,15 @@ def run_command(workdir: pathlib.Path) -> None:
 
 def _restore(folder: pathlib.Path) -> tuple[Experiment, TrainState]:
     steps = checkpoint_steps(folder / "state")
-    config = Checkpoints.read_meta(folder / "state", steps[-1])["config"] if steps else None
-    if config is None:
+    if not steps:
         raise UserError(f"{folder} holds no state: it was not written to its end")
-    experiment = build(config)
+    meta = Checkpoints.read_meta(folder / "state", steps[-1])
+    if (drawn := draws_of(meta)) != randomness.VERSION:
+        raise UserError(
+            f"{folder} was drawn by version {drawn} of the draws, which this version of scoreflow_jax "
+            f"(draws {randomness.VERSION}) cannot repeat: use the one that wrote it"
+        )
+    experiment = build(meta["config"])
     layout = _layout(experiment)
     shapes = state_shapes(experiment.initial_state, layout)
     checkpoints = Checkpoints(folder / "state", keep=1)

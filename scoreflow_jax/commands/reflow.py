@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scoreflow_jax import files, processes
+from scoreflow_jax import files, processes, randomness
 from scoreflow_jax.checkpoints import Checkpoints, checkpoint_steps
 from scoreflow_jax.commands import train
 from scoreflow_jax.commands import workdir as workdirs
@@ -131,6 +131,8 @@ def _about(experiment: Experiment, model: Model, parent: pathlib.Path) -> dict[s
             "step": model.step,
             "seed": settings.seed,
             "solver": {field: getattr(solver, field) for field in solver.__dataclass_fields__},
+            # Noise i has the same address in every version of the draws; the order of a data set at t = 0 has not.
+            **({"draws": randomness.VERSION} if model.experiment.data.base else {}),
         },
         "data": {
             "class_names": workdirs.class_names(model.experiment, parent) if model.num_classes else (),

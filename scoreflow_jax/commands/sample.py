@@ -16,7 +16,6 @@ from scoreflow_jax.model import Model
 from scoreflow_jax.sampling import Solved
 from scoreflow_jax.sampling.guidance import network_calls
 
-_PROBE = 2**31 - 1  # folded into the seed for Hutchinson's probes, beyond any sample's number
 _GRID_ROWS = 20  # of grid.png at the most; samples.npz holds all
 
 
@@ -39,7 +38,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
                 "config.sample.likelihood, not both"
             )
         noise = model.source_points(key, settings.num_images)
-        solved, extra["log_likelihood"] = _with_likelihood(model, workdir, noise, labels)
+        solved, extra = _with_likelihood(model, workdir, noise, labels)
     else:
         solved = model.solve_samples(key, settings.num_images, labels, guidance=settings.guidance)
     out = workdir / "sample"
@@ -62,23 +61,30 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     )
 
 
-def _with_likelihood(model: Model, workdir: pathlib.Path, noise: Any, labels: Any) -> tuple[Solved, np.ndarray]:
-    """Samples and their log densities, those of points in the table's own units."""
-    key = jax.random.fold_in(jax.random.key(model.experiment.sample.seed), _PROBE)
-    solved, density = model.solve_generate_with_likelihood(noise, labels, key=key, probe=_probe(model))
+def _with_likelihood(
+    model: Model, workdir: pathlib.Path, noise: Any, labels: Any
+) -> tuple[Solved, dict[str, np.ndarray]]:
+    """Samples and, for samples.npz, their log densities, those of points in the table's own units, with errors over probes."""
+    settings = model.experiment.sample
+    key, probes = jax.random.key(settings.seed), settings.likelihood_probes
+    solved = model.solve_generate_with_likelihood(noise, labels, key=key, probe=_probe(model), probes=probes)
+    density, solved.y, error = solved.y
     units = None if model.experiment.spec.levels else workdirs.read_units(workdir)
-    return solved, density if units is None else density - np.float32(units.log_volume)
+    density = density if units is None else density - np.float32(units.log_volume)
+    errors = {"log_likelihood_error": error} if probes > 1 else {}
+    return solved, {"log_likelihood": density, **errors}
 
 
 def _probe(model: Model) -> str:
     return "rademacher" if model.experiment.spec.levels else "exact"
 
 
-def _what_likelihood(model: Model) -> dict[str, str]:
+def _what_likelihood(model: Model) -> dict[str, Any]:
     if not model.experiment.spec.levels:
         return {"unit": "nats, a density in the table's own units", "probe": _probe(model)}
-    warning = {} if trained_on_dequantized(model) else {"warning": WARNING}
-    return {"unit": "nats, a density on [-1, 1]", "probe": _probe(model), **warning}
+    warning: dict[str, Any] = {} if trained_on_dequantized(model) else {"warning": WARNING}
+    probes = model.experiment.sample.likelihood_probes
+    return {"unit": "nats, a density on [-1, 1]", "probe": _probe(model), "probes": probes, **warning}
 
 
 def balanced_labels(count: int, classes: tuple[int, ...]) -> np.ndarray | None:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from scoreflow_jax import files, plots, processes
-from scoreflow_jax.checkpoints import checkpoint_steps
+from scoreflow_jax import files, plots, processes, randomness
+from scoreflow_jax.checkpoints import Checkpoints, checkpoint_steps, draws_of
 from scoreflow_jax.commands import evaluate, reflow, train
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.errors import UserError
@@ -112,13 +112,18 @@ def _figures(cell: Cell, seed: int, workdir: pathlib.Path) -> dict[str, Any]:
     folder = workdir / slug(cell.trained) / f"seed{seed}"
     config = {**cell.config, "seed": seed}
     kept = workdir / "measured" / slug(cell.name) / f"seed{seed}.json"
-    identity = config_hash({"trained": config, "changes": cell.changes, "stage": cell.stage})
+    experiment = build(config)
+    trained = experiment.schedule.num_steps in checkpoint_steps(folder / "checkpoints")
+    drawn = randomness.VERSION
+    if trained:
+        drawn = draws_of(Checkpoints.read_meta(folder / "checkpoints", experiment.schedule.num_steps))
+    draws = {"trained": drawn, "measured": randomness.VERSION}
+    identity = config_hash({"trained": config, "changes": cell.changes, "stage": cell.stage, "draws": draws})
     known = _known(kept, identity)
     if known is not None:
         return known
-    experiment = build(config)
     workdirs.check_may_train(experiment, folder)
-    if experiment.schedule.num_steps not in checkpoint_steps(folder / "checkpoints"):
+    if not trained:
         train.run_command(experiment, folder)
     if cell.stage:
         stages = reflow.make_stages(experiment, folder)
@@ -130,7 +135,7 @@ def _figures(cell: Cell, seed: int, workdir: pathlib.Path) -> dict[str, Any]:
     evaluate.run_command(measured, folder)
     processes.wait_for_all("evaluation")
     report = folder / "eval" / str(measured.schedule.num_steps) / "report.json"
-    figures = figures_of(json.loads(report.read_text()))
+    figures = {**figures_of(json.loads(report.read_text())), "draws": drawn}
     write_json(kept, {"identity": identity, "figures": figures})
     return figures
 

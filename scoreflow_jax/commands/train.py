@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scoreflow_jax import figures, files, plots, processes, writers
-from scoreflow_jax.checkpoints import Checkpoints
+from scoreflow_jax import figures, files, plots, processes, randomness, writers
+from scoreflow_jax.checkpoints import Checkpoints, draws_of
 from scoreflow_jax.commands import failures, points
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.data import DataSource, Units
@@ -170,6 +170,12 @@ def _start(
     before, now = restored.meta.get("devices"), _devices(layout.mesh.devices.flat)
     moved = f", saved on {before}, on {now}" if before not in (None, now) else ""
     print(f"resuming from step {restored.step}{moved}", flush=True)
+    if (drawn := draws_of(restored.meta)) != randomness.VERSION:
+        print(
+            f"its steps were drawn by version {drawn} of the draws, those to come are by version {randomness.VERSION}: of "
+            "the same distributions, but other numbers than without this stop",
+            flush=True,
+        )
     return TrainState(ema_params=restored.ema, **restored.train), restored.meta
 
 
@@ -204,7 +210,13 @@ def save_state(
     """
     ema, train = split_state(state)
     devices = _devices(jax.tree.leaves(state.params)[0].sharding.device_set)
-    meta = {"config": experiment.config, "batches": batches, "devices": devices, "pending": list(pending)}
+    meta = {
+        "config": experiment.config,
+        "batches": batches,
+        "devices": devices,
+        "pending": list(pending),
+        "draws": randomness.VERSION,
+    }
     checkpoints.save(step, ema=ema, train=train, meta=meta)
 
 

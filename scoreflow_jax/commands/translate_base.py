@@ -13,6 +13,7 @@ from scoreflow_jax.data import DataSource, read_pictures, spread
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model
+from scoreflow_jax.randomness import key_of
 from scoreflow_jax.sampling import Solved
 from scoreflow_jax.typing import Pixels
 
@@ -103,7 +104,8 @@ def _name(source: DataSource, number: int) -> str:
 def _carry(model: Model, images: Any, way: int, times: np.ndarray | None) -> Solved:
     """From t = 0 to 1, or from 1 to 0: by the ODE, or by the SDE of config.sampler, whose states on the way are not kept."""
     if model.experiment.sampler.name != "ode":
-        return model.solve_stochastic(jax.random.key(way), images, backwards=way != BASE)
+        key = jax.random.fold_in(key_of(jax.random.key(0), "translation"), way)
+        return model.solve_stochastic(key, images, backwards=way != BASE)
     if way == BASE:
         return model.solve_generate(images, None, times)
     return model.solve_encode(images, None, None if times is None else times[::-1])

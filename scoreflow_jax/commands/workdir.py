@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from scoreflow_jax import files, processes
+from scoreflow_jax import files, processes, randomness
 from scoreflow_jax.checkpoints import checkpoint_steps
 from scoreflow_jax.data import SKETCH, DataSource, Units, class_counts
 from scoreflow_jax.errors import UserError, first_line
@@ -318,6 +318,7 @@ def environment() -> dict[str, Any]:
     """Software, hardware and date."""
     return {
         "versions": {"python": platform.python_version(), **_versions()},
+        "draws": randomness.VERSION,
         "host": f"{platform.machine()}, {os.cpu_count()} processors",
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)",
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -15,6 +15,7 @@ from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.likelihoods import HeldOut, formula_of, gaussian_like, table_for
 from scoreflow_jax.metrics.recognition import Recognizer
 from scoreflow_jax.model import Model
+from scoreflow_jax.randomness import key_of
 from scoreflow_jax.sampling import SolveStats, sample_keys
 from scoreflow_jax.typing import HostState, PRNGKey
 
@@ -57,7 +58,7 @@ def class_densities(
     """log p(x | c) in nats for every class, from common noise; of an unconditional model one column, log p(x)."""
     formula, classes = formula_of(data.settings.density_levels, calls), max(model.num_classes, 1)
     table = table_for(model, data, reference) if formula.levels == "tabulated" else None
-    keys = np.asarray(sample_keys(key, np.arange(len(x))))
+    keys = np.asarray(sample_keys(key_of(key, "formula"), np.arange(len(x))))
     solved = model.solve_formula_density(
         np.repeat(x, classes, axis=0),
         np.tile(np.arange(classes, dtype=np.int32), len(x)) if model.num_classes else None,

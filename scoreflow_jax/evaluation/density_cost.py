@@ -10,7 +10,6 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 
 from scoreflow_jax import files, plots
@@ -72,8 +71,7 @@ def _ode_rows(model: Model, held: HeldOut) -> list[dict[str, Any]]:
 
     def solve(tolerance: float, probe: str) -> Any:
         finer = dataclasses.replace(solver, method="dopri5", num_steps=None, rtol=tolerance, atol=tolerance)
-        key = jax.random.fold_in(held.key, 1)
-        return model.with_solver(finer).solve_log_likelihood(held.x, held.labels, key=key, probe=probe)
+        return model.with_solver(finer).solve_log_likelihood(held.x, held.labels, key=held.key, probe=probe)
 
     exact, rows = solve(_FINEST, "exact").y[0], []
     for name, probe, calls in (("ODE, exact divergence", "exact", 1 + size), ("ODE, one probe", "rademacher", 2)):

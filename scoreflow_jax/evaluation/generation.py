@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from scoreflow_jax import figures, files
+from scoreflow_jax import figures, files, randomness
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.extractors import Extractor
 from scoreflow_jax.evaluation.features import CHUNK
@@ -184,6 +184,7 @@ def _identity(model: Model, data: Data, seed: int, chunk: int) -> str:
         "solver": {k: getattr(e.solver, k) for k in e.solver.__dataclass_fields__},
         "sampler": dataclasses.asdict(e.sampler),
         "guidance": e.sample.guidance,
+        "draws": randomness.VERSION,
         "rounding": e.scaling.rounding,
         "batch_size": model.batch_size,
         "extractor": data.extractor.facts,

@@ -14,13 +14,13 @@ from scoreflow_jax.likelihood import bits_per_dim
 from scoreflow_jax.model import Model
 from scoreflow_jax.paths import AffinePath, DDPMPath
 from scoreflow_jax.pixels import dequantized
+from scoreflow_jax.randomness import key_of
 from scoreflow_jax.typing import HostState, Images, PRNGKey, Stored
 
 WARNING = (
     "trained on data that were not dequantized: all its mass may sit on the grey levels, and the density between them says "
     "little. Train with config.data.dequantize=True"
 )
-_DEQUANTIZE, _PROBE, _FORMULA, _PILOT = 0, 1, 2, 3  # folded into the seed
 _PILOT_IMAGES, _PILOT_LEVELS = 64, 32  # of the training split, by which levels are tabulated
 
 Values = Float[np.ndarray, " batch"]
@@ -49,7 +49,7 @@ class HeldOut:
         chosen, levels = data.some(count), data.experiment.spec.levels
         pixels, labels = (data.examples("test")[field][chosen] for field in ("image", "label"))
         key = jax.random.key(data.settings.seeds[0])
-        x = np.asarray(dequantized_images(jax.random.fold_in(key, _DEQUANTIZE), pixels, levels)) if levels else pixels
+        x = np.asarray(dequantized_images(key, pixels, levels)) if levels else pixels
         return cls(pixels, x, labels if model.num_classes else None, key)
 
 
@@ -64,16 +64,15 @@ def measure_likelihood(model: Model, data: Data) -> dict[str, Any]:
     figures: dict[str, Any] = {"of": len(held.x)}
     ode = None
     if settings.likelihood in ("ode", "both"):
-        solved = model.solve_log_likelihood(
-            held.x, held.labels, key=jax.random.fold_in(held.key, _PROBE), probe=settings.likelihood_probe
-        )
+        kind, probes = settings.likelihood_probe, settings.likelihood_probes
+        solved = model.solve_log_likelihood(held.x, held.labels, key=held.key, probe=kind, probes=probes)
         ode = in_unit(solved.y[0], data)
         cost = solved.stats.summary()
-        figures |= _summary(ode, data) | {
-            "probe": settings.likelihood_probe,
-            "evaluations": cost["nfe_mean"],
-            "cost": cost,
-        }
+        figures |= _summary(ode, data) | {"probe": kind, "evaluations": cost["nfe_mean"], "cost": cost}
+        if kind != "exact":
+            figures["probes"] = probes
+        if probes > 1:
+            figures |= _probe_errors(solved.y[2], data)
     if settings.likelihood in ("density", "both"):
         figures["formula"] = _by_formula(model, data, held, ode)
         if isinstance(model.experiment.path, DDPMPath):
@@ -89,16 +88,14 @@ def _by_formula(model: Model, data: Data, held: HeldOut, ode: Values | None) -> 
     formula = formula_of(settings.density_levels, settings.density_calls)
     reference = gaussian_like(data)
     table = table_for(model, data, reference) if formula.levels == "tabulated" else None
-    key = jax.random.fold_in(held.key, _FORMULA)
     solved = model.solve_formula_density(
-        held.x, held.labels, key=key, formula=formula, reference=reference, table=table
+        held.x, held.labels, key=held.key, formula=formula, reference=reference, table=table
     )
     values = in_unit(solved.y[0], data)
-    size = 1.0 if not data.experiment.spec.levels else float(np.prod(data.experiment.spec.shape) * np.log(2.0))
     figures = _summary(values, data) | {
         "calls": formula.num_calls,
         "pilot_calls": 2 * _PILOT_LEVELS * _PILOT_IMAGES if table is not None else 0,
-        "estimation_error": float(np.sqrt(np.mean(np.square(solved.y[1], dtype=np.float64)))) / size,
+        "estimation_error": _root_mean_square(solved.y[1]) / _unit(data),
         **dataclasses.asdict(formula),
         "cost": solved.stats.summary(),
     }
@@ -112,7 +109,7 @@ def _by_chain(model: Model, data: Data, held: HeldOut) -> dict[str, Any]:
     """The bound on what the model was trained on: levels, of whose probability it is, or dequantized images, of whose density."""
     x, of_levels = chain_data(data, held)
     variance = model.experiment.sampler.variance
-    solved = model.solve_chain_bound(x, held.labels, key=jax.random.fold_in(held.key, _FORMULA), variance=variance)
+    solved = model.solve_chain_bound(x, held.labels, key=held.key, variance=variance)
     cost = solved.stats.summary()
     return _summary(in_unit(solved.y[0], data, of_levels=of_levels), data) | {
         "calls": int(cost["nfe_max"]),
@@ -154,7 +151,7 @@ def table_for(model: Model, data: Data, reference: Gaussian) -> Table:
     path: AffinePath = drift.path  # with its learned numbers, where it has some
     pixels, labels = (data.examples("train")[field] for field in ("image", "label"))
     chosen = np.random.default_rng(data.settings.seeds[0]).permutation(len(labels))[:_PILOT_IMAGES]
-    key = jax.random.fold_in(jax.random.key(data.settings.seeds[0]), _PILOT)
+    key = key_of(jax.random.key(data.settings.seeds[0]), "pilot")
     levels = data.experiment.spec.levels
     x = np.asarray(dequantized_images(key, pixels[chosen], levels)) if levels else pixels[chosen]
     low, high = level_range(path)
@@ -171,10 +168,12 @@ def table_for(model: Model, data: Data, reference: Gaussian) -> Table:
 
     drawn, found = [], []
     for k in range(_PILOT_LEVELS):
-        u, noise = jax.random.split(jax.random.fold_in(key, k))
-        level = low + (k + np.asarray(jax.random.uniform(u, (len(x),)))) * (high - low) / _PILOT_LEVELS
+        here = jax.random.fold_in(key, k)
+        place = np.asarray(jax.random.uniform(key_of(here, "pilot level"), (len(x),)))
+        level = low + (k + place) * (high - low) / _PILOT_LEVELS
+        noise = jax.random.normal(key_of(here, "pilot noise"), x.shape)
         drawn.append(level)
-        found.append(np.asarray(pair(jnp.asarray(level, jnp.float32), jax.random.normal(noise, x.shape))))
+        found.append(np.asarray(pair(jnp.asarray(level, jnp.float32), noise)))
     levels_drawn = np.concatenate([np.asarray([low, high]), *drawn])
     return tabulate(levels_drawn, np.concatenate([np.zeros(2), *found]), _PILOT_LEVELS + 1)
 
@@ -199,13 +198,30 @@ def _summary(values: Values, data: Data) -> dict[str, Any]:
     return {"points": len(values), "nats": nats, "nats_per_dim": nats / len(data.units.columns), **error}
 
 
+def _probe_errors(errors: Values, data: Data) -> dict[str, float]:
+    """How far the probes alone may have put an image off, and the mean over images, which its standard error has in it."""
+    each = _root_mean_square(errors) / _unit(data)
+    return {"probe_error_per_image": each, "probe_error": each / float(np.sqrt(len(errors)))}
+
+
+def _unit(data: Data) -> float:
+    """Nats in one unit of `in_unit`."""
+    spec = data.experiment.spec
+    return float(np.prod(spec.shape) * np.log(2.0)) if spec.levels else 1.0
+
+
+def _root_mean_square(values: HostState) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+
+
 def _standard_error(values: Values) -> float | None:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
 def dequantized_images(key: PRNGKey, pixels: Stored, levels: int) -> Images:
-    """Image i by noise from fold_in(key, i)."""
-    draw = jax.vmap(lambda i, pixels: dequantized(jax.random.fold_in(key, i), pixels[None], levels)[0])
+    """Image i by the i-th dequantization of the key."""
+    named = key_of(key, "dequantization")
+    draw = jax.vmap(lambda i, pixels: dequantized(jax.random.fold_in(named, i), pixels[None], levels)[0])
     return jax.jit(draw)(jnp.arange(len(pixels)), jnp.asarray(pixels))
 
 

@@ -21,6 +21,7 @@ from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.density_classifier import class_densities
 from scoreflow_jax.evaluation.likelihoods import HeldOut, dequantized_images, in_unit
 from scoreflow_jax.model import Model
+from scoreflow_jax.randomness import key_of
 from scoreflow_jax.typing import Pixels
 
 _SEED = 0
@@ -41,7 +42,7 @@ def measure_outliers(model: Model, data: Data, out: pathlib.Path) -> dict[str, A
     kinds = {_DATA: held.pixels, **outlying(data, held.pixels)}
     bits: dict[str, Float[np.ndarray, " images"]] = {}
     for place, (name, pixels) in enumerate(kinds.items()):
-        key = jax.random.fold_in(held.key, place)
+        key = jax.random.fold_in(key_of(held.key, "outliers"), place)
         x = np.asarray(dequantized_images(key, pixels, spec.levels))
         # A Gaussian like the data would be no reference for what is far from them: pixels that never change have no variance.
         values, _ = class_densities(model, data, x, key, settings.outlier_calls, STANDARD)

@@ -223,7 +223,12 @@ def _by_pair(methods: dict[str, Any]) -> str:
 def _likelihood(v: dict[str, Any]) -> str:
     rows = []
     if "probe" in v:
-        rows.append(["ODE", _density(v), f"{v['evaluations']:.0f} evaluations, probe {v['probe']}", ""])
+        told = (
+            f"± {v['probe_error_per_image']:.4f} for one; ± {v['probe_error']:.4f} by probes"
+            if "probe_error" in v
+            else ""
+        )
+        rows.append(["ODE", _density(v), f"{v['evaluations']:.0f} evaluations, {_probing(v)}", told])
     if "formula" in v:
         f = v["formula"]
         gap = f"; less the ODE {_plus_minus(f['gap_to_ode'], f['gap_standard_error'])}" if "gap_to_ode" in f else ""
@@ -238,6 +243,14 @@ def _likelihood(v: dict[str, Any]) -> str:
         unit = f"nats of {v['of']} held-out points (log densities in the table's own units: the higher the better"
     text = _table([f"{unit}; ± standard error)", "", "cost", ""], rows)
     return "## Likelihood\n\n" + text + (f"\n\n**Warning**: {v['warning']}." if "warning" in v else "")
+
+
+def _probing(v: dict[str, Any]) -> str:
+    """By which probes a divergence was taken."""
+    if v["probe"] == "exact":
+        return "exact divergence"
+    count = v.get("probes", 1)
+    return f"{count} {v['probe']} probe{'s' * (count > 1)}"
 
 
 def _density(v: dict[str, Any]) -> str:

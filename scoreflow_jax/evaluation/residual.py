@@ -16,6 +16,7 @@ from scoreflow_jax import files, plots
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.straightness import in_batches
 from scoreflow_jax.model import Model
+from scoreflow_jax.randomness import key_of
 
 
 def measure_residual(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def measure_residual(model: Model, data: Data, out: pathlib.Path) -> dict[str, A
     source = np.asarray(model.source_points(key, len(images)))
     x0, z = source / path.prior_scale, None
     if path.has_latent:
-        z = jax.random.normal(jax.random.fold_in(key, 1), images.shape)
+        z = jax.random.normal(key_of(key, "latent"), images.shape)
     # Off the ends, where some paths' velocities are not finite.
     times = np.clip(np.linspace(0.0, 1.0, settings.residual_times), 0.02, 0.98)
     along = []

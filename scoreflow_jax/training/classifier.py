@@ -18,9 +18,8 @@ import optax
 from jaxtyping import Array, Float
 
 from scoreflow_jax.models.classifier import Classifier
+from scoreflow_jax.randomness import key_of
 from scoreflow_jax.typing import Points, PRNGKey, PyTree, State, Time
-
-_PARAMETERS, _WARM_UP = 1, 2  # folded into the key
 
 
 def logistic_loss(network: Classifier, params: PyTree, data: State, particles: Points, sigma: Time) -> Float[Array, ""]:
@@ -51,15 +50,15 @@ class ClassifierDifference:
 
     def start(self, data: Points, particles: State, sigma: Time, num_steps: int) -> PyTree:
         """The memory to begin with, after so many steps of training on the particles where they are."""
-        params = self.network.init_parameters(jax.random.fold_in(self.key, _PARAMETERS), data.shape[1:])
+        params = self.network.init_parameters(key_of(self.key, "parameters"), data.shape[1:])
         memory = {"data": data, "params": params, "opt_state": self.optimizer.init(params)}
-        return jax.jit(self._trained)(memory, particles, sigma, jax.random.fold_in(self.key, _WARM_UP), num_steps)
+        return jax.jit(self._trained)(memory, particles, sigma, key_of(self.key, "warm-up"), num_steps)
 
     def __call__(
         self, at: State, bandwidth: Time, particles: Points, step: Any, memory: PyTree
     ) -> tuple[State, PyTree]:
         """Trains on the particles as they stand, then takes the gradient of the log odds."""
-        key = jax.random.fold_in(jax.random.fold_in(self.key, 0), step)
+        key = jax.random.fold_in(key_of(self.key, "follow"), step)
         memory = self._trained(memory, particles, bandwidth, key, self.num_steps)
         return self.network.log_odds_gradient(memory["params"], at, bandwidth), memory
 
@@ -68,10 +67,9 @@ class ClassifierDifference:
 
         def train(k: Any, state: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
             """One step on a batch of its own."""
-            keys = jax.random.split(jax.random.fold_in(key, k))
-            data, moved = (
-                self._batch(x, sigma, some) for x, some in zip((memory["data"], particles), keys, strict=True)
-            )
+            here = jax.random.fold_in(key, k)
+            data = self._batch(memory["data"], sigma, key_of(here, "data batch"))
+            moved = self._batch(particles, sigma, key_of(here, "particle batch"))
             gradient = jax.grad(lambda params: logistic_loss(self.network, params, data, moved, sigma))(state[0])
             updates, opt_state = self.optimizer.update(gradient, state[1], state[0])
             return optax.apply_updates(state[0], updates), opt_state
@@ -81,6 +79,5 @@ class ClassifierDifference:
 
     def _batch(self, x: Points, sigma: Time, key: PRNGKey) -> State:
         """Points drawn with replacement, with noise."""
-        which, noise = jax.random.split(key)
-        some = x[jax.random.randint(which, (self.batch_size,), 0, len(x))]
-        return some + sigma * jax.random.normal(noise, some.shape)
+        some = x[jax.random.randint(key_of(key, "batch members"), (self.batch_size,), 0, len(x))]
+        return some + sigma * jax.random.normal(key_of(key, "batch noise"), some.shape)

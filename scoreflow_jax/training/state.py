@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from scoreflow_jax.parallel import Layout
+from scoreflow_jax.randomness import key_of
 from scoreflow_jax.typing import PRNGKey, PyTree
 
 
@@ -39,8 +40,7 @@ def initial_state(init: Callable[[PRNGKey], PyTree], optimizer: optax.GradientTr
         optimizer: whose state to make.
         seed: of the initial parameters and of everything drawn in training.
     """
-    init_key, _ = jax.random.split(jax.random.key(seed))
-    params = init(init_key)
+    params = init(key_of(jax.random.key(seed), "parameters"))
     return state_of(params, jax.tree.map(jnp.copy, params), optimizer, seed, step=0)
 
 
@@ -48,13 +48,12 @@ def state_of(
     params: PyTree, ema_params: PyTree, optimizer: optax.GradientTransformation, seed: int, *, step: int
 ) -> TrainState:
     """The state of a run that begins at a step with these parameters and averages, and with a fresh optimizer."""
-    _, run_key = jax.random.split(jax.random.key(seed))
     return TrainState(
         step=jnp.asarray(step, jnp.int32),
         params=params,
         ema_params=ema_params,
         opt_state=optimizer.init(params),
-        key=run_key,
+        key=key_of(jax.random.key(seed), "training"),
     )
 
 

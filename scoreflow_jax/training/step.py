@@ -13,6 +13,7 @@ from scoreflow_jax.objectives import Objective
 from scoreflow_jax.parallel import Layout, one_at_a_time
 from scoreflow_jax.paths import Path
 from scoreflow_jax.pixels import dequantized, to_unit_range
+from scoreflow_jax.randomness import key_of
 from scoreflow_jax.training.coupling import optimal_transport
 from scoreflow_jax.training.state import TrainState
 from scoreflow_jax.training.times import TimeDistribution, Uniform
@@ -34,8 +35,6 @@ class Compiled(NamedTuple):
 
 DriftOf = Callable[[PyTree, PRNGKey], DriftFn]
 """From parameters and a dropout key to the drift being trained."""
-
-_DEQUANTIZE, _BASE, _LATENT = 1, 2, 3  # folded into a step's key
 
 Metrics = dict[str, Float[Array, ""]]
 TrainStep = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
@@ -88,7 +87,7 @@ class TrainLoss:
     coupling: str = "independent"
 
     def draw(self, key: PRNGKey, batch: PyTree) -> Drawn:
-        """Draws for a batch: each number has its address under the step's key, whatever else is switched on.
+        """Draws for a batch: each number has its name under the step's key, whatever else is switched on.
 
         Args:
             key: fold_in(run's key, step).
@@ -96,19 +95,17 @@ class TrainLoss:
                 "image": the points at t = 0, in place of noise. Points of a table are float32 (batch, dimension), and so are
                 pairs of reflow, "image" and "base" alike: they are taken as they are.
         """
-        source_key, time_key, flip_key, dropout_key = jax.random.split(key, 4)
-        x1 = self._scaled(jax.random.fold_in(key, _DEQUANTIZE), flip_key, batch["image"])
+        x1 = self._scaled(key_of(key, "dequantization"), key_of(key, "flip"), batch["image"])
         if "base" in batch:
-            base_key, base_flip_key = jax.random.split(jax.random.fold_in(key, _BASE))
-            x0 = self._scaled(base_key, base_flip_key, batch["base"])
+            x0 = self._scaled(key_of(key, "base dequantization"), key_of(key, "base flip"), batch["base"])
         else:
-            x0 = self.path.sample_source(source_key, x1.shape)
-        t = self.times.draw(time_key, len(x1), self.path.t_min, self.path.t_max)
+            x0 = self.path.sample_source(key_of(key, "source"), x1.shape)
+        t = self.times.draw(key_of(key, "times"), len(x1), self.path.t_min, self.path.t_max)
         label = batch["label"] if self.conditional else None
         if self.coupling == "optimal_transport":
             x0 = optimal_transport(x0, x1, label)
-        z = jax.random.normal(jax.random.fold_in(key, _LATENT), x1.shape) if self.path.has_latent else None
-        return Drawn(x0, x1, t, label, dropout_key, z)
+        z = jax.random.normal(key_of(key, "latent"), x1.shape) if self.path.has_latent else None
+        return Drawn(x0, x1, t, label, key_of(key, "dropout"), z)
 
     def _scaled(self, key: PRNGKey, flip_key: PRNGKey, pixels: Array) -> State:
         """Data as the drift sees them: 8-bit images in [-1, 1], mirrored and dequantized where wanted; floats as they are."""

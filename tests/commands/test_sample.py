@@ -12,15 +12,18 @@ from tests.commands.runs import experiment_of, report
 
 
 def test_samples_come_with_likelihoods(digits_run):
-    experiment = experiment_of("digits.py", sample__likelihood=True)
+    experiment = experiment_of("digits.py", sample__likelihood=True, sample__likelihood_probes=2)
     sample.run_command(experiment, digits_run)
     stored = np.load(digits_run / "sample" / "samples.npz")
     told = report(digits_run / "sample")["likelihood"]
-    assert told["probe"] == "rademacher"
+    assert (told["probe"], told["probes"]) == ("rademacher", 2)
     assert "dequantize=True" in told["warning"]
     assert stored["log_likelihood"].shape == (10,)
     # Of an untrained drift: about that of the noise itself, -D/2 (ln 2 pi + 1).
     assert stored["log_likelihood"].mean() == pytest.approx(-32 * (np.log(2 * np.pi) + 1), rel=0.1)
+    # Two estimates half a distance from their mean; the untrained network's divergence is small, and so is what they scatter by.
+    assert (stored["log_likelihood_error"] > 0).all()
+    assert stored["log_likelihood_error"].max() < 5
 
 
 def test_reports_state_what_is_needed_to_make_them_again(digits_run):

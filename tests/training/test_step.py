@@ -11,6 +11,7 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.objectives import PathConstrained
 from scoreflow_jax.parallel import check_batch_size, make_layout, to_global
 from scoreflow_jax.paths import LinearPath
+from scoreflow_jax.randomness import key_of
 from scoreflow_jax.training import (
     TrainLoss,
     compile_step,
@@ -70,7 +71,7 @@ def train(layout, steps, **options):
 def test_ema_in_closed_form():
     """d_n = min(decay, (1 + n) / (10 + n)) for the n-th update, from 1."""
     _, history = train(make_layout(), 30, ema_decay=0.5)
-    average = float(init(jax.random.split(jax.random.key(0))[0])["b"])
+    average = float(init(key_of(jax.random.key(0), "parameters"))["b"])
     for n, (params, ema, _) in enumerate(history, start=1):
         d = min(0.5, (1 + n) / (10 + n))
         average = d * average + (1 - d) * float(params["b"])
