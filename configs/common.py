@@ -586,12 +586,23 @@ def given(section: ConfigDict) -> dict[str, Any]:
     return {name: value for name, value in section.to_dict().items() if value is not None}
 
 
-def study(config: ConfigDict, name: str, baseline: str, cells: dict[str, Any]) -> ConfigDict:
-    """A grid over a config for --mode=study: rows by name, each with what it changes."""
+def study(
+    config: ConfigDict,
+    name: str,
+    baseline: str,
+    cells: dict[str, Any],
+    decides: dict[str, tuple[str, str, str]] | None = None,
+) -> ConfigDict:
+    """A grid over a config for --mode=study: rows by name, each with what it changes.
+
+    `decides` has the comparisons that it is to decide, over eight seeds: by name (row, row that it is held against, figure).
+    """
     config.name = name
+    comparisons = {k: dict(zip(("cell", "against", "figure"), v, strict=True)) for k, v in (decides or {}).items()}
     with config.unlocked():
         # A ConfigDict goes by the alphabet: the order of the rows is stated.
         config.study = ConfigDict({"seeds": (0, 1, 2), "baseline": baseline, "cells": cells, "order": tuple(cells)})
+        config.study.comparisons = ConfigDict(comparisons)
     return config
 
 

@@ -5,7 +5,9 @@ Command     python main.py --config=configs/comparison.py --mode=study
 Hardware    a laptop: 2 CPU cores, under 3 GB
 Time        about an hour a seed on one core (two seeds side by side by --config.study.seeds); the full form not timed
 Expect      docs/theory.md has the table: ScoreFlow and rectified flow close together, networks that predict noise behind
-Variants    configs/comparison.py:full    2,500 steps in place of 1,000, and twice the images
+Variants    configs/comparison.py:full      2,500 steps in place of 1,000, and twice the images
+            configs/comparison.py:decide    four rows, eight seeds, 600 steps, solved at 1e-3: the three comparisons of
+                                            `DECIDES`, by which alone docs/theory.md calls something different
 
 Samplers of a thousand steps make 200 images, the others 500; the column "distance, first 200" compares them all.
 A reflow row has trained longer than the others: its round comes after the rounds before it, each of as many steps. Seconds are
@@ -18,16 +20,28 @@ from ml_collections import ConfigDict
 
 from configs import common, ddpm, interpolant, sub_vp, ve, vp
 
+DECIDES = {
+    "the path's weight": ("ScoreFlow, p = 1", "rectified flow, p = 2", "frechet_distance"),
+    "coupling": ("optimal-transport coupling", "rectified flow, p = 2", "frechet_distance"),
+    "what reflow costs": ("2-rectified flow", "rectified flow, p = 2", "frechet_distance"),
+}
+"""Fixed before they are measured: row, row that it is held against, and the figure."""
+
+_SIZES = {
+    "": (1000, 500, 3000),
+    "full": (2500, 1000, 5000),
+    "decide": (600, 400, 3000),
+}  # steps, images, pairs of reflow
 _SLOW = 200  # images of samplers with hundreds of network calls
 _ODE = {"sampler": {"name": "ode"}}
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The grid, in its small or its full form."""
-    if variant not in ("", "full"):
-        raise ValueError(f"no variant {variant!r} of comparison, expected full or none")
+    """The grid, in its small or its full form, or the part of it that decides."""
+    if variant not in _SIZES:
+        raise ValueError(f"no variant {variant!r} of comparison, expected full, decide or none")
     config = common.digits_study(variant == "full")
-    steps, images, pairs = (2500, 1000, 5000) if variant else (1000, 500, 3000)
+    steps, images, pairs = _SIZES[variant]
     config.train.update(num_steps=steps, checkpoint_every=steps, log_every=steps // 4)
     config.eval.update(num_images=images, first_images=_SLOW, residual=False, likelihood_images=images // 5)
     config.reflow.update(num_pairs=pairs, shard_size=1000, num_steps=steps, distill_steps=1, rounds=2)
@@ -69,7 +83,15 @@ def get_config(variant: str = "") -> ConfigDict:
             "why": {"bits_per_dim": "no tractable density"},
         },
     }
-    return common.study(config, f"comparison{variant and '_full'}", "rectified flow, p = 2", cells)
+    if variant == "decide":
+        cells = {name: cells[name] for name in dict.fromkeys(row for c in DECIDES.values() for row in c[:2])}
+        config.solver.update(rtol=1e-3, atol=1e-3)
+        config.eval.update(likelihood="none", straightness=False, first_images=0)
+        config.reflow.distill_steps = 0
+    config = common.study(config, f"comparison{variant and '_' + variant}", "rectified flow, p = 2", cells, DECIDES)
+    if variant == "decide":
+        config.study.seeds = tuple(range(8))
+    return config
 
 
 def _weighted(p: float) -> dict[str, Any]:

@@ -230,6 +230,7 @@ class StudySettings:
     baseline: str = ""
     cells: dict[str, Any] = dataclasses.field(default_factory=dict)
     order: tuple[str, ...] = ()
+    comparisons: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

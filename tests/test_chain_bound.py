@@ -80,7 +80,9 @@ def test_grey_levels_have_probabilities():
     )
     x = np.repeat(values, 100)[:, None]
     mean, error = mean_and_error(bounds(oracle, x, cells=cells)[0])
-    assert -np.log(17) - 0.25 < mean < -np.log(17) + 4 * error  # a thousand steps leave a gap of 0.16 ± 0.01, by 6,800 chains
+    assert (
+        -np.log(17) - 0.25 < mean < -np.log(17) + 4 * error
+    )  # a thousand steps leave a gap of 0.16 ± 0.01, by 6,800 chains
     assert error < 0.03
 
 

@@ -59,6 +59,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     if not settings.cells:
         raise UserError("the config has no config.study.cells: give one of a study, such as configs/ablation_weight.py")
     cells = cells_of(experiment)
+    comparisons_of(experiment)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in cells}
     for seed in settings.seeds:
         for cell in cells.values():
@@ -93,6 +94,27 @@ def cells_of(experiment: Experiment) -> dict[str, Cell]:
             raise UserError(
                 f"the cells {other!r} and {name!r} of config.study would share the folder {slug(name)}: rename one"
             )
+    return found
+
+
+def comparisons_of(experiment: Experiment) -> dict[str, studies.Comparison]:
+    """What the study is to decide, by name.
+
+    Raises:
+        UserError: a field that a comparison does not have, a row that the study does not have, or an unknown figure.
+    """
+    found, fields = {}, studies.Comparison._fields
+    for name, told in experiment.study.comparisons.items():
+        if set(told) != set(fields):
+            raise UserError(f"config.study.comparisons.{name} has {sorted(told)}, expected {', '.join(fields)}")
+        names = {"cell": tuple(experiment.study.cells), "against": tuple(experiment.study.cells)}
+        names["figure"] = tuple(column.field for column in studies.COLUMNS)
+        for field, expected in names.items():
+            if told[field] not in expected:
+                raise UserError(
+                    f"config.study.comparisons.{name}.{field} is {told[field]!r}, expected one of {', '.join(expected)}"
+                )
+        found[name] = studies.Comparison(**told)
     return found
 
 
@@ -185,14 +207,23 @@ def _write(
     count = len(rows[settings.baseline])
     parts = [
         f"# {experiment.name}",
-        f"{count} seed{'s' * (count > 1)}; ± is the standard error over seeds; n: images generated of each. A difference under "
-        "two standard errors is called none.",
+        f"{count} seed{'s' * (count > 1)}, which all rows share; ± is half of a 95 % interval by Student's t; n: images "
+        "generated of each. Differences are taken seed by seed. So many of them are no verdict: some look large by chance, and "
+        f"different is only what was fixed beforehand and {studies.SEEDS} seeds show, corrected for the number of such comparisons.",
         studies.table(rows, {name: cell.why for name, cell in cells.items()}, first=experiment.eval.first_images),
-        studies.differences(rows, settings.baseline),
     ]
+    if settings.comparisons:
+        parts.append(studies.decided(rows, comparisons_of(experiment)))
+    parts.append(studies.differences(rows, settings.baseline))
+    older = [name for name, runs in rows.items() if any(run.get("draws") != randomness.VERSION for run in runs)]
+    if older:
+        parts.append(
+            f"Trained with an earlier version of the draws than {randomness.VERSION}, at least in part: {', '.join(older)}. Some "
+            "of its random numbers were not independent (docs/architecture.md); remove these runs to train them anew."
+        )
     times = next((row[0]["times"] for row in rows.values() if "times" in row[0]), None)
     found = {} if times is None else studies.along_t(rows, settings.baseline, times)
-    if times is not None and len(found) > 1:
+    if times is not None and found:
         parts.append(studies.table_along_t(found, settings.baseline, times))
         _draw(experiment, workdir / "along_t.png", found, times)
         if plots.can_save():
@@ -207,10 +238,10 @@ def _draw(experiment: Experiment, path: pathlib.Path, found: dict[str, Any], tim
     curves = []
     for name, means in found.items():
         value = np.asarray([mean.value for mean in means])
-        band = np.nan_to_num(np.asarray([mean.error for mean in means]))
-        low, high = (value - 2 * band).tolist(), (value + 2 * band).tolist()
+        band = np.nan_to_num(np.asarray([mean.half for mean in means]))
+        low, high = (value - band).tolist(), (value + band).tolist()
         curves.append(plots.Curve(name, times, value.tolist(), low, high, marked=False))
-    title = f"Held-out error of the velocity less that of\n{experiment.study.baseline} (band: two standard errors)"
+    title = f"Held-out error of the velocity less that of\n{experiment.study.baseline} (band: 95 % interval)"
     with files.whole_file(path) as temporary:
         plots.save_curves(temporary, curves, plots.Axes(title, "t", "difference of mean squares"))
 

@@ -1,6 +1,9 @@
-"""Figures of many runs as one table: means over seeds with their standard errors, and what differs from a baseline.
+"""Figures of many runs as one table: means over seeds, differences from a baseline, and which comparisons are decided.
 
-A difference under two standard errors is called none: with three seeds nothing finer can be told.
+Runs of one seed share their data order, initial parameters and noise, so that differences are taken seed by seed. Every ± is half of
+a 95 % interval by Student's t, which with three seeds is 4.3 standard errors, not 2. A table has dozens of differences, and some look
+large by chance: "different" is called only what a comparison shows that the config had fixed beforehand, over at least `SEEDS` seeds,
+by a paired t-test whose p-value is corrected for the number of such comparisons (Holm 1979).
 """
 
 import math
@@ -8,9 +11,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.stats
 
-NONE = "none"
-_ERRORS = 2.0  # a difference has to be larger than so many standard errors
+SEEDS = 8
+"""Of a comparison before it is decided."""
+
+LEVEL = 0.05
+"""The corrected p-value under which a comparison is called different."""
+
+_COVERAGE = 0.95
 
 
 class Column(NamedTuple):
@@ -46,29 +55,61 @@ Figures = Mapping[str, Any]
 
 
 class Mean(NamedTuple):
-    """A mean over seeds and its standard error, NaN for one seed."""
+    """A mean over seeds, half the width of its 95 % interval, NaN for one seed, and the number of seeds."""
 
     value: float
-    error: float
+    half: float
     count: int
 
 
+class Comparison(NamedTuple):
+    """What a study is to decide, fixed before it is run.
+
+    Attributes:
+        cell, against: rows.
+        figure: a field of `COLUMNS`.
+    """
+
+    cell: str
+    against: str
+    figure: str
+
+
 def mean_of(values: Sequence[float]) -> Mean:
-    """Mean and standard error, std / sqrt(n) with n - 1 degrees of freedom."""
+    """Mean and t std / sqrt(n), with n - 1 degrees of freedom of both std and t."""
     n = len(values)
-    error = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-    return Mean(float(np.mean(values)), error, n)
+    half = math.nan
+    if n > 1:
+        t = float(scipy.stats.t.ppf(0.5 + 0.5 * _COVERAGE, n - 1))
+        half = t * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return Mean(float(np.mean(values)), half, n)
 
 
-def difference(a: Mean, b: Mean) -> tuple[float, float, bool]:
-    """a - b, its standard error, and whether it is larger than two of these; never with one seed."""
-    error = math.hypot(a.error, b.error)
-    gap = a.value - b.value
-    return gap, error, abs(gap) > _ERRORS * error if math.isfinite(error) else False
+def paired(ours: Sequence[Figures], theirs: Sequence[Figures], field: str) -> list[float]:
+    """Differences of a figure, seed by seed, where both runs have it."""
+    both = [(a.get(field), b.get(field)) for a, b in zip(ours, theirs, strict=False)]
+    return [a - b for a, b in both if isinstance(a, float) and isinstance(b, float)]
+
+
+def corrected(p_values: Sequence[float]) -> list[float]:
+    """Holm's: the k-th smallest of n times n - k + 1, none less than one before it; NaN, not measured yet, counts as 1."""
+    known = [1.0 if math.isnan(p) else p for p in p_values]
+    found, least = [1.0] * len(known), 0.0
+    for place, i in enumerate(sorted(range(len(known)), key=known.__getitem__)):
+        least = max(least, min(1.0, (len(known) - place) * known[i]))
+        found[i] = least
+    return found
+
+
+def p_value(differences: Sequence[float]) -> float:
+    """Two-sided, of a paired t-test; NaN where there is no scatter to hold a mean against."""
+    if len(differences) < 2 or np.std(differences) == 0:
+        return math.nan
+    return float(scipy.stats.ttest_1samp(differences, 0.0).pvalue)
 
 
 def table(rows: Mapping[str, Sequence[Figures]], why: Mapping[str, Mapping[str, str]], *, first: int) -> str:
-    """A line for each row: mean ± standard error over its runs, or why there is no figure.
+    """A line for each row: mean and interval over its runs, or why there is no figure.
 
     Args:
         rows: name of a row to the figures of its runs.
@@ -88,40 +129,54 @@ def table(rows: Mapping[str, Sequence[Figures]], why: Mapping[str, Mapping[str, 
 
 
 def differences(rows: Mapping[str, Sequence[Figures]], baseline: str) -> str:
-    """What differs from the baseline, figure by figure."""
+    """Differences from the baseline, figure by figure and seed by seed, with their intervals: none of them is a verdict."""
     lines = [["against " + baseline, *(c.words.format(first="few") for c in COLUMNS)]]
     for name, runs in rows.items():
         if name == baseline:
             continue
         cells = [name]
         for column in COLUMNS:
-            ours, theirs = (_values(figures, column.field) for figures in (runs, rows[baseline]))
-            if not ours or not theirs:
-                cells.append("-")
-                continue
-            gap, error, real = difference(mean_of(ours), mean_of(theirs))
-            if column.field in _OF_COUNT and _count(runs) != _count(rows[baseline]):
+            values = paired(runs, rows[baseline], column.field)
+            if values and column.field in _OF_COUNT and _count(runs) != _count(rows[baseline]):
                 cells.append("another n")
                 continue
-            cells.append(f"{gap:+{column.style}} ± {error:{column.style}}" if real else NONE)
+            cells.append(_shown(mean_of(values), "+" + column.style) if values else "-")
         lines.append(cells)
     used = [i for i in range(len(lines[0])) if i == 0 or any(line[i] != "-" for line in lines[1:])]
     return _markdown([[line[i] for i in used] for line in lines])
 
 
+def decided(rows: Mapping[str, Sequence[Figures]], comparisons: Mapping[str, Comparison]) -> str:
+    """The comparisons that were fixed beforehand: difference, p-value, and what may be said."""
+    values = {name: paired(rows[c.cell], rows[c.against], c.figure) for name, c in comparisons.items()}
+    p_values = corrected([p_value(v) for v in values.values()])
+    styles = {column.field: (column.words.format(first="few"), column.style) for column in COLUMNS}
+    lines = [["fixed beforehand", "figure", "difference", "seeds", "p, corrected", ""]]
+    for (name, comparison), p in zip(comparisons.items(), p_values, strict=True):
+        words, style = styles[comparison.figure]
+        count = len(values[name])
+        shown = _shown(mean_of(values[name]), "+" + style) if count else "-"
+        if count < SEEDS:
+            verdict = f"not decided: {count} of {SEEDS} seeds"
+        else:
+            verdict = "different" if p < LEVEL else "no difference shown"
+        lines.append(
+            [f"{name}: {comparison.cell} less {comparison.against}", words, shown, str(count), f"{p:.2g}", verdict]
+        )
+    return _markdown(lines)
+
+
 def along_t(rows: Mapping[str, Sequence[Figures]], baseline: str, times: Sequence[float]) -> dict[str, list[Mean]]:
-    """For each row the mean difference of "along_t" from the baseline at each time, with its standard error."""
+    """For each other row the mean difference of "along_t" from the baseline's at each time, seed by seed."""
     found: dict[str, list[Mean]] = {}
-    base = [figures["along_t"] for figures in rows[baseline] if "along_t" in figures]
     for name, runs in rows.items():
-        curves = [figures["along_t"] for figures in runs if "along_t" in figures]
-        if not curves or not base:
-            continue
-        found[name] = []
-        for i in range(len(times)):
-            a, b = mean_of([c[i] for c in curves]), mean_of([c[i] for c in base])
-            gap, error, _ = difference(a, b)
-            found[name].append(Mean(gap, error if name != baseline else a.error, a.count))
+        both = [
+            (a["along_t"], b["along_t"])
+            for a, b in zip(runs, rows[baseline], strict=False)
+            if "along_t" in a and "along_t" in b
+        ]
+        if both and name != baseline:
+            found[name] = [mean_of([a[i] - b[i] for a, b in both]) for i in range(len(times))]
     return found
 
 
@@ -129,15 +184,7 @@ def table_along_t(found: Mapping[str, Sequence[Mean]], baseline: str, times: Seq
     """The same as a table, at every so many times."""
     shown = range(0, len(times), every)
     lines = [[f"held-out error less that of {baseline}, at t =", *(f"{times[i]:.2f}" for i in shown)]]
-    for name, means in found.items():
-        if name == baseline:
-            continue
-        cells = []
-        for i in shown:
-            mean = means[i]
-            real = math.isfinite(mean.error) and abs(mean.value) > _ERRORS * mean.error
-            cells.append(f"{mean.value:+.4f} ± {mean.error:.4f}" if real else NONE)
-        lines.append([name, *cells])
+    lines += [[name, *(_shown(means[i], "+.4f") for i in shown)] for name, means in found.items()]
     return _markdown(lines)
 
 
@@ -145,12 +192,8 @@ def _count(runs: Sequence[Figures]) -> set[Any]:
     return {figures.get("images") for figures in runs}
 
 
-def _values(runs: Sequence[Figures], field: str) -> list[float]:
-    return [figures[field] for figures in runs if isinstance(figures.get(field), float)]
-
-
 def _shown(mean: Mean, style: str) -> str:
-    return f"{mean.value:{style}}" + (f" ± {mean.error:{style}}" if math.isfinite(mean.error) else "")
+    return f"{mean.value:{style}}" + (f" ± {mean.half:{style.removeprefix('+')}}" if math.isfinite(mean.half) else "")
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:

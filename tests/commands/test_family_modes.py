@@ -254,6 +254,7 @@ def test_a_study_measures_its_cells_goes_on_and_says_what_differs(tmp_path, caps
         "p = 2": {"changes": {"objective": {**config["objective"], "weight_exponent": 2.0}}},
     }
     config["study"] = {"seeds": (0, 1), "baseline": "as it is", "cells": cells, "order": tuple(cells)}
+    config["study"]["comparisons"] = {"weight": {"cell": "p = 2", "against": "as it is", "figure": "residual"}}
     study.run_command(build(config), tmp_path)
     page = (tmp_path / "study.md").read_text()
     assert page.index("| as it is |") < page.index("| euler |") < page.index("| p = 2 |")
@@ -261,6 +262,8 @@ def test_a_study_measures_its_cells_goes_on_and_says_what_differs(tmp_path, caps
     assert [len(runs) for runs in rows.values()] == [2, 2, 2]
     assert {run["nfe"] for run in rows["euler"]} == {4.0}
     assert "against as it is" in page
+    assert "not decided: 2 of 8 seeds" in page
+    assert "earlier version of the draws" not in page
     assert Image.open(tmp_path / "along_t.png").size[0] > 300
     capsys.readouterr()
     study.run_command(build(config), tmp_path)
@@ -268,6 +271,11 @@ def test_a_study_measures_its_cells_goes_on_and_says_what_differs(tmp_path, caps
     assert (tmp_path / "study.md").read_text() == page
     for wrong, match in (
         ({"baseline": "no such"}, "expected one of as it is, euler"),
+        ({"comparisons": {"w": {"cell": "p = 2"}}}, "comparisons.w has .'cell'., expected cell, against, figure"),
+        (
+            {"comparisons": {"w": {"cell": "p = 2", "against": "as it is", "figure": "fid"}}},
+            "w.figure is 'fid', expected one of",
+        ),
         ({"cells": {"as it is": {"colour": 1}}, "order": ()}, "has 'colour'"),
         ({"cells": {"as it is": {"of": "x"}}, "order": ()}, "expected a cell that is trained itself"),
         ({"cells": {}, "order": ()}, "no config.study.cells"),
@@ -275,6 +283,11 @@ def test_a_study_measures_its_cells_goes_on_and_says_what_differs(tmp_path, caps
     ):
         with pytest.raises(UserError, match=match):
             study.run_command(build({**config, "study": {**config["study"], **wrong}}), tmp_path)
+    # A run of an earlier version says nothing of its draws: it is measured anew, and the page names it.
+    for meta in tmp_path.glob("p_2/seed0/checkpoints/*/meta/metadata"):
+        meta.write_text(json.dumps({k: v for k, v in json.loads(meta.read_text()).items() if k != "draws"}))
+    study.run_command(build(config), tmp_path)
+    assert "earlier version of the draws than 2, at least in part: p = 2." in (tmp_path / "study.md").read_text()
     other = {**config, "optimizer": {**config["optimizer"], "b1": 0.8}}
     with pytest.raises(
         UserError, match=r"as_it_is.seed0 is the workdir of another config .*optimizer.b1 is 0.8, was 0.9"
