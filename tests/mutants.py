@@ -1,38 +1,11 @@
-"""Faults of one line, each with the test that fails when it is planted: `make mutants`.
+"""Faults of one line that the suite is known to catch, each with the test that does: planted by `tests/plant_mutants.py`.
 
-A test that passes whatever the code does says nothing. So every entry of `FAULTS` replaces one piece of text of the package by a
-wrong one in a copy of the checkout, never in the checkout itself, and runs the one test that is to catch it, after that test
-passed without the fault. The faults are chosen by hand, one for each thing that a number of this package depends on: tools that
-change every operator in turn (cosmic-ray, mutmut) make thousands of mutants of this code at several seconds each, many of them
-without meaning, and do not say which test is there for which.
-
-Outcomes are kept in build/mutants.json under a hash of all that they depend on, so that a stopped run goes on, and only what has
-changed runs again. With words as arguments only faults whose file, description or test has one of them are planted. The exit
-status is 1 if any fault is not killed; docs/mutants.md has the table of the last whole run.
+A test that passes whatever the code does says nothing. The faults are chosen by hand, one or a few for each thing that a number
+of this package depends on. Tools that change every operator in turn (cosmic-ray, mutmut) make thousands of mutants of this code
+at several seconds each, many of them without meaning, and do not say which test is there for which.
 """
 
-import argparse
-import collections
 import dataclasses
-import hashlib
-import importlib.metadata
-import json
-import os
-import pathlib
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-STATE = ROOT / "build" / "mutants.json"
-TABLE = ROOT / "docs" / "mutants.md"
-SECONDS = 300  # after which a test is stopped; what only hangs counts as not killed
-
-KILLED, SURVIVED = "killed", "survived"
-FAILED = 1  # pytest's exit code where tests ran and failed; others say that it could not run them
-COMMON = ("tests/conftest.py", "tests/oracles.py", "tests/commands/runs.py")  # on which any test may depend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +14,10 @@ class Fault:
 
     Attributes:
         what: it does, in words.
-        file: in which.
+        file: in which, of scoreflow_jax/.
         old: the text that is replaced; it stands in the file exactly once.
         new: what takes its place.
-        test: that kills it, file::function.
+        test: that fails then, file::function, of tests/.
     """
 
     what: str
@@ -53,170 +26,720 @@ class Fault:
     new: str
     test: str
 
-    @property
-    def test_file(self) -> str:
-        return self.test.split("::")[0]
 
-    def problem(self, root: pathlib.Path) -> str | None:
-        """Why the fault cannot be planted, or has no test; None where all is well."""
-        file, tests = root / self.file, root / self.test_file
-        if not file.is_file() or not tests.is_file():
-            return f"there is no {self.test_file if file.is_file() else self.file}"
-        count = file.read_text().count(self.old)
-        if count != 1:
-            return f"its text stands {count} times in {self.file}, expected once: {self.old!r}"
-        name = self.test.split("::")[1].split("[")[0]
-        return None if f"def {name}(" in tests.read_text() else f"{self.test_file} has no {name}"
-
-    def identity(self, root: pathlib.Path) -> str:
-        """A hash of what the outcome depends on: the fault, its file, the test's file, what all tests share, and JAX."""
-        told = [*dataclasses.astuple(self), importlib.metadata.version("jax")]
-        told += [(root / name).read_text() for name in (self.file, self.test_file, *COMMON)]
-        return hashlib.sha256("\0".join(told).encode()).hexdigest()
-
-
-# FAULTS
-
-
-def copy_checkout(target: pathlib.Path) -> None:
-    """All that git tracks, and what is new and not ignored, as it stands."""
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0"):
-        if name and (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, target / name)
-
-
-def run_tests(copy: pathlib.Path, tests: list[str], compiled: str) -> int | None:
-    """pytest's exit code; None where it took too long."""
-    # No .pyc files: they are told from stale ones by size and second alone. Programs once compiled serve all runs.
-    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "SCOREFLOW_JAX_TESTS_COMPILED": compiled}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:xdist", "-p", "no:cacheprovider", *tests]
-    try:
-        return subprocess.run(
-            command, cwd=copy, env=environment, timeout=SECONDS * len(tests), capture_output=True, check=False
-        ).returncode
-    except subprocess.TimeoutExpired:
-        return None
-
-
-def outcome(code: int | None) -> str:
-    """Of a test with the fault planted."""
-    if code == FAILED:
-        return KILLED
-    return SURVIVED if code == 0 else f"not run: {'took too long' if code is None else f'pytest ended with {code}'}"
-
-
-class State:
-    """Outcomes by `Fault.identity`, written after each."""
-
-    def __init__(self) -> None:
-        self.known = json.loads(STATE.read_text()) if STATE.is_file() else {}
-
-    def keep(self, identity: str, result: str, seconds: float) -> None:
-        self.known[identity] = {"result": result, "seconds": round(seconds, 1)}
-        STATE.parent.mkdir(exist_ok=True)
-        temporary = STATE.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.known, indent=0))
-        temporary.replace(STATE)
-
-
-def check_green(copy: pathlib.Path, faults: list[Fault], compiled: str, state: State) -> set[str]:
-    """The tests of these faults that pass without them; those of one file run together, and by themselves if one fails."""
-    green, by_file = set(), collections.defaultdict(list)
-    for fault in faults:
-        told = [fault.test, importlib.metadata.version("jax"), (copy / fault.test_file).read_text()]
-        told += [path.read_text() for path in sorted((copy / "scoreflow_jax").rglob("*.py"))]
-        identity = hashlib.sha256("\0".join(told).encode()).hexdigest()
-        if state.known.get(identity, {}).get("result") == "green":
-            green.add(fault.test)
-        else:
-            by_file[fault.test_file].append((fault.test, identity))
-    for file, wanted in sorted(by_file.items()):
-        wanted = sorted(set(wanted))
-        start = time.monotonic()
-        passed = run_tests(copy, [test for test, _ in wanted], compiled) == 0
-        for test, identity in wanted:
-            if passed or run_tests(copy, [test], compiled) == 0:
-                green.add(test)
-                state.keep(identity, "green", (time.monotonic() - start) / len(wanted))
-        print(f"{time.monotonic() - start:6.1f} s  {'green' if passed else 'RED'} without faults: {file}", flush=True)
-    return green
-
-
-def plant(copy: pathlib.Path, fault: Fault, compiled: str) -> str:
-    """Plants a fault in the copy, runs its test, and takes it back."""
-    file = copy / fault.file
-    text = file.read_text()
-    file.write_text(text.replace(fault.old, fault.new))
-    try:
-        return outcome(run_tests(copy, [fault.test], compiled))
-    finally:
-        file.write_text(text)
-
-
-def run(faults: list[Fault]) -> dict[Fault, str]:
-    """The outcome of each fault; known ones are not planted again."""
-    state, found = State(), {}
-    for fault in faults:
-        problem = fault.problem(ROOT)
-        known = None if problem else state.known.get(fault.identity(ROOT), {}).get("result")
-        if problem or known in (KILLED, SURVIVED):
-            found[fault] = f"stale: {problem}" if problem else known
-    left = [fault for fault in faults if fault not in found]
-    with tempfile.TemporaryDirectory(prefix="scoreflow_jax_mutants_") as folder:
-        copy, compiled = pathlib.Path(folder) / "checkout", str(pathlib.Path(folder) / "compiled")
-        copy_checkout(copy)
-        green = check_green(copy, left, compiled, state)
-        for fault in left:
-            start = time.monotonic()
-            found[fault] = plant(copy, fault, compiled) if fault.test in green else "not run: its test fails without it"
-            seconds = time.monotonic() - start
-            if found[fault] in (KILLED, SURVIVED):
-                state.keep(fault.identity(ROOT), found[fault], seconds)
-            print(f"{seconds:6.1f} s  {found[fault]:8} {fault.what}", flush=True)
-    return {fault: found[fault] for fault in faults}
-
-
-def table(found: dict[Fault, str]) -> str:
-    """docs/mutants.md."""
-    killed = sum(result == KILLED for result in found.values())
-    lines = [
-        "# Faults that the tests are known to catch",
+FAULTS = (
+    Fault(
+        "a step grows right after a rejection",
+        "ode.py",
+        "jnp.minimum(factor, 1.0), factor)",
+        "factor, factor)",
+        "test_ode.py::test_every_step_is_scipys_in_float64",
+    ),
+    Fault(
+        "the scale of the error from |y0| alone",
+        "ode.py",
+        "jnp.maximum(jnp.abs(a), jnp.abs(b))",
+        "jnp.abs(a)",
+        "test_ode.py::test_every_step_is_scipys_in_float64",
+    ),
+    Fault(
+        "the first step without the direction of time",
+        "ode.py",
+        "y + h0 * self.direction * f",
+        "y + h0 * f",
+        "test_ode.py::test_every_step_is_scipys_in_float64",
+    ),
+    Fault(
+        "the next step by another power of the error",
+        "ode.py",
+        "** (-1.0 / error_order))",
+        "** (-1.0 / (error_order + 1)))",
+        "test_ode.py::test_every_step_is_scipys_in_float64",
+    ),
+    Fault(
+        "Dopri5's error estimate as diffrax has it",
+        "ode.py",
+        '{"dopri5": 1.5}',
+        '{"dopri5": 1.0}',
+        "test_ode.py::test_error_estimates_are_scipys",
+    ),
+    Fault(
+        "rejected steps cost nothing",
+        "ode.py",
+        "num_tried=controller_state.num_tried + 1",
+        "num_tried=controller_state.num_tried + accepted",
+        "test_ode.py::test_counts_rejected_steps_too",
+    ),
+    Fault(
+        "the two calls for the first step's size are not counted",
+        "ode.py",
+        "return 2 + cost, ",
+        "return cost, ",
+        "test_ode.py::test_counts_rejected_steps_too",
+    ),
+    Fault(
+        "a solve that ends with infinite values has succeeded",
+        "ode.py",
+        "successful) & finite",
+        "successful)",
+        "test_ode.py::test_a_failed_solve_says_so_soon",
+    ),
+    Fault(
+        "the 2x2 solve with the other sign in its determinant",
+        "paths/base.py",
+        "determinant = a * d - b * c",
+        "determinant = a * d + b * c",
+        "paths/test_paths.py::test_conversions_agree_with_the_mixture",
+    ),
+    Fault(
+        "the score has the noise's sign",
+        "paths/base.py",
+        "-1.0 / self.noise_std(t))",
+        "1.0 / self.noise_std(t))",
+        "paths/test_paths.py::test_conversions_agree_with_the_mixture",
+    ),
+    Fault(
+        "g^2 is half of it",
+        "paths/base.py",
+        "return 2.0 * std * (std",
+        "return std * (std",
+        "paths/test_paths.py::test_score_sdes_are_as_published",
+    ),
+    Fault(
+        "deviations of noise and latent are added",
+        "paths/base.py",
+        "jnp.hypot(self.sigma(t), self.gamma(t)) if",
+        "self.sigma(t) + self.gamma(t) if",
+        "paths/test_paths.py::test_a_latent_is_noise_where_the_source_is",
+    ),
+    Fault(
+        "VP's beta grows twice as fast",
+        "paths/variance_preserving.py",
+        "-0.25 * s**2",
+        "-0.5 * s**2",
+        "paths/test_paths.py::test_score_sdes_are_as_published",
+    ),
+    Fault(
+        "sub-VP's sigma is that of half the time",
+        "paths/variance_preserving.py",
+        "return -jnp.expm1(2.0 * ",
+        "return -jnp.expm1(",
+        "paths/test_paths.py::test_score_sdes_are_as_published",
+    ),
+    Fault(
+        "DDPM's product of 1 - beta is alpha, not its square",
+        "paths/variance_preserving.py",
+        "0.5 * np.cumsum",
+        "np.cumsum",
+        "paths/test_paths.py::test_ddpm_has_the_published_products",
+    ),
+    Fault(
+        "VE's noise runs the other way",
+        "paths/variance_exploding.py",
+        "** (1.0 - jnp.asarray(t))",
+        "** jnp.asarray(t)",
+        "paths/test_paths.py::test_score_sdes_are_as_published",
+    ),
+    Fault(
+        "`scale_input` divides by the variance, without the root",
+        "paths/parameterization.py",
+        "jnp.hypot(self.path.alpha(t), self.path.noise_std(t))",
+        "self.path.alpha(t) ** 2 + self.path.noise_std(t) ** 2",
+        "paths/test_paths.py::test_a_scaled_input_is_of_order_one",
+    ),
+    Fault(
+        "a network that is told 1 - t is told t",
+        "paths/parameterization.py",
+        "told = 1.0 - t",
+        "told = t",
+        "paths/test_paths.py::test_networks_of_every_kind_mean_the_same_drift",
+    ),
+    Fault(
+        "a score on [0, 1] is doubled for [-1, 1]",
+        "paths/parameterization.py",
+        "return 0.5 * output",
+        "return 2.0 * output",
+        "paths/test_paths.py::test_networks_of_every_kind_mean_the_same_drift",
+    ),
+    Fault(
+        "the denoiser's part of the drift with the other sign",
+        "paths/parameterization.py",
+        "velocity + per_example(slope, x)",
+        "velocity - per_example(slope, x)",
+        "paths/test_paths.py::test_two_heads_give_drift_and_score_between_gaussians_of_data",
+    ),
+    Fault(
+        "lambda(t) without a factor of t",
+        "objectives/path_constrained.py",
+        "return t ** (2.0 - ",
+        "return t ** (1.0 - ",
+        "objectives/test_path_constrained.py::test_agrees_with_algorithm_1_as_printed",
+    ),
+    Fault(
+        "Heun's second slope at the step's beginning",
+        "objectives/path_constrained.py",
+        "* slope, (k + 1) * step)",
+        "* slope, k * step)",
+        "objectives/test_path_constrained.py::test_several_steps_are_eq_19_as_printed",
+    ),
+    Fault(
+        "the likelihood's weight is not divided by sigma^2",
+        "objectives/denoising.py",
+        "path.diffusion_squared(t) / jnp.square(path.noise_std(t))",
+        "path.diffusion_squared(t)",
+        "objectives/test_family.py::test_denoising_score_matching_as_printed",
+    ),
+    Fault(
+        "a learned path descends instead of ascending",
+        "objectives/interpolant.py",
+        "2.0 * jax.lax.stop_gradient(values) - values",
+        "values",
+        "objectives/test_family.py::test_turned_numbers_are_the_same_and_go_the_other_way",
+    ),
+    Fault(
+        "distillation takes a whole step from any time",
+        "objectives/distillation.py",
+        "per_example(1.0 - t, x_t) * f",
+        "f",
+        "objectives/test_family.py::test_distillation_compares_ends",
+    ),
+    Fault(
+        "ancestral sampling with the forward variance always",
+        "sampling/stochastic.py",
+        'if sampler.variance == "posterior" else 1.0',
+        "if False else 1.0",
+        "sampling/test_stochastic.py::test_steps_are_those_of_score_sde_and_ddpm",
+    ),
+    Fault(
+        "reverse diffusion divides by a",
+        "sampling/stochastic.py",
+        "(2.0 - a) * x",
+        "x / a",
+        "sampling/test_stochastic.py::test_steps_are_those_of_score_sde_and_ddpm",
+    ),
+    Fault(
+        "the corrector's step is half as long",
+        "sampling/stochastic.py",
+        "step = 2.0 * (a * sampler.snr",
+        "step = (a * sampler.snr",
+        "sampling/test_stochastic.py::test_steps_are_those_of_score_sde_and_ddpm",
+    ),
+    Fault(
+        "DDIM keeps the noise of the time before",
+        "sampling/stochastic.py",
+        "path.noise_std(u) * noise_at",
+        "path.noise_std(t) * noise_at",
+        "sampling/test_stochastic.py::test_order_of_convergence_of_the_deterministic_limits",
+    ),
+    Fault(
+        "the SDE's noise without its root of 2",
+        "sampling/stochastic.py",
+        "jnp.sqrt(2.0 * e * jnp.abs(step))",
+        "jnp.sqrt(e * jnp.abs(step))",
+        "sampling/test_stochastic.py::test_from_data_to_noise_by_the_same_sde",
+    ),
+    Fault(
+        "every sample starts from the same noise",
+        "sampling/noise.py",
+        "jax.random.fold_in(key, i), shape",
+        "key, shape",
+        "sampling/test_flow.py::test_noise_has_an_address",
+    ),
+    Fault(
+        "guidance by the conditional drift, not by the difference",
+        "sampling/guidance.py",
+        "(drift(x, t, condition) - free)",
+        "drift(x, t, condition)",
+        "sampling/test_guidance.py::test_guidance_moves_every_sample_by_its_own_weight",
+    ),
+    Fault(
+        "`Model` ignores the weight of guidance by the ODE",
+        "model.py",
+        "x, label, solver, guidance=weights, **how",
+        "x, label, solver, **how",
+        "test_model_closed_forms.py::test_guidance_by_the_ode_moves_by_its_weight",
+    ),
+    Fault(
+        "`Model.generate` ignores it",
+        "model.py",
+        "return self.solve_generate(points, labels, guidance=guidance)",
+        "return self.solve_generate(points, labels)",
+        "test_model_closed_forms.py::test_guidance_by_the_ode_moves_by_its_weight",
+    ),
+    Fault(
+        "`Model` ignores it by an SDE",
+        "model.py",
+        "told = (label, weight[0]) if weight else label",
+        "told = (label, jnp.ones_like(weight[0])) if weight else label",
+        "test_model_closed_forms.py::test_guidance_by_the_sde_moves_by_its_weight",
+    ),
+    Fault(
+        "interpolation encodes with the labels in another order",
+        "model.py",
+        "np.tile(self._labels(labels, len(z0)), 2)",
+        "np.repeat(self._labels(labels, len(z0)), 2)",
+        "test_model_closed_forms.py::test_interpolation_keeps_each_pair_in_its_class",
+    ),
+    Fault(
+        "interpolation decodes with the labels in another order",
+        "model.py",
+        "np.tile(self._labels(labels, len(z0)), num_steps)",
+        "np.repeat(self._labels(labels, len(z0)), num_steps)",
+        "test_model_closed_forms.py::test_interpolation_keeps_each_pair_in_its_class",
+    ),
+    Fault(
+        "the inverse of a latent translation with labels not swapped",
+        "model.py",
+        "source, target = target, source",
+        "source, target = source, target",
+        "test_model_closed_forms.py::test_the_way_back_of_a_translation_is_open",
+    ),
+    Fault(
+        "a solve on VE's path starts from N(0, I)",
+        "model.py",
+        "return self.experiment.path.prior_scale * self._noise(",
+        "return self._noise(",
+        "test_model_closed_forms.py::test_ve_starts_from_noise_of_its_scale_and_has_its_density",
+    ),
+    Fault(
+        "VE's likelihood is of the source N(0, I)",
+        "model.py",
+        "scale = self.experiment.path.prior_scale",
+        "scale = 1.0",
+        "test_model_closed_forms.py::test_ve_starts_from_noise_of_its_scale_and_has_its_density",
+    ),
+    Fault(
+        "a translation decodes with the source's label",
+        "sampling/translate.py",
+        "generate(drift, down.y, target, ",
+        "generate(drift, down.y, source, ",
+        "sampling/test_translate.py::test_latent_matches_the_standardized_position",
+    ),
+    Fault(
+        "the inverse of eq. 20 runs forwards",
+        "sampling/translate.py",
+        "span[::-1] if inverse else span",
+        "span",
+        "sampling/test_translate.py::test_swapped_labels_do_not_undo_eq_20_but_reversed_time_does",
+    ),
+    Fault(
+        "NFE of a translation is that of one way",
+        "sampling/translate.py",
+        "down.num_evaluations + up.num_evaluations",
+        "up.num_evaluations",
+        "sampling/test_translate.py::test_counts_are_those_of_both_legs",
+    ),
+    Fault(
+        "the square root rule without its roots",
+        "sampling/interpolate.py",
+        "jnp.sqrt(1.0 - alpha) * z0",
+        "(1.0 - alpha) * z0",
+        "sampling/test_interpolate.py::test_square_root_is_the_papers_and_keeps_unit_variance",
+    ),
+    Fault(
+        "`smoothed_kl` keeps each particle in its own density",
+        "sampling/difference_flow.py",
+        "exclude_self=True).log_density",
+        "exclude_self=False).log_density",
+        "sampling/test_difference_flow.py::test_in_64_dimensions_no_particle_counts_in_its_own_density",
+    ),
+    Fault(
+        "a particle that is left out is counted all the same",
+        "sampling/kernel_score.py",
+        "- math.log(count)",
+        "- math.log(len(y))",
+        "sampling/test_kernel_score.py::test_leaves_out_each_its_own",
+    ),
+    Fault(
+        "a learned score is not scaled back to the data",
+        "sampling/smoothed_score.py",
+        "return alpha * predict(",
+        "return predict(",
+        "sampling/test_difference_flow.py::test_learned_scores_are_those_of_smoothed_classes",
+    ),
+    Fault(
+        "the last bandwidth is never reached",
+        "sampling/difference_flow.py",
+        "max(self.num_steps - 1, 1)",
+        "self.num_steps",
+        "sampling/test_difference_flow.py::test_schedules_and_rules",
+    ),
+    Fault(
+        "the divergence is taken off where it is to be added",
+        "likelihood.py",
+        "normal_log_density(x0, prior_scale) + integral",
+        "normal_log_density(x0, prior_scale) - integral",
+        "test_likelihood.py::test_log_likelihood_of_a_gaussian",
+    ),
+    Fault(
+        "and added where it is to be taken off",
+        "likelihood.py",
+        "normal_log_density(x0, prior_scale) - integral",
+        "normal_log_density(x0, prior_scale) + integral",
+        "test_likelihood.py::test_samples_come_with_the_density_that_they_are_given_afterwards",
+    ),
+    Fault(
+        "bits/dim of a range of length 1",
+        "likelihood.py",
+        "+ math.log2(levels) - 1.0",
+        "+ math.log2(levels)",
+        "test_likelihood.py::test_a_uniform_model_takes_the_bits_of_its_levels",
+    ),
+    Fault(
+        "the exact divergence sums derivatives of one output",
+        "likelihood.py",
+        ".reshape(len(x), size)[:, i]",
+        ".reshape(len(x), size)[:, 0]",
+        "test_likelihood.py::test_exact_divergence_of_a_linear_map_is_its_trace",
+    ),
+    Fault(
+        "the formula's integral is counted for each sign of the noise",
+        "density_formula.py",
+        "0.5 * sums / (signs * count)",
+        "0.5 * sums / count",
+        "test_density_formula.py::test_both_likelihoods_agree_where_the_score_is_exact",
+    ),
+    Fault(
+        "its error is one replicate's, not their mean's",
+        "density_formula.py",
+        "ddof=1) / math.sqrt(formula.replicates)",
+        "ddof=1)",
+        "test_density_formula.py::test_the_stated_error_is_the_error",
+    ),
+    Fault(
+        "the reference's mean is not scaled by alpha",
+        "density_formula.py",
+        "(x_t - alpha * mean)",
+        "(x_t - mean)",
+        "test_density_formula.py::test_a_gaussian_that_is_the_reference_costs_nothing",
+    ),
+    Fault(
+        "levels beyond the path's ends are left in their density",
+        "density_formula.py",
+        "math.log(scale * (last - first))",
+        "math.log(scale)",
+        "test_density_formula.py::test_both_likelihoods_agree_where_the_score_is_exact",
+    ),
+    Fault(
+        "the antithetic noise has the same sign",
+        "density_formula.py",
+        "1.0 - 2.0 * (call % signs)",
+        "1.0 + 0.0 * (call % signs)",
+        "test_density_formula.py::test_each_means_of_reducing_variance_does",
+    ),
+    Fault(
+        "the bound without its prior term",
+        "chain_bound.py",
+        " - _prior_divergence(path, x)[None]",
         "",
-        "Each was planted in a copy of the checkout, one at a time, and the named test, which passes without it, was run. The list is",
-        "`FAULTS` in `tests/mutants.py`; `make mutants` plants them again and writes this page. The suite itself checks that every fault",
-        "can still be planted and that its test is there.",
+        "test_chain_bound.py::test_what_a_short_chain_leaves_of_the_data_is_counted",
+    ),
+    Fault(
+        "the bound with the forward variance always",
+        "chain_bound.py",
+        'own if variance == "posterior" else added',
+        "added",
+        "test_chain_bound.py::test_with_the_posterior_variance_the_gap_is_known",
+    ),
+    Fault(
+        "steps drawn at random stand for themselves alone",
+        "chain_bound.py",
+        "-divergence * ((steps - 1) / drawn)",
+        "-divergence",
+        "test_chain_bound.py::test_steps_drawn_at_random_have_the_same_mean",
+    ),
+    Fault(
+        "a grey level's cell is too narrow",
+        "chain_bound.py",
+        "1.0 / (levels - 1)",
+        "1.0 / levels",
+        "test_chain_bound.py::test_cells_meet_in_the_middle",
+    ),
+    Fault(
+        "the Frechet distance takes the root's trace once",
+        "metrics/frechet.py",
+        "- 2.0 * root_trace",
+        "- root_trace",
+        "metrics/test_metrics.py::test_frechet_of_commuting_gaussians",
+    ),
+    Fault(
+        "a covariance divided by n",
+        "metrics/frechet.py",
+        "/ (self.count - 1)",
+        "/ self.count",
+        "metrics/test_metrics.py::test_moments_are_numpys_in_any_order_of_batches",
+    ),
+    Fault(
+        "KID counts each vector's pair with itself",
+        "metrics/kernel.py",
+        "(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1))",
+        "k.mean()",
+        "metrics/test_features_metrics.py::test_mmd_is_unbiased",
+    ),
+    Fault(
+        "KID's kernel is not divided by the number of features",
+        "metrics/kernel.py",
+        "a @ b.T / a.shape[1]",
+        "a @ b.T",
+        "metrics/test_features_metrics.py::test_mmd_is_its_definition_pair_by_pair",
+    ),
+    Fault(
+        "a vector is its own nearest neighbour",
+        "metrics/precision_recall.py",
+        "_nearest(around(block), k + 1)",
+        "_nearest(around(block), k)",
+        "metrics/test_features_metrics.py::test_precision_and_recall_are_their_definitions",
+    ),
+    Fault(
+        "precision and recall change places",
+        "metrics/precision_recall.py",
+        "PrecisionRecall(_covered(generated, real, center, k), _covered(real, generated, center, k))",
+        "PrecisionRecall(_covered(real, generated, center, k), _covered(generated, real, center, k))",
+        "metrics/test_features_metrics.py::test_precision_and_recall_tell_missing_modes_from_bad_images",
+    ),
+    Fault(
+        "the Inception Score's marginal is a sum",
+        "metrics/inception_score.py",
+        " - np.log(len(part))",
         "",
-        f"{killed} of {len(found)} are killed.",
+        "metrics/test_features_metrics.py::test_inception_score_of_known_probabilities",
+    ),
+    Fault(
+        "a source's translation is among those of the others",
+        "metrics/diversity.py",
+        " & (same[:, None] != same[None, :])",
         "",
-        "| fault | in | test | result |",
-        "|---|---|---|---|",
-    ]
-    lines += [row(fault, result) for fault, result in found.items()]
-    return "\n".join([*lines, ""])
-
-
-def row(fault: Fault, result: str) -> str:
-    """A line of the table."""
-    file, test = fault.file.removeprefix("scoreflow_jax/"), fault.test.removeprefix("tests/")
-    return f"| {fault.what} | `{file}` | `{test}` | {result} |"
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("words", nargs="*", help="plant only faults whose file, description or test has one of these")
-    words = parser.parse_args().words
-    told = lambda fault: f"{fault.file} {fault.what} {fault.test}"
-    found = run([f for f in FAULTS if not words or any(word in told(f) for word in words)])
-    lost = {fault: result for fault, result in found.items() if result != KILLED}
-    for fault, result in lost.items():
-        print(f"{result}: {fault.what} ({fault.file}), by {fault.test}")
-    print(f"{len(found) - len(lost)} of {len(found)} faults killed")
-    if not words:
-        TABLE.write_text(table(found))
-    return 1 if lost or not found else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        "metrics/test_metrics.py::test_distances_to_sources_by_hand",
+    ),
+    Fault(
+        "times drawn with the source's key",
+        "training/step.py",
+        "self.times.draw(time_key, ",
+        "self.times.draw(source_key, ",
+        "training/test_draws.py::test_source_times_and_latent_are_drawn_apart",
+    ),
+    Fault(
+        "the latent from the source's key",
+        "training/step.py",
+        "jax.random.normal(jax.random.fold_in(key, _LATENT), x1.shape)",
+        "jax.random.normal(source_key, x1.shape)",
+        "training/test_draws.py::test_source_times_and_latent_are_drawn_apart",
+    ),
+    Fault(
+        "base data mirrored with the images' key",
+        "training/step.py",
+        "self._scaled(base_key, base_flip_key, ",
+        "self._scaled(base_key, flip_key, ",
+        "training/test_draws.py::test_data_at_both_ends_are_mirrored_apart",
+    ),
+    Fault(
+        "optimal transport is never applied",
+        "training/step.py",
+        'if self.coupling == "optimal_transport":',
+        'if self.coupling == "never":',
+        "training/test_draws.py::test_the_coupling_is_that_of_the_batch_and_stays_in_the_class",
+    ),
+    Fault(
+        "optimal transport across classes",
+        "training/step.py",
+        "optimal_transport(x0, x1, label)",
+        "optimal_transport(x0, x1, None)",
+        "training/test_draws.py::test_the_coupling_is_that_of_the_batch_and_stays_in_the_class",
+    ),
+    Fault(
+        "the average of the parameters before the step",
+        "training/step.py",
+        "ema_update(state.ema_params, params, ",
+        "ema_update(state.ema_params, state.params, ",
+        "training/test_step.py::test_ema_in_closed_form",
+    ),
+    Fault(
+        "the average is not warmed up",
+        "training/step.py",
+        "jnp.maximum(1.0 - decay, 9.0 / (10.0 + n))",
+        "1.0 - decay",
+        "training/test_step.py::test_ema_in_closed_form",
+    ),
+    Fault(
+        "images are mirrored top to bottom",
+        "training/step.py",
+        "images[:, :, ::-1, :]",
+        "images[:, ::-1, :, :]",
+        "training/test_step.py::test_flip_mirrors_half_of_the_images_and_nothing_else",
+    ),
+    Fault(
+        "steps go on after one that was not finite",
+        "training/step.py",
+        " & (state.step >= 0)",
+        "",
+        "training/test_step.py::test_a_step_that_is_not_finite_holds_the_state_until_the_host_has_seen_it",
+    ),
+    Fault(
+        "a gradient of parts is their sum",
+        "training/step.py",
+        "lambda x: x / parts, total",
+        "lambda x: x, total",
+        "training/test_step.py::test_microbatches_have_the_gradient_of_the_batch",
+    ),
+    Fault(
+        "times of low discrepancy leave a gap",
+        "training/times.py",
+        "jnp.float32) / count, 1.0)",
+        "jnp.float32) / (count + 9), 1.0)",
+        "training/test_times.py::test_times_have_their_distribution",
+    ),
+    Fault(
+        "a grid with its end has none",
+        "training/times.py",
+        "self.count - 1 if self.with_end else self.count",
+        "self.count",
+        "training/test_times.py::test_a_grid_has_its_times_equally_often",
+    ),
+    Fault(
+        "gradients are not clipped",
+        "training/optimizer.py",
+        "optax.clip_by_global_norm(clip_norm) if clip_norm else",
+        "optax.identity() if clip_norm else",
+        "training/test_step.py::test_optimizer_warms_up_clips_and_is_adam",
+    ),
+    Fault(
+        "a FIR filter is mirrored",
+        "models/resampling.py",
+        "zip(weights[::-1], shifted",
+        "zip(weights, shifted",
+        "models/test_resampling.py::test_filter_is_scipys",
+    ),
+    Fault(
+        "a FIR filter that enlarges loses half of the light",
+        "models/resampling.py",
+        "np.sum(taps) * up * np.sqrt(gain)",
+        "np.sum(taps) * np.sqrt(gain)",
+        "models/test_resampling.py::test_filter_is_scipys",
+    ),
+    Fault(
+        "the frequencies of time stop short of the last",
+        "models/embeddings.py",
+        "-math.log(max_period) / (half - 1)",
+        "-math.log(max_period) / half",
+        "models/test_ncsnpp.py::test_positional_embedding_is_sin_then_cos",
+    ),
+    Fault(
+        "Fourier features without their factor of 2",
+        "models/embeddings.py",
+        "frequencies[None, :] * 2 * math.pi",
+        "frequencies[None, :] * math.pi",
+        "models/test_conditions.py::test_fourier_embedding_in_closed_form",
+    ),
+    Fault(
+        "group normalization over other groups",
+        "models/blocks.py",
+        "min(channels // 4, self.max_groups)",
+        "min(channels // 8, self.max_groups)",
+        "models/test_ncsnpp.py::test_group_norm_is_numpys",
+    ),
+    Fault(
+        "a dropped label silences the block",
+        "models/blocks.py",
+        "gain, jnp.ones_like(gain))",
+        "gain, jnp.zeros_like(gain))",
+        "models/test_mlp.py::test_label_dropout_drops_each_label_by_itself",
+    ),
+    Fault(
+        "residual sums are divided by 2",
+        "models/blocks.py",
+        "square = 2.0 if rescale",
+        "square = 4.0 if rescale",
+        "models/test_mlp.py::test_agrees_with_numpy_with_labels_vectors_and_none",
+    ),
+    Fault(
+        "dropout does not keep the mean",
+        "models/blocks.py",
+        "x * (2**16 / (2**16 - threshold))",
+        "x",
+        "models/test_conditions.py::test_dropout_has_its_rate_and_keeps_the_mean",
+    ),
+    Fault(
+        "a table is standardized by its test rows too",
+        "data/table.py",
+        "_units(columns, values[~out], ",
+        "_units(columns, values, ",
+        "data/test_table.py::test_standardized_by_the_training_rows_and_back",
+    ),
+    Fault(
+        "a share of pictures is trained on where it should be held out",
+        "data/image_folder.py",
+        "scan.hashes / 2.0**64 < settings.test_share",
+        "scan.hashes / 2.0**64 > settings.test_share",
+        "data/test_image_folder.py::test_about_the_share_is_held_out_and_nothing_is_lost",
+    ),
+    Fault(
+        "every epoch has the same order",
+        "data/order.py",
+        "default_rng((*self._seed, epoch))",
+        "default_rng(self._seed)",
+        "data/test_order.py::test_epochs_and_seeds_have_orders_of_their_own",
+    ),
+    Fault(
+        "balanced batches leave out members",
+        "data/order.py",
+        "(places[here] // count)",
+        "(places[here])",
+        "data/test_order.py::test_balanced_draws_each_class_equally_often_and_each_member_once_a_round",
+    ),
+    Fault(
+        "chosen classes are numbered in their old order",
+        "data/combined.py",
+        "number[list(classes)] =",
+        "number[sorted(classes)] =",
+        "data/test_combined.py::test_selected_classes_are_numbered_anew_in_the_order_given",
+    ),
+    Fault(
+        "dequantization spreads the levels too far",
+        "pixels.py",
+        "+ noise) * (2.0 / levels)",
+        "+ noise) * (2.0 / (levels - 1))",
+        "test_pixels.py::test_dequantized_levels_fill_their_cells_and_come_back",
+    ),
+    Fault(
+        "guided NFE is counted once",
+        "evaluation/generation.py",
+        "stats.summary(network_calls(data.experiment.sample.guidance))",
+        "stats.summary()",
+        "evaluation/test_closed_forms.py::test_nfe_counts_both_calls_of_a_guided_evaluation",
+    ),
+    Fault(
+        "guided NFE of a sweep is counted once",
+        "evaluation/sweep.py",
+        "stats.summary(network_calls(guidance))",
+        "stats.summary()",
+        "evaluation/test_closed_forms.py::test_nfe_counts_both_calls_of_a_guided_evaluation",
+    ),
+    Fault(
+        "eq. 20 counts as one call an evaluation",
+        "sampling/translate.py",
+        "Translation(translate_difference, 2)",
+        "Translation(translate_difference, 1)",
+        "evaluation/test_closed_forms.py::test_translations_go_back_by_swapped_labels",
+    ),
+    Fault(
+        "VE's residual noise is not divided by the prior scale",
+        "evaluation/residual.py",
+        "source / path.prior_scale",
+        "source",
+        "evaluation/test_closed_forms.py::test_the_error_of_no_drift_is_the_velocity",
+    ),
+    Fault(
+        "the way back of a translation with labels not swapped",
+        "evaluation/translation.py",
+        "solve_translate(solved.y, job.target, job.source, method=method)",
+        "solve_translate(solved.y, job.source, job.target, method=method)",
+        "evaluation/test_closed_forms.py::test_translations_go_back_by_swapped_labels",
+    ),
+    Fault(
+        "the spread over seeds divided by n",
+        "evaluation/generation.py",
+        "c.std(ddof=1)",
+        "c.std()",
+        "evaluation/test_evaluation.py::test_over_seeds_is_mean_and_spread_of_what_all_have",
+    ),
+)

@@ -14,7 +14,9 @@ from scoreflow_jax.sampling import sample_keys
 from tests import oracles
 
 FEW = DDPMPath(num_scales=50, beta_first=1e-3, beta_last=0.3)
-SHORT = DDPMPath(num_scales=8, beta_first=0.05, beta_last=0.25)  # whose noisiest state keeps a quarter of the data's variance
+SHORT = DDPMPath(
+    num_scales=8, beta_first=0.05, beta_last=0.25
+)  # whose noisiest state keeps a quarter of the data's variance
 
 
 def exact(oracle):

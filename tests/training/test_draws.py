@@ -1,4 +1,4 @@
-"""What a step draws, whatever the keys are made of: no two draws hang together, and the coupling is applied as it is said to be."""
+"""What a step draws, whatever keys are made of: no two draws hang together, and the coupling is applied as it is said to be."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,10 @@ N = 4000
 KEY = jax.random.key(3)
 
 
-def loss_of(path=LinearPath(), **fields):
+PATH = LinearPath()
+
+
+def loss_of(path=PATH, **fields):
     given = {"drift_of": lambda params, key: None, "objective": PathConstrained(path), "path": path, "levels": 0}
     return TrainLoss(**{**given, "conditional": True, "flip": False, **fields})
 
