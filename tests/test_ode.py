@@ -199,6 +199,13 @@ def test_a_failed_solve_says_so_soon(field):
     assert int(solution.num_evaluations) < 3000
 
 
+def test_equal_steps_to_what_is_not_finite_have_failed():
+    """No step is rejected there: only the end tells."""
+    assert not bool(
+        Solver(method="heun", num_steps=4).solve(lambda t, y, a: y / (t - t), jnp.ones((2, 3)), 0.0, 1.0).succeeded
+    )
+
+
 def test_max_steps_is_a_failure():
     assert not bool(Solver(max_steps=2).solve(exact_drift, jnp.ones((2, 12)), 0.0, 1.0).succeeded)
 
