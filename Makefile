@@ -6,7 +6,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python main.py --config=configs/digits.py
 
-.PHONY: quickstart test lint format setup clean
+# Some 100 faults of one line, each with the test that is to catch it; only what has changed runs again. WORDS chooses some.
+mutants: setup
+	@$(BIN)/python -m tests.plant_mutants $(WORDS)
+
+.PHONY: quickstart test mutants lint format setup clean
 
 setup: $(VENV)/.installed
 

@@ -14,6 +14,9 @@ from scoreflow_jax.sampling import sample_keys
 from tests import oracles
 
 FEW = DDPMPath(num_scales=50, beta_first=1e-3, beta_last=0.3)
+SHORT = DDPMPath(
+    num_scales=8, beta_first=0.05, beta_last=0.25
+)  # whose noisiest state keeps a quarter of the data's variance
 
 
 def exact(oracle):
@@ -45,6 +48,20 @@ def test_of_standard_noise_with_the_forward_variance_it_is_the_density():
         mean, error = mean_and_error(values)
         assert abs(mean) < 4 * error
         assert error < 0.15
+
+
+def test_what_a_short_chain_leaves_of_the_data_is_counted():
+    """alpha^2 = 0.26 at the end: KL(q(x_N | x) | N(0, I)) is about a nat here, and still there is no gap."""
+    alpha2 = np.prod(1 - np.linspace(0.05, 0.25, 8))
+    points = np.array([[1.5, 1.5, -1.5], [2.0, -1.0, 2.5]])
+    value, _, _ = bounds(
+        oracles.gaussian(SHORT, np.zeros(3, np.float32), 1.0), np.repeat(points, 2000, axis=0), variance="forward"
+    )
+    gap = (value.reshape(2, 2000) - scipy.stats.norm.logpdf(points).sum(1)[:, None]).T
+    error = gap.std(0, ddof=1) / np.sqrt(2000)
+    left_out = 0.5 * (alpha2 * np.sum(points**2, 1) + 3 * (-alpha2 - np.log(1 - alpha2)))
+    assert np.all(np.abs(gap.mean(0)) < 4 * error)
+    assert np.all(left_out > 8 * error)
 
 
 def test_with_the_posterior_variance_the_gap_is_known():

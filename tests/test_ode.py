@@ -108,6 +108,26 @@ def test_dopri5_agrees_with_scipys_rk45(tolerance, ends):
     assert abs(np.mean(ours) - np.mean(theirs)) <= max(0.1 * np.mean(theirs), 12)
 
 
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (1.0, 0.0)])
+@pytest.mark.parametrize(("name", "theirs"), [("dopri5", "RK45"), ("bosh3", "RK23")])
+def test_every_step_is_scipys_in_float64(name, theirs, ends):
+    """y' = y / 20 / (0.001 + (t - 0.6)^2): a bump, before which steps grow and at which several are rejected.
+
+    With no rounding to hide behind, ends agree to 1e-9 only where every step does; NFE is scipy's and one more, the first stage,
+    which was computed for the first step's size already.
+    """
+    bump = lambda t, y: y / 20 / (0.001 + (t - 0.6) ** 2)
+    start = np.array([[0.2, 0.7], [0.01, 1.3]])
+    with jax.enable_x64(True):
+        solver = Solver(method=name, rtol=1e-4, atol=1e-4)
+        solution = jax.jit(lambda y: solver.solve(lambda t, y, args: bump(t, y), y, *ends))(jnp.asarray(start))
+        got = np.asarray(solution.y).ravel()
+    exact = scipy.integrate.solve_ivp(bump, ends, start.ravel(), method=theirs, rtol=1e-4, atol=1e-4)
+    assert int(solution.num_rejected) >= 5
+    assert int(solution.num_evaluations) == exact.nfev + 1
+    np.testing.assert_allclose(got, exact.y[:, -1], rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_forward_then_backward_is_the_identity(name):
     solver = Solver(method=name, rtol=1e-6, atol=1e-6)
@@ -177,6 +197,13 @@ def test_a_failed_solve_says_so_soon(field):
     solution = Solver().solve(field, jnp.ones((2, 3)), 0.0, 1.0)
     assert not bool(solution.succeeded)
     assert int(solution.num_evaluations) < 3000
+
+
+def test_equal_steps_to_what_is_not_finite_have_failed():
+    """No step is rejected there: only the end tells."""
+    assert not bool(
+        Solver(method="heun", num_steps=4).solve(lambda t, y, a: y / (t - t), jnp.ones((2, 3)), 0.0, 1.0).succeeded
+    )
 
 
 def test_max_steps_is_a_failure():

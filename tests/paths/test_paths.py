@@ -175,6 +175,23 @@ def test_networks_of_every_kind_mean_the_same_drift(name, predicts, told, unit_r
     np.testing.assert_allclose(seen["x"], (x + 1) / 2 if unit_range else x, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("path", AFFINE)
+@pytest.mark.parametrize("latent", ["none", "sine"])
+def test_a_scaled_input_is_of_order_one(path, latent):
+    """Over sqrt(alpha^2 + sigma^2), the deviation of x_t where data and noise have variance 1; the answer is of x_t itself."""
+    path = path if latent == "none" else type(path)(latent=latent, latent_scale=0.7)
+    seen = {}
+
+    def network(x, t, condition):
+        seen.update(x=x)
+        return jnp.concatenate([x, x], -1) if latent != "none" else x
+
+    x = 3.0 * X0
+    NetworkDrift(network, path, Parameterization(scale_input=True))(x, T, None)
+    variance = sum(np.square(f(T), dtype=np.float64) for f in (path.alpha, path.sigma, path.gamma))
+    np.testing.assert_allclose(seen["x"], np.asarray(x) / np.sqrt(variance)[:, None], rtol=1e-5)
+
+
 def test_two_heads_give_drift_and_score_between_gaussians_of_data():
     """N(a, r^2) to N(b, s^2) with a latent: everything given x_t is a linear regression, written out here."""
     a, r, b, s = -1.0, 0.5, 2.0, 0.8

@@ -1,0 +1,96 @@
+"""What a `Model` makes of labels, guidance and keys, on drifts between Gaussians, whose flows are x -> m + s x."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scoreflow_jax.paths import LinearPath
+from scoreflow_jax.sampling import Sampler
+from tests import oracles
+from tests.known import known_model
+
+RNG = np.random.default_rng(0)
+MEANS, STDS = RNG.normal(size=(8, 2)), np.linspace(0.4, 1.6, 8)
+FINE = {"solver__rtol": 1e-6, "solver__atol": 1e-6}
+
+
+@pytest.fixture(scope="module")
+def classes():
+    """Class c is N(MEANS[c], STDS[c]^2 I)."""
+    return known_model(oracles.class_gaussians(LinearPath(), MEANS, STDS), **FINE)
+
+
+@pytest.fixture(scope="module")
+def of_unit_width():
+    """Class c is N(MEANS[c], I), and without a label N(0, I): guided by w the data are N(w MEANS[c], I)."""
+
+    def drift(x, t, label):
+        slope = ((2 * t - 1) / ((1 - t) ** 2 + t**2))[:, None]
+        mean = jnp.zeros_like(x) if label is None else jnp.asarray(MEANS, jnp.float32)[label]
+        return mean + slope * (x - t[:, None] * mean)
+
+    return known_model(drift, **FINE)
+
+
+def test_guidance_by_the_ode_moves_by_its_weight(of_unit_width):
+    key, labels, weights = jax.random.key(0), np.array([0, 3, 3, 7]), np.array([0.0, 1.0, 2.0, 3.0])
+    noise = np.asarray(of_unit_width.source_points(key, 4))
+    wanted = noise + weights[:, None] * MEANS[labels]
+    np.testing.assert_allclose(of_unit_width.generate(key, labels, guidance=weights), wanted, atol=1e-4)
+    np.testing.assert_allclose(of_unit_width.generate(key, labels, guidance=2.0), noise + 2 * MEANS[labels], atol=1e-4)
+
+
+def test_guidance_by_the_sde_moves_by_its_weight(of_unit_width):
+    """By Euler-Maruyama: 4,000 samples of N(w m, I), w = 2.5."""
+    model = of_unit_width.with_sampler(Sampler(name="euler_maruyama", num_steps=200, schedule="sigma"))
+    y = model.generate(jax.random.key(1), np.full(4000, 5), guidance=2.5)
+    np.testing.assert_allclose(y.mean(0), 2.5 * MEANS[5], atol=4 / np.sqrt(4000) + 0.01)
+    np.testing.assert_allclose(y.std(0), 1, atol=4 / np.sqrt(8000) + 0.01)
+
+
+def test_interpolation_keeps_each_pair_in_its_class(classes):
+    """Latents are (x - m) / s of the pair's class, and so is what they are decoded by."""
+    labels = np.array([1, 6, 4])
+    mean, std = MEANS[labels], STDS[labels, None]
+    first, second = (mean + std * RNG.normal(size=(3, 2)) for _ in range(2))
+    got = classes.interpolate(first, second, labels, num_steps=4)
+    z0, z1 = (first - mean) / std, (second - mean) / std
+    for k, share in enumerate(np.linspace(0, 1, 4)):
+        wanted = mean + std * (np.sqrt(1 - share) * z0 + np.sqrt(share) * z1)
+        np.testing.assert_allclose(got[:, k], wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["latent", "difference"])
+def test_the_way_back_of_a_translation_is_open(classes, method):
+    images, source, target = RNG.normal(size=(3, 2)), np.array([1, 6, 4]), np.array([2, 0, 7])
+    there = classes.solve_translate(images, source, target, method=method).y
+    back = classes.solve_translate(there, source, target, method=method, inverse=True).y
+    np.testing.assert_allclose(back, images, atol=2e-3)
+    if method == "latent":
+        z = (images - MEANS[source]) / STDS[source, None]
+        np.testing.assert_allclose(there, MEANS[target] + STDS[target, None] * z, atol=1e-3)
+
+
+def test_densities_are_those_of_the_label(classes):
+    x, labels = RNG.normal(size=(5, 2)), np.array([0, 1, 2, 6, 7])
+    z = (x - MEANS[labels]) / STDS[labels, None]
+    exact = -0.5 * np.sum(z**2, 1) - np.log(2 * np.pi) - 2 * np.log(STDS[labels])
+    np.testing.assert_allclose(classes.log_likelihood(x, labels, probe="exact"), exact, atol=2e-3)
+
+
+def test_ve_starts_from_noise_of_its_scale_and_has_its_density():
+    """N(m, s^2 I) plus noise of deviation sigma: the flow scales x - m by sqrt(s^2 + sigma^2)."""
+    mean, std, label = np.array([0.7, -0.4]), 0.6, np.zeros(5, np.int32)
+    path = known_model(None, "ve").experiment.path
+    oracle = oracles.gaussian(path, mean, std)
+    model = known_model(lambda x, t, c: oracle.velocity(x, t), "ve", **FINE)
+    start = np.asarray(model.source_points(jax.random.key(2), 5))
+    ends = np.sqrt(std**2 + np.array([path.sigma(jnp.float32(t)) for t in (path.t_min, path.t_max)]) ** 2)
+    y = model.decode(start, label)
+    np.testing.assert_allclose(y, mean + (start - mean) * ends[1] / ends[0], atol=2e-3)
+    assert start.std() == pytest.approx(path.sigma_max, rel=0.5)
+    # The density of N(0, sigma_max^2 I) at the start, carried along.
+    normal = -0.5 * np.sum(start**2, 1) / path.sigma_max**2 - np.log(2 * np.pi * path.sigma_max**2)
+    exact = normal + 2 * np.log(ends[0] / ends[1])
+    np.testing.assert_allclose(model.log_likelihood(y, label, probe="exact"), exact, atol=5e-3)
