@@ -209,7 +209,7 @@ def _write(
         f"# {experiment.name}",
         f"{count} seed{'s' * (count > 1)}, which all rows share; ± is half of a 95 % interval by Student's t; n: images "
         "generated of each. Differences are taken seed by seed. So many of them are no verdict: some look large by chance, and "
-        f"different is only what was fixed beforehand and {studies.SEEDS} seeds show, corrected for the number of such comparisons.",
+        f"different is only what was fixed beforehand and {studies.SEEDS} seeds show, corrected for how many there are.",
         studies.table(rows, {name: cell.why for name, cell in cells.items()}, first=experiment.eval.first_images),
     ]
     if settings.comparisons:

@@ -1,9 +1,9 @@
 """Figures of many runs as one table: means over seeds, differences from a baseline, and which comparisons are decided.
 
-Runs of one seed share their data order, initial parameters and noise, so that differences are taken seed by seed. Every ± is half of
-a 95 % interval by Student's t, which with three seeds is 4.3 standard errors, not 2. A table has dozens of differences, and some look
-large by chance: "different" is called only what a comparison shows that the config had fixed beforehand, over at least `SEEDS` seeds,
-by a paired t-test whose p-value is corrected for the number of such comparisons (Holm 1979).
+Runs of one seed share their data order, initial parameters and noise, so that differences are taken seed by seed. Every ± is
+half of a 95 % interval by Student's t, which with three seeds is 4.3 standard errors, not 2. A table has dozens of differences,
+and some look large by chance: "different" is called only what a comparison shows that the config had fixed beforehand, over at
+least `SEEDS` seeds, by a paired t-test whose p-value is corrected for the number of such comparisons (Holm 1979).
 """
 
 import math
