@@ -9,7 +9,15 @@ import pytest
 import scipy.stats
 
 from scoreflow_jax import likelihood
-from scoreflow_jax.density_formula import STANDARD, DensityFormula, Gaussian, formula_log_density, level_range, tabulate
+from scoreflow_jax.density_formula import (
+    STANDARD,
+    DensityFormula,
+    Gaussian,
+    _draw_levels,
+    formula_log_density,
+    level_range,
+    tabulate,
+)
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.paths import (
     LinearPath,
@@ -140,6 +148,16 @@ def test_each_means_of_reducing_variance_does():
     assert controlled < printed / 1.5
     assert paired < controlled / 1.3
     assert error(Gaussian(0.3, 0.5)) < paired / 1.3
+
+
+@pytest.mark.parametrize("levels", ["uniform", "logistic"])
+def test_levels_have_the_density_that_is_told_with_them(levels):
+    """Between ends that cut off a good part: they reach both, and the mean of 1 / density is the length of the range."""
+    u = (np.arange(200_000) + 0.5) / 200_000
+    level, log_density = _draw_levels(jnp.asarray(u, jnp.float32), -3.0, 2.0, DensityFormula(levels=levels), None)
+    assert float(level[0]) == pytest.approx(-3, abs=1e-3)
+    assert float(level[-1]) == pytest.approx(2, abs=1e-3)
+    assert np.exp(-np.asarray(log_density, np.float64)).mean() == pytest.approx(5, rel=1e-4)
 
 
 def test_tabulated_levels_are_drawn_where_the_integrand_is_large():
