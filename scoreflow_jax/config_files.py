@@ -32,7 +32,7 @@ def is_json(file: str) -> bool:
 
 
 def read_json(file: str) -> dict[str, Any]:
-    """Reads a config, such as runs/digits/config.json.
+    """Reads a config, such as runs/digits/config.json, with the path's end as it was where it does not say (`settings.with_end`).
 
     Raises:
         UserError: no such file, or one that is no config.
@@ -53,7 +53,7 @@ def read_json(file: str) -> dict[str, Any]:
         or not all(isinstance(value, kinds.get(name, dict)) for name, value in config.items())
     ):
         raise UserError(f"{file} is no config; expected a name, a seed and sections, such as in a run's config.json")
-    return config
+    return settings.with_end(config)
 
 
 def fields(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,16 @@ as the reference
     (2)  log p(x) = log N(x; m, v) - 1/2 integral of E{|x0 - n|^2 - |x0 - n_G|^2} dl,
 
 whose integrand vanishes at both ends: at pure noise if mean and variance are the data's, at the data as the noise does.
-Where the path stops short of an end, the rest is the reference's.
+What lies below the least level, where all is noise, is the reference's. What lies beyond the last level L, where the path ends,
+is not: there too data sharper than the reference are better told from noise. Let q(l) = E|x0 - n|^2 / d in the mean over data, so
+m = exp(-l) q is the error of the expected data. With r = exp(l) the derivative dm/dr is -E|Cov(x1 | x_t)|^2 / d <= -m^2, with
+equality for a Gaussian: beyond L the error is no greater than that of the Gaussian which has the same one at L (the single
+crossing of Guo et al. 2011, for vectors Bustin et al. 2012, arXiv:1203.5638). So the mean of log p over data is higher than (2)
+stopped at L by at least
+
+    (3)  d/2 ln[(1 + exp(-L) / S^2) / (1 + exp(-L) / v)],    1 + exp(-L) / S^2 = 1 / q(L),
+
+which is exact for Gaussian data, of deviation S. It holds of the mean over data, and so is stated apart from single densities.
 
 A learned n gives a lower bound of the log density of the *SDE* that runs on its score, not the density of its ODE
 (`likelihood.py`): the gap is the SDE's expected error, and only exact scores close it.
@@ -65,6 +74,7 @@ class DensityFormula:
         placement: a name in `PLACEMENTS`.
         antithetic: each noise with its negative, which cancels what is odd in it.
         reference: a name in `REFERENCES`.
+        tail: whether the error at the last level is measured too, for (3): as many network calls more as `unit`.
 
     Raises:
         ValueError: an unknown name, or numbers out of range.
@@ -77,6 +87,7 @@ class DensityFormula:
     placement: str = "stratified"
     antithetic: bool = True
     reference: str = "gaussian"
+    tail: bool = False
 
     def __post_init__(self) -> None:
         """Checks the fields."""
@@ -106,6 +117,11 @@ class DensityFormula:
     def num_levels(self) -> int:
         """Levels of a replicate."""
         return self.num_calls // self.unit
+
+    @property
+    def tail_calls(self) -> int:
+        """Network calls at the last level, besides `num_calls`."""
+        return self.unit if self.tail else 0
 
 
 class Gaussian(NamedTuple):
@@ -164,7 +180,8 @@ def formula_log_density(
         num_levels: of a replicate, in place of the formula's: traced, so that one program serves every number of calls.
 
     Returns:
-        The solution with y = (log density in nats (batch,), its standard error (batch,)).
+        The solution with y = (log density in nats up to the last level (batch,), its standard error (batch,), q of each example
+        at that level (batch,), which `tail` takes and which is NaN unless the formula asks for it).
 
     Raises:
         ValueError: the source is not Gaussian, or "tabulated" without a table or the reverse.
@@ -186,12 +203,51 @@ def formula_log_density(
         value = excess(predict, path, x, condition, level, noise, formula.reference, reference)
         return sums.at[replicate].add(value * jnp.exp(-log_density))
 
+    def add_last(call: Array, sums: tuple[PerExample, PerExample]) -> tuple[PerExample, PerExample]:
+        """Adds |x0 - n|^2 and |x0|^2 at the last level."""
+        k, sign = formula.replicates * count + call // signs, 1.0 - 2.0 * (call % signs)
+        noise = sign * _noise(keys, k, x.shape[1:])
+        t = path.time_at(jnp.full(x.shape[:1], high))
+        x_t = per_example(path.alpha(t), x) * x + per_example(path.noise_std(t), x) * noise
+        expected = predict("noise", x_t, t, condition)
+        return sums[0] + _sum(jnp.square(noise - expected)), sums[1] + _sum(jnp.square(noise))
+
     calls = formula.replicates * count * signs
     sums = jax.lax.fori_loop(0, calls, add, jnp.zeros((formula.replicates, x.shape[0])))
     estimates = _closed_part(x, formula.reference, reference)[None] - 0.5 * sums / (signs * count)
     error = jnp.std(estimates, axis=0, ddof=1) / math.sqrt(formula.replicates)
     value = jnp.mean(estimates, axis=0)
-    return Solution.by_calls((value, error), calls, value)
+    share = jnp.full(x.shape[:1], jnp.nan)
+    if formula.tail:
+        zeros = jnp.zeros(x.shape[:1])
+        squares, of_noise = jax.lax.fori_loop(0, formula.tail_calls, add_last, (zeros, zeros))
+        # As |x0|^2 is d in the mean, its excess is taken off as far as it is in the error: of a Gaussian q^2 times.
+        total = formula.tail_calls * math.prod(x.shape[1:])
+        share = (squares - jnp.square(squares / of_noise) * (of_noise - total)) / total
+    return Solution.by_calls((value, error, share), calls + formula.tail_calls, value)
+
+
+def tail(
+    shares: Float[np.ndarray, " batch"], path: AffinePath, kind: str = "gaussian", reference: Gaussian = STANDARD
+) -> tuple[float, float]:
+    """(3) for each dimension, by which the mean of `formula_log_density` over data is too low at least, and its standard error.
+
+    Args:
+        shares: q of each example, of `formula_log_density`.
+        path: that they are of.
+        kind: the formula's reference, a name in `REFERENCES`; without a Gaussian it is N(0, I).
+        reference: the Gaussian.
+
+    Returns:
+        Both in nats; (nan, nan) where the network's errors leave nothing to be said: it expects the noise not at all.
+    """
+    shares = np.asarray(shares, np.float64)
+    q, error = shares.mean(), shares.std(ddof=1) / math.sqrt(len(shares)) if len(shares) > 1 else math.nan
+    if not q > 0:
+        return math.nan, math.nan
+    variance = np.asarray(reference.variance if kind == "gaussian" else 1.0, np.float64)
+    left = np.mean(np.log1p(math.exp(-level_range(path)[1]) / variance))
+    return float(-0.5 * (math.log(q) + left)), float(0.5 * error / q)
 
 
 def excess(

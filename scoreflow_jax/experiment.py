@@ -28,6 +28,7 @@ from scoreflow_jax.perceptual import Lpips
 from scoreflow_jax.pixels import Scaling
 from scoreflow_jax.sampling import Sampler
 from scoreflow_jax.settings import (
+    FORMER_ENDS,
     MEMBERS,
     Config,
     DataSettings,
@@ -40,6 +41,7 @@ from scoreflow_jax.settings import (
     StudySettings,
     TrainSettings,
     TranslateSettings,
+    with_end,
 )
 from scoreflow_jax.training import (
     TIMES,
@@ -249,17 +251,22 @@ def _base_settings(settings: DataSettings) -> DataSettings:
     return data.changed(settings, settings.base, "base")
 
 
-def resolve(config: Config, trained: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def resolve(
+    config: Config, trained: Mapping[str, Any] | None = None, *, run: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The config as plain data, with what it leaves to the data filled in: shape and classes, and whether to use these.
 
     Args:
         config: in which `data.num_classes` and `model.conditional` may be None, and `data.shape` may be ().
         trained: the config of the run in hand, which knows them; None: the data are opened.
+        run: the config of the run that is gone on with, which knows where its path ends.
 
     Raises:
         UserError: the data cannot be opened.
     """
     plain = to_plain(config)
+    if run is not None and "t_max" in (path := to_plain(run).get("path", {})):
+        plain = with_end(plain, {path["name"]: path["t_max"]} if path["name"] in FORMER_ENDS else {})
     section, model = dict(plain.get("data", {})), dict(plain.get("model", {}))
     asked = [name for name, unknown in (("num_classes", None), ("shape", ())) if section.get(name, 0) == unknown]
     if asked and trained is not None:
@@ -271,6 +278,8 @@ def resolve(config: Config, trained: Mapping[str, Any] | None = None) -> dict[st
         model["conditional"] = section.get("num_classes", 0) > 1
     return {**plain, **{k: v for k, v in (("data", section), ("model", model)) if k in plain}}
 
+
+_ENDS = {name: paths.PATHS[name].t_max for name in FORMER_ENDS}
 
 _SECTIONS = (
     "name", "seed", "data", "path", "parameterization", "objective", "times", "model", "optimizer", "train", "solver",
@@ -288,7 +297,7 @@ def build(config: Config) -> Experiment:
     Raises:
         UserError: a field is missing, unknown or has a value that its part does not accept.
     """
-    plain = to_plain(config)
+    plain = with_end(to_plain(config), _ENDS)
     missing = [name for name in _SECTIONS if name not in plain and name not in _LATER]
     if missing:
         raise UserError(f"the config has no {missing[0]!r}, expected {', '.join(_SECTIONS)}")

@@ -35,6 +35,7 @@ from scoreflow_jax.paths import AffinePath, DDPMPath
 from scoreflow_jax.randomness import key_of
 from scoreflow_jax.sampling import Sampler, Solved, SolveStats
 from scoreflow_jax.sampling.guidance import guided
+from scoreflow_jax.settings import with_end
 from scoreflow_jax.typing import HostState, PRNGKey, PyTree
 
 LabelsLike = ArrayLike | list[int] | tuple[int, ...] | None
@@ -125,6 +126,9 @@ class Model:
     ) -> HostState:
         """Generates images, by the ODE (eq. 10) or as config.sampler says: sample i starts from noise fold_in(key, i).
 
+        On a path that leaves noise in the data, such as VP's, the expected data end them (config.sampler.denoise); `decode` goes
+        to the last state, which `encode` goes back from.
+
         Args:
             key: from jax.random.key.
             labels: a class for each image.
@@ -194,6 +198,8 @@ class Model:
     ) -> Float[np.ndarray, " batch"]:
         """The log density that the ODE gives to images, in nats: a density on [-1, 1], for dequantized images.
 
+        It is that of states at the path's t_max, so with noise of `path.noise_left` in it: images are told no sharper than that.
+
         Of points it is that of standardized coordinates; less sum(log scale) it is one in the table's own units.
 
         Args:
@@ -223,7 +229,8 @@ class Model:
     ) -> tuple[Float[np.ndarray, " batch"], Float[np.ndarray, " batch"]]:
         """log p of images from scores alone (`density_formula.py`), and its standard error, in nats: a density on [-1, 1].
 
-        Of a learned model it is a lower bound of the density of its SDE, not that of its ODE, which `log_likelihood` gives.
+        Of a learned model it is a lower bound of the density of its SDE, not that of its ODE, which `log_likelihood` gives. It
+        goes to the path's end: on one that leaves noise in the data its mean over them is too low (`density_formula.tail`).
 
         Args:
             images: (batch, height, width, channel), dequantized.
@@ -235,7 +242,7 @@ class Model:
         Raises:
             UserError: a source that is not Gaussian, or images or labels that do not fit.
         """
-        value, error = self.solve_formula_density(images, labels, key=key, formula=formula, reference=reference).y
+        value, error, _ = self.solve_formula_density(images, labels, key=key, formula=formula, reference=reference).y
         return value, error
 
     def generate_with_likelihood(
@@ -247,7 +254,10 @@ class Model:
         probe: str = "rademacher",
         probes: int = 1,
     ) -> tuple[HostState, Float[np.ndarray, " batch"]]:
-        """`generate`, with the log density of each image in nats; probes as of `log_likelihood`."""
+        """Images of the ODE and the log density of each in nats; probes as of `log_likelihood`.
+
+        They are the last states of the ODE, of which the density is: no expected data end them, as `generate`'s may.
+        """
         noise = self.source_points(key, _count(labels, num_images))
         solved = self.solve_generate_with_likelihood(noise, labels, key=key, probe=probe, probes=probes)
         density, images, _ = solved.y
@@ -316,7 +326,7 @@ class Model:
         """`generate`: samples first .. first + count - 1 of this key, by the sampler of the config, with what they cost."""
         points = self.source_points(key, count, first=first)
         if self.experiment.sampler.name == "ode":
-            return self.solve_generate(points, labels, guidance=guidance)
+            return self.solve_generate(points, labels, guidance=guidance, denoise=True)
         keys = sampling.sample_keys(key_of(key, "sampler"), np.arange(first, first + count))
         return self._sample(points, labels, np.asarray(keys), guidance)
 
@@ -375,18 +385,33 @@ class Model:
         return self._solve(name, run, None, x, labels, extra=extra, advice=advice)
 
     def solve_generate(
-        self, latents: ArrayLike, labels: LabelsLike, times: Any = None, guidance: ArrayLike | None = None
+        self,
+        latents: ArrayLike,
+        labels: LabelsLike,
+        times: Any = None,
+        guidance: ArrayLike | None = None,
+        *,
+        denoise: bool = False,
     ) -> Solved:
-        """`decode`, with states at the ascending `times` and with what it cost (in field evaluations: twice that many network
-        calls under guidance)."""
+        """`decode`, with what it cost (in field evaluations: twice that many network calls under guidance).
+
+        Args:
+            latents, labels: as there.
+            times: ascending; states at them are kept.
+            guidance: as of `generate`.
+            denoise: end as samples do: with the expected data where the path leaves noise (`Sampler.denoises`).
+        """
+        e = self.experiment
+        denoise = denoise and dataclasses.replace(e.sampler, name="ode").denoises(e.path)
+        name = "generate_denoised" if denoise else "generate"
         if guidance is None or (np.ndim(guidance) == 0 and float(np.asarray(guidance)) == 1.0):
-            return self._solve("generate", sampling.generate, times, latents, labels)
+            return self._solve(name, functools.partial(sampling.generate, denoise=denoise), times, latents, labels)
         weights = self._weights(guidance, labels, len(self._images(latents)))
 
-        def generate(drift: Any, x: Any, weights: Any, label: Any, solver: Any, **how: Any) -> Any:
-            return sampling.generate(drift, x, label, solver, guidance=weights, **how)
+        def generate(drift: Any, x: Any, weights: Any, label: Any, solver: Any, **more: Any) -> Any:
+            return sampling.generate(drift, x, label, solver, guidance=weights, denoise=denoise, **more)
 
-        return self._solve("generate_guided", generate, times, latents, labels, extra=(weights,))
+        return self._solve(f"{name}_guided", generate, times, latents, labels, extra=(weights,))
 
     def solve_encode(self, images: ArrayLike, labels: LabelsLike, times: Any = None) -> Solved:
         """`encode`, with states at the descending `times` and with what it cost."""
@@ -499,7 +524,7 @@ class Model:
         reference: Gaussian | None = None,
         table: Table | None = None,
     ) -> Solved:
-        """`formula_log_density`, y being (log densities, standard errors), with what it cost.
+        """`formula_log_density`, y being (log densities, standard errors, shares for `density_formula.tail`), with what it cost.
 
         Args:
             images, labels, key, formula, reference: as there.
@@ -718,12 +743,12 @@ def load_model(
     on_all = lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=layout.replicated)  # noqa: E731
     shapes = jax.tree.map(on_all, experiment.parameter_shapes())
     restored = restore_ema(workdir / "checkpoints", ema=shapes, step=step)
-    trained = to_plain(restored.meta["config"])
+    trained = to_plain(with_end(restored.meta["config"]))
     return Model(experiment, restored.ema, restored.step, batch_size=batch_size, trained_config=trained, layout=layout)
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
-    """The config that a run was trained with, from its workdir.
+    """The config that a run was trained with, from its workdir, with the path's end as it was where it does not say.
 
     Raises:
         UserError: there is none, or it is not JSON.
@@ -737,4 +762,4 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{workdir} holds no run (no {path.name}): train first, or give the workdir of a run") from None
     except ValueError as error:  # not JSON, or not text at all
         raise UserError(f"{path} is damaged ({first_line(error)}): restore it, or train in another workdir") from error
-    return config
+    return with_end(config)

@@ -1,7 +1,7 @@
 """Sections of a config that build nothing: the commands' own settings, field for field as configs/common.py explains them."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -29,8 +29,25 @@ MEMBERS = {
 """Sections whose `name` chooses one of several parts, and the fields that one or another of these takes. A field that is None, or
 left out, has the part's own default; so have all that are not given where the command line gives the name of another part."""
 
+FORMER_ENDS = {"variance_preserving": 0.999}
+"""Paths whose default t_max is another one now, and what it was. A config of now always states theirs: one that is read without
+is of a run that was trained to the former end, and keeps it."""
+
 PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
 """Flags of the command line that name the processes of a run where no scheduler does."""
+
+
+def with_end(config: Mapping[str, Any], ends: Mapping[str, float] = FORMER_ENDS) -> dict[str, Any]:
+    """The config with `path.t_max` stated, where it is not and its path is one of those whose default end has changed.
+
+    Args:
+        config: plain.
+        ends: t_max by the path's name.
+    """
+    path = config.get("path")
+    if not isinstance(path, dict) or path.get("t_max") is not None or path.get("name") not in ends:
+        return dict(config)
+    return {**config, "path": {**path, "t_max": ends[path["name"]]}}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from scoreflow_jax.density_formula import (
     formula_log_density,
     level_range,
     tabulate,
+    tail,
 )
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.paths import (
@@ -84,6 +85,53 @@ def test_a_mixture_on_every_path(path):
     assert np.abs(off.mean()) < 4 / 8 + (0.5 if isinstance(path, VEPath) else 0.0)
     assert np.sqrt(np.mean(off**2)) < 1.6  # of a t-distribution with 7 degrees of freedom 1.18
     assert np.mean(error) < 0.25
+
+
+@pytest.mark.parametrize(
+    ("path", "missing"),
+    [(VPPath(), 0.28), (VEPath(), 0.73), (VariancePreservingPath(t_max=0.999), 1.64), (LinearPath(), 0.0)],
+    ids=lambda p: type(p).__name__,
+)
+def test_what_lies_beyond_the_last_level_of_sharp_data(path, missing):
+    """Data N(0, 0.0151^2), of 3.000 bits/dim, against N(0, 0.25): the formula is so many bits short, and (3) says so."""
+    width, variance, size = 0.0151, 0.25, 16
+    x = width * np.random.default_rng(0).normal(size=(64, size))
+    oracle = oracles.gaussian(path, np.zeros(size), width)
+    formula = DensityFormula(num_calls=1024, tail=True)
+    run = jax.jit(
+        lambda x, keys: formula_log_density(
+            exact(oracle), path, x, None, keys, formula, reference=Gaussian(0.0, variance)
+        )
+    )
+    solution = run(jnp.asarray(x, jnp.float32), keys_of(64))
+    value, error, share = (np.asarray(v, np.float64) for v in solution.y)
+    assert int(solution.num_evaluations) == 1024 + 16
+    beyond, beyond_error = tail(share, path, "gaussian", Gaussian(0.0, variance))
+    noise = np.exp(-level_range(path)[1])
+    closed = 0.5 * np.log((1 + noise / width**2) / (1 + noise / variance))
+    assert abs(closed / np.log(2) - missing) < 0.006
+    assert abs(beyond - closed) < 4 * beyond_error + 1e-6
+    assert beyond_error < 0.03
+    off = (scipy.stats.norm.logpdf(x, 0, width).sum(1) - value) / size
+    scatter = np.sqrt(np.mean(error**2) / 64) / size
+    assert abs(off.mean() - beyond) < 4 * (scatter + beyond_error)
+
+
+def test_what_lies_beyond_is_no_less_than_is_said():
+    """Data that are no Gaussian, half of them ten times as sharp: (3) is a part of what is missing, not more."""
+    path, size = VPPath(), 8
+    oracle = oracles.Mixture(
+        path, np.array([0.5, 0.5], np.float32), np.zeros((2, size), np.float32), np.array([0.01, 0.1], np.float32)
+    )
+    x = jnp.asarray(draws_of(oracle, 8000), jnp.float32)
+    formula = DensityFormula(num_calls=64, tail=True)
+    run = jax.jit(lambda x, keys: formula_log_density(exact(oracle), path, x, None, keys, formula).y)
+    value, _, share = (np.asarray(v, np.float64) for v in run(x, keys_of(len(x))))
+    beyond, error = tail(share, path)
+    parts = [np.log(0.5) + scipy.stats.norm.logpdf(x, 0, width).sum(1) for width in (0.01, 0.1)]
+    missing = (np.logaddexp(*parts) - value) / size
+    assert beyond > 4 * error
+    assert beyond + 4 * error < missing.mean() - 4 * missing.std() / np.sqrt(len(x))
 
 
 def test_both_likelihoods_agree_where_the_score_is_exact():

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
-from scoreflow_jax.paths import LinearPath
+from scoreflow_jax.paths import DDPMPath, LinearPath, TrigonometricPath, VariancePreservingPath, VEPath, VPPath
 from scoreflow_jax.sampling import Sampler
 from tests import oracles
 from tests.known import known_model
@@ -94,3 +95,89 @@ def test_ve_starts_from_noise_of_its_scale_and_has_its_density():
     normal = -0.5 * np.sum(start**2, 1) / path.sigma_max**2 - np.log(2 * np.pi * path.sigma_max**2)
     exact = normal + 2 * np.log(ends[0] / ends[1])
     np.testing.assert_allclose(model.log_likelihood(y, label, probe="exact"), exact, atol=5e-3)
+
+
+# Samples of a path that leaves noise in the data
+
+
+SHARP = 0.0151  # 3.000 bits/dim of 256 levels
+
+
+def sharp_model(system, path, **changes):
+    """Data N(0, SHARP^2 I) on a system's path."""
+    stds = np.full(8, SHARP)
+    model = known_model(oracles.class_gaussians(path, np.zeros((8, 2)), stds), system, **FINE, **changes)
+    return model.with_sampler(Sampler())
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    """On VP's path, which leaves noise of 0.0105 in data of 0.0151."""
+    return sharp_model("vp", VPPath())
+
+
+def test_samples_end_with_the_expected_data_and_decoding_does_not(noisy):
+    """The solution is x = sqrt(S^2 + s^2) z with s the noise left, alpha being 1 to 1e-4, and the data S^2 / (S^2 + s^2) x."""
+    key, labels = jax.random.key(0), np.array([0, 3, 7])
+    latents = np.asarray(noisy.source_points(key, 3))
+    path = noisy.experiment.path
+    alpha, sigma = float(path.alpha(jnp.float32(path.t_max))), float(path.sigma(jnp.float32(path.t_max)))
+    assert path.noise_left == pytest.approx(sigma / alpha) == pytest.approx(0.0105, rel=0.01)
+    start = np.sqrt((alpha * SHARP) ** 2 + sigma**2)
+    first = float(jnp.hypot(path.alpha(jnp.float32(0.0)) * SHARP, path.sigma(jnp.float32(0.0))))
+    states = latents / first * start
+    made, decoded = noisy.solve_samples(key, 3, labels), noisy.solve_generate(latents, labels)
+    np.testing.assert_allclose(decoded.y, states, rtol=2e-3, atol=1e-5)
+    np.testing.assert_allclose(made.y, alpha * SHARP**2 / start**2 * states, rtol=2e-3, atol=1e-5)
+    np.testing.assert_allclose(noisy.encode(decoded.y, labels), latents, atol=2e-3)
+    assert made.stats.evaluations[0] == decoded.stats.evaluations[0] + 1  # its own network call
+    np.testing.assert_array_equal(noisy.generate(key, labels), made.y)
+
+
+def test_samples_end_where_the_solution_does_without_the_last_step(noisy):
+    without = noisy.with_sampler(Sampler(denoise=False))
+    key, labels = jax.random.key(0), np.array([0, 3, 7])
+    np.testing.assert_array_equal(without.generate(key, labels), without.decode(without.source_points(key, 3), labels))
+
+
+@pytest.mark.parametrize(
+    ("path", "takes"),
+    [
+        (VPPath(), True),
+        (DDPMPath(), True),
+        (VEPath(), True),
+        (VariancePreservingPath(t_max=0.999), True),
+        (VariancePreservingPath(), False),  # 0.6 grey levels
+        (LinearPath(), False),
+        (TrigonometricPath(), False),
+        (LinearPath(gaussian_source=False, t_max=0.9), False),  # what is left is no noise
+    ],
+    ids=lambda p: type(p).__name__,
+)
+def test_which_paths_samples_take_the_last_step(path, takes):
+    assert Sampler().denoises(path) is takes
+
+
+def test_guided_samples_end_with_the_guided_data():
+    """Unconditional and conditional data alike: any weight leaves the samples where they are, at two calls an evaluation."""
+    conditional = oracles.class_gaussians(VPPath(), np.zeros((8, 2)), np.full(8, SHARP))
+    model = known_model(
+        lambda x, t, label: conditional(x, t, jnp.zeros(len(x), jnp.int32) if label is None else label), "vp", **FINE
+    ).with_sampler(Sampler())
+    key, labels = jax.random.key(0), np.array([0, 3, 7])
+    guided = model.solve_samples(key, 3, labels, guidance=3.0)
+    np.testing.assert_allclose(guided.y, model.generate(key, labels), rtol=2e-3, atol=1e-6)
+
+
+def test_data_sharper_than_photographs_lose_nothing_to_the_plain_paths_end():
+    """Against the data's own density, 3.000 bits/dim: at the former end, 0.999, they lost one bit, now 0.003."""
+    x = SHARP * np.random.default_rng(0).normal(size=(500, 2))
+    truth = scipy.stats.norm.logpdf(x, 0, SHARP).sum(1)
+    lost = {}
+    for t_max in (None, 0.999):
+        path = VariancePreservingPath() if t_max is None else VariancePreservingPath(t_max=t_max)
+        model = sharp_model("interpolant", path, path__name="variance_preserving", path__t_max=t_max)
+        found = model.log_likelihood(x, np.zeros(500, np.int32), probe="exact")
+        lost[t_max] = float(np.mean(truth - found)) / 2 / np.log(2)
+    assert abs(lost[None]) < 0.01
+    assert lost[0.999] == pytest.approx(1.0, abs=0.03)

@@ -153,7 +153,7 @@ def _figure3(case: _Case) -> Drawn:
     classes = range(every)[:_MOST_CLASSES]
     labels = np.repeat(np.asarray(classes, np.int32), columns) if every else None
     points = case.points(3, len(classes) * columns if every else columns**2)
-    solved = case.model.solve_generate(points, labels)
+    solved = case.model.solve_generate(points, labels, denoise=True)
     shows = "samples"
     if len(classes) < every:
         shows += f" of the first {len(classes)} of {every} classes"

@@ -10,7 +10,7 @@ from scoreflow_jax import figures, files
 from scoreflow_jax.commands import points
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.evaluation.likelihoods import WARNING, trained_on_dequantized
+from scoreflow_jax.evaluation.likelihoods import WARNING, of_states, trained_on_dequantized
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model
 from scoreflow_jax.sampling import Solved
@@ -51,7 +51,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
             figures.save_grid(path, solved.y[: _GRID_ROWS * settings.columns], columns=settings.columns)
     else:
         points.point_plots(experiment, workdir).samples(out / "grid.png", solved.y, labels)
-    head = workdirs.report_head(model, "sample", seed=settings.seed, by_sampler=True)
+    head = workdirs.report_head(model, "sample", seed=settings.seed, by_sampler=not settings.likelihood)
     told: dict[str, Any] = {"guidance": settings.guidance, "cost": solved.stats.summary(calls)}
     if settings.likelihood:
         told["likelihood"] = _what_likelihood(model)
@@ -81,10 +81,16 @@ def _probe(model: Model) -> str:
 
 def _what_likelihood(model: Model) -> dict[str, Any]:
     if not model.experiment.spec.levels:
-        return {"unit": "nats, a density in the table's own units", "probe": _probe(model)}
+        return {"unit": "nats, a density in the table's own units", "probe": _probe(model), **of_states(model)}
     warning: dict[str, Any] = {} if trained_on_dequantized(model) else {"warning": WARNING}
     probes = model.experiment.sample.likelihood_probes
-    return {"unit": "nats, a density on [-1, 1]", "probe": _probe(model), "probes": probes, **warning}
+    return {
+        "unit": "nats, a density on [-1, 1]",
+        "probe": _probe(model),
+        "probes": probes,
+        **of_states(model),
+        **warning,
+    }
 
 
 def balanced_labels(count: int, classes: tuple[int, ...]) -> np.ndarray | None:

@@ -47,8 +47,8 @@ def build_for(mode: str, config: Config, workdir: pathlib.Path) -> Experiment:
 
     Training looks at the data in any case, since they may have changed.
     """
-    trained = read_config(workdir) if mode != "train" and (workdir / "config.json").is_file() else None
-    experiment = build(resolve(config, trained))
+    run = read_config(workdir) if (workdir / "config.json").is_file() else None
+    experiment = build(resolve(config, None if mode == "train" else run, run=run))
     if experiment.spec.levels or not checkpoint_steps(workdir / "checkpoints"):
         return experiment
     # A table that has grown has another mean, but the network knows the points as the run's first table standardized them.
@@ -308,10 +308,18 @@ def report_head(model: Model, mode: str, *, seed: int | None, by_sampler: bool =
             "dtype": "float32",
             "matmul_precision": e.solver.precision,
         },
-        "sampler": dataclasses.asdict(e.sampler) if by_sampler and e.sampler.name != "ode" else {"name": "ode"},
+        "sampler": _sampler(e) if by_sampler else {"name": "ode"},
         "rounding": e.scaling.rounding,
         **environment(),
     }
+
+
+def _sampler(experiment: Experiment) -> dict[str, Any]:
+    """The sampler's fields; of the ODE its last step, where it takes one."""
+    sampler, path = experiment.sampler, experiment.path
+    if sampler.name != "ode":
+        return dataclasses.asdict(sampler)
+    return {"name": "ode", **({"denoise": True} if sampler.denoises(path) else {})}
 
 
 def environment() -> dict[str, Any]:

@@ -182,7 +182,7 @@ def _identity(model: Model, data: Data, seed: int, chunk: int) -> str:
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,  # so that figures of speed are of one machine
         "solver": {k: getattr(e.solver, k) for k in e.solver.__dataclass_fields__},
-        "sampler": dataclasses.asdict(e.sampler),
+        "sampler": dataclasses.asdict(e.sampler) | {"denoise": e.sampler.denoises(e.path)},
         "guidance": e.sample.guidance,
         "draws": randomness.VERSION,
         "rounding": e.scaling.rounding,

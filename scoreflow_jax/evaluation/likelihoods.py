@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from scoreflow_jax.density_formula import DensityFormula, Gaussian, Table, excess, level_range, tabulate
+from scoreflow_jax.density_formula import DensityFormula, Gaussian, Table, excess, level_range, tabulate, tail
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.likelihood import bits_per_dim
 from scoreflow_jax.model import Model
@@ -69,6 +69,7 @@ def measure_likelihood(model: Model, data: Data) -> dict[str, Any]:
         ode = in_unit(solved.y[0], data)
         cost = solved.stats.summary()
         figures |= _summary(ode, data) | {"probe": kind, "evaluations": cost["nfe_mean"], "cost": cost}
+        figures |= of_states(model)
         if kind != "exact":
             figures["probes"] = probes
         if probes > 1:
@@ -83,17 +84,31 @@ def measure_likelihood(model: Model, data: Data) -> dict[str, Any]:
     return figures if trained_on_dequantized(model) else {**figures, "warning": WARNING}
 
 
+def of_states(model: Model) -> dict[str, Any]:
+    """Where the path leaves noise in its last states, that the ODE's density is of these."""
+    path = model.experiment.path
+    if not isinstance(path, AffinePath) or not path.noise_left:
+        return {}
+    return {"of_states": {"time": path.t_max, "noise": path.noise_left}}
+
+
 def _by_formula(model: Model, data: Data, held: HeldOut, ode: Values | None) -> dict[str, Any]:
     settings = data.settings
-    formula = formula_of(settings.density_levels, settings.density_calls)
+    formula = dataclasses.replace(formula_of(settings.density_levels, settings.density_calls), tail=True)
     reference = gaussian_like(data)
     table = table_for(model, data, reference) if formula.levels == "tabulated" else None
     solved = model.solve_formula_density(
         held.x, held.labels, key=held.key, formula=formula, reference=reference, table=table
     )
-    values = in_unit(solved.y[0], data)
+    size = int(np.prod(data.experiment.spec.shape))
+    beyond, beyond_error = tail(solved.y[2], path_of(model), formula.reference, reference)
+    beyond = 0.0 if np.isnan(beyond) else beyond  # nothing is known of it
+    values = in_unit(solved.y[0] + size * beyond, data)
+    sign = -1.0 if data.experiment.spec.levels else 1.0
     figures = _summary(values, data) | {
-        "calls": formula.num_calls,
+        "tail": sign * size * beyond / _unit(data),
+        "tail_error": None if np.isnan(beyond_error) else size * beyond_error / _unit(data),
+        "calls": formula.num_calls + formula.tail_calls,
         "pilot_calls": 2 * _PILOT_LEVELS * _PILOT_IMAGES if table is not None else 0,
         "estimation_error": _root_mean_square(solved.y[1]) / _unit(data),
         **dataclasses.asdict(formula),
@@ -146,9 +161,7 @@ def table_for(model: Model, data: Data, reference: Gaussian) -> Table:
 
     Pairs of opposite noises are drawn at levels spread evenly over the range, as in the estimate itself.
     """
-    drift = model.experiment.drift(jax.device_get(model.params))
-    assert isinstance(drift.path, AffinePath)
-    path: AffinePath = drift.path  # with its learned numbers, where it has some
+    drift, path = model.experiment.drift(jax.device_get(model.params)), path_of(model)
     pixels, labels = (data.examples("train")[field] for field in ("image", "label"))
     chosen = np.random.default_rng(data.settings.seeds[0]).permutation(len(labels))[:_PILOT_IMAGES]
     key = key_of(jax.random.key(data.settings.seeds[0]), "pilot")
@@ -176,6 +189,13 @@ def table_for(model: Model, data: Data, reference: Gaussian) -> Table:
         found.append(np.asarray(pair(jnp.asarray(level, jnp.float32), noise)))
     levels_drawn = np.concatenate([np.asarray([low, high]), *drawn])
     return tabulate(levels_drawn, np.concatenate([np.zeros(2), *found]), _PILOT_LEVELS + 1)
+
+
+def path_of(model: Model) -> AffinePath:
+    """The model's path, with its learned numbers where it has some."""
+    path = model.experiment.drift(jax.device_get(model.params)).path
+    assert isinstance(path, AffinePath)
+    return path
 
 
 def in_unit(nats: HostState, data: Data, *, of_levels: bool = False) -> Values:

@@ -232,7 +232,8 @@ def _likelihood(v: dict[str, Any]) -> str:
     if "formula" in v:
         f = v["formula"]
         gap = f"; less the ODE {_plus_minus(f['gap_to_ode'], f['gap_standard_error'])}" if "gap_to_ode" in f else ""
-        told = f"± {f['estimation_error']:.4f} for one{gap}"
+        beyond = f"; {_plus_minus(f['tail'], f['tail_error'])} of it beyond the path's end" if f.get("tail") else ""
+        told = f"± {f['estimation_error']:.4f} for one{beyond}{gap}"
         rows.append(["density formula, a bound of the SDE", _density(f), f"{f['calls']} calls", told])
     if "chain" in v:
         c = v["chain"]
@@ -242,7 +243,18 @@ def _likelihood(v: dict[str, Any]) -> str:
     else:
         unit = f"nats of {v['of']} held-out points (log densities in the table's own units: the higher the better"
     text = _table([f"{unit}; ± standard error)", "", "cost", ""], rows)
+    if "of_states" in v:
+        text += f"\n\n{_of_states(v['of_states'], 'uniform' in v)}"
     return "## Likelihood\n\n" + text + (f"\n\n**Warning**: {v['warning']}." if "warning" in v else "")
+
+
+def _of_states(told: dict[str, float], images: bool) -> str:
+    """What the ODE's density is of, where that is not the data alone."""
+    noise = f"{128 * told['noise']:.1f} grey levels of 256" if images else f"{told['noise']:.2g} standard deviations"
+    return (
+        f"The ODE's density is that of its states at t = {told['time']:.10g}, the path's end, with noise of {noise} in them: it "
+        "is lower than the data's where these are sharper."
+    )
 
 
 def _probing(v: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ def measure_sweep(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]
     labels = np.resize(np.arange(model.num_classes), count) if model.num_classes else None
     guidance = model.experiment.sample.guidance
     finest = dataclasses.replace(base, method="dopri5", num_steps=None, rtol=_FINEST, atol=_FINEST)
-    exact = model.with_solver(finest).solve_generate(noise, labels, guidance=guidance).y
+    exact = model.with_solver(finest).solve_generate(noise, labels, guidance=guidance, denoise=True).y
     measured, distance_of = _distance(data, count)
     rows = []
     solvers = _solvers(settings, base)
@@ -38,7 +38,7 @@ def measure_sweep(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]
     for name, value, solver in solvers:
         bar.update()
         try:
-            solved = model.with_solver(solver).solve_generate(noise, labels, guidance=guidance)
+            solved = model.with_solver(solver).solve_generate(noise, labels, guidance=guidance, denoise=True)
         except UserError as error:  # a method of low order may run out of steps; the others are still of use
             rows.append({"method": name, **value, "failed": str(error)})
             continue

@@ -145,6 +145,13 @@ class AffinePath(Path):
         """Whether gamma is not 0."""
         return self.latent != "none"
 
+    @property
+    def noise_left(self) -> float:
+        """noise_std / alpha at t_max: the deviation of the noise in the data that solves end at, in their own units."""
+        with jax.ensure_compile_time_eval():
+            t = jnp.float32(self.t_max)
+            return abs(float(self.noise_std(t) / self.alpha(t)))
+
     @abc.abstractmethod
     def alpha(self, t: Times | Time) -> Times | Time:
         """Weight of the data; at t = 0 it is 0, or as good as 0, and at t = 1 it is 1."""

@@ -5,6 +5,8 @@ The papers' time runs from data to noise; s = 1 - t is it. Their noise rate beta
     (1)  beta(s) = beta_min + s (beta_max - beta_min),    alpha = exp(-1/2 integral of beta over [0, s]).
 
 alpha is not quite 0 at t = 0: 0.0066 with the published rates. sigma has an infinite slope at t = 1, so t_max stays below 1.
+The published paths end with noise of more than a grey level in the data, by definition; the plain one, which has no such end,
+goes on to where noise no longer shows (`python -m benchmarks.path_ends`).
 """
 
 import dataclasses
@@ -123,10 +125,12 @@ class DDPMPath(AffinePath):
 class VariancePreservingPath(AffinePath):
     """The plain one of stochastic interpolants, alpha = t, sigma = sqrt(1 - t^2) (Albergo, Boffi and Vanden-Eijnden 2023).
 
-    Its marginals move as straightly as those of the optimal map from N(0, I) to N(m, I): mean t m, variance 1.
+    Its marginals move as straightly as those of the optimal map from N(0, I) to N(m, I): mean t m, variance 1. At t_max its noise
+    is 0.0045, 0.6 grey levels of 256. At 0.999, the default before version 2 of the draws, it was 0.0447, which cost data of
+    deviation 0.0151 one bit/dim; ending here costs them 0.003, for 1.4 times the calls.
     """
 
-    t_max: float = 1.0 - 1e-3
+    t_max: float = 1.0 - 1e-5
 
     def __post_init__(self) -> None:
         """Refuses t_max of 1, where the slope of sigma is infinite."""

@@ -1,11 +1,14 @@
 """The two directions of the ODE dx/dt = f(x, t, c): from noise to data (eq. 10) and back."""
 
+import functools
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scoreflow_jax.ode import Solution, Solver, VectorField
+from scoreflow_jax.paths import NetworkDrift
 from scoreflow_jax.sampling.guidance import guided
 from scoreflow_jax.typing import Condition, DriftFn, PerExample, PyTree, State, Time
 
@@ -33,6 +36,7 @@ def generate(
     times: Float[Array, " times"] | None = None,
     span: Span = WHOLE,
     guidance: PerExample | None = None,
+    denoise: bool = False,
 ) -> Solution:
     """Carries source points at t = 0 to data at t = 1, eq. 10 of ScoreFlow.
 
@@ -45,10 +49,23 @@ def generate(
         span: the times to solve between, where the drift is not defined on all of [0, 1].
         guidance: weight of classifier-free guidance for each example, see `guidance.py`; the evaluations counted then cost
             two network calls each.
+        denoise: end with E[x1 | x at the last time], the data that a `NetworkDrift` expects there, where the path leaves noise
+            in the solution: one more evaluation, and no inverse.
     """
     if guidance is None:
-        return solver.solve(as_field(drift), x0, *span, args=label, times=times)
-    return solver.solve(as_field(guided(drift)), x0, *span, args=(label, guidance), times=times)
+        solution = solver.solve(as_field(drift), x0, *span, args=label, times=times)
+    else:
+        solution = solver.solve(as_field(guided(drift)), x0, *span, args=(label, guidance), times=times)
+    if not denoise:
+        return solution
+    assert isinstance(drift, NetworkDrift)
+    data: Callable[..., State] = functools.partial(drift.predict, "data")
+    told = label if guidance is None else (label, guidance)
+    with jax.default_matmul_precision(solver.precision):
+        field = as_field(data if guidance is None else guided(data))
+        y = field(jnp.float32(span[1]), solution.y, told)
+    # A solve that failed stays one: what follows of its state says nothing.
+    return solution._replace(y=y, num_evaluations=solution.num_evaluations + 1)
 
 
 def encode(

@@ -41,6 +41,7 @@ the ends where a learned score is -eta / gamma; with the others `margin` bounds 
 
 VARIANCES = ("posterior", "forward")
 
+_GREY_LEVEL = 2.0 / 256.0  # in [-1, 1]
 _NO_NOISE = 1e-6  # cos(pi / 2) is 4e-8 in float32
 
 Keys = UInt32[Array, "batch words"]
@@ -71,7 +72,8 @@ class Sampler:
         snr: their size: step = 2 a^2 (snr |noise| / |score|)^2 after a step with that a, norms averaged over the batch, so that
             samples depend on it; 0.16 in the published VE and VP runs.
         margin: how far from t = 0 and t = 1 steps keep, where a score or g is not finite; the path's own limits may be tighter.
-        denoise: end with the data that are expected at the last time, in place of the last state; one more network call.
+        denoise: end with the data that are expected at the last time, in place of the last state; one more network call. Samples
+            of the ODE do so where `denoises` says; encoding, decoding, translation and likelihoods never.
 
     Raises:
         ValueError: an unknown name or a number out of range.
@@ -139,6 +141,15 @@ class Sampler:
             no_data = float(path.alpha(jnp.float32(start))) == 0  # then g is infinite
             no_noise = float(path.noise_std(jnp.float32(stop))) < _NO_NOISE  # then the score is
         return max(start, self.margin * no_data), min(stop, 1.0 - self.margin * no_noise)
+
+    def denoises(self, path: Path) -> bool:
+        """Whether samples end with the expected data. Those of the ODE do where noise of a grey level or more is left in them.
+
+        So they do on the published paths, VP's, DDPM's and VE's, as score_sde's do. With less, rounding hides it.
+        """
+        if self.name != "ode" or not self.denoise:
+            return self.denoise
+        return isinstance(path, AffinePath) and path.gaussian_source and path.noise_left > _GREY_LEVEL
 
     def network_calls(self, path: Path) -> int:
         """Of one sample: one a step and correction, but two a step where drift and score are told by a latent, from two calls."""
