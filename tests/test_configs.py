@@ -9,9 +9,11 @@ import pytest
 
 from scoreflow_jax import models
 from scoreflow_jax.command_line import load_config, parse
-from scoreflow_jax.commands import study
+from scoreflow_jax.commands import study, workdir
+from scoreflow_jax.config_files import changed, read_json
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import build, config_hash, differences, resolve, to_plain
+from scoreflow_jax.model import read_config
 from scoreflow_jax.objectives import OBJECTIVES
 from scoreflow_jax.paths import PATHS
 from scoreflow_jax.settings import MEMBERS
@@ -167,6 +169,29 @@ def test_configs_of_before_are_read_with_the_defaults_of_new_fields():
     assert differences(new, old, ("model", "path")) == []
     new["model"]["embedding"] = "fourier"
     assert differences(new, old, ("model", "path")) == ["model.embedding is 'fourier', was 'positional'"]
+
+
+@pytest.mark.parametrize("absent", [True, False], ids=["absent", "null"])
+def test_a_run_keeps_the_end_that_it_was_trained_to(tmp_path, absent):
+    """The default of variance_preserving was 0.999; a config of now says where its path ends."""
+    given = {"path.name": "variance_preserving"}
+    new = build(changed(to_plain(config_of("digits.py")), given))
+    assert new.path.t_max == new.config["path"]["t_max"] == 1 - 1e-5
+    old = json.loads(json.dumps(new.config))
+    old["path"] |= {"t_max": None}
+    if absent:
+        del old["path"]["t_max"]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert build(read_config(tmp_path)).path.t_max == 0.999
+    assert build(read_json(str(tmp_path / "config.json"))).path.t_max == 0.999
+    # With the config that it came from it goes on, and is evaluated, as it was trained.
+    for mode in ("train", "eval"):
+        config = changed(to_plain(config_of("digits.py")), given)
+        assert workdir.build_for(mode, config, tmp_path).path.t_max == 0.999
+        said = changed(config, {"path.t_max": "0.99"})
+        assert workdir.build_for(mode, said, tmp_path).path.t_max == 0.99  # which the run then refuses by name
+    # Another path has nothing to do with it.
+    assert workdir.build_for("train", config_of("digits.py"), tmp_path).path.t_max == 1.0
 
 
 def test_differences_names_what_changed_below_the_fields_asked_for():
