@@ -24,9 +24,10 @@ equality for a Gaussian: beyond L the error is no greater than that of the Gauss
 crossing of Guo et al. 2011, for vectors Bustin et al. 2012, arXiv:1203.5638). So the mean of log p over data is higher than (2)
 stopped at L by at least
 
-    (3)  d/2 ln[(1 + exp(-L) / S^2) / (1 + exp(-L) / v)],    1 + exp(-L) / S^2 = 1 / q(L),
+    (3)  d/2 {ln[(1 + w / S^2) / (1 + w / v)] + (E(x - m)^2 / v - 1) w / (w + v)},    w = exp(-L),  1 + w / S^2 = 1 / q(L),
 
-which is exact for Gaussian data, of deviation S. It holds of the mean over data, and so is stated apart from single densities.
+which is exact for Gaussian data, of deviation S; its last part is 0 where the reference has the data's variance. It holds of the
+mean over data, and so is stated apart from single densities.
 
 A learned n gives a lower bound of the log density of the *SDE* that runs on its score, not the density of its ODE
 (`likelihood.py`): the gap is the SDE's expected error, and only exact scores close it.
@@ -228,26 +229,33 @@ def formula_log_density(
 
 
 def tail(
-    shares: Float[np.ndarray, " batch"], path: AffinePath, kind: str = "gaussian", reference: Gaussian = STANDARD
+    shares: Float[np.ndarray, " batch"],
+    x: Float[np.ndarray, "batch ..."],
+    path: AffinePath,
+    kind: str = "gaussian",
+    reference: Gaussian = STANDARD,
 ) -> tuple[float, float]:
     """(3) for each dimension, by which the mean of `formula_log_density` over data is too low at least, and its standard error.
 
     Args:
         shares: q of each example, of `formula_log_density`.
+        x: the examples.
         path: that they are of.
-        kind: the formula's reference, a name in `REFERENCES`; without a Gaussian it is N(0, I).
+        kind: the formula's reference, a name in `REFERENCES`; without a Gaussian it is N(0, I) at (1 - s) for any data.
         reference: the Gaussian.
 
     Returns:
-        Both in nats; (nan, nan) where the network's errors leave nothing to be said: it expects the noise not at all.
+        Both in nats; (nan, nan) where the network is so wrong at the last level that nothing can be said.
     """
-    shares = np.asarray(shares, np.float64)
+    shares, noise = np.asarray(shares, np.float64), math.exp(-level_range(path)[1])
     q, error = shares.mean(), shares.std(ddof=1) / math.sqrt(len(shares)) if len(shares) > 1 else math.nan
     if not q > 0:
         return math.nan, math.nan
-    variance = np.asarray(reference.variance if kind == "gaussian" else 1.0, np.float64)
-    left = np.mean(np.log1p(math.exp(-level_range(path)[1]) / variance))
-    return float(-0.5 * (math.log(q) + left)), float(0.5 * error / q)
+    mean, variance = (np.asarray(v, np.float64) for v in (reference if kind == "gaussian" else STANDARD))
+    known = np.log1p(noise / variance)
+    if kind == "gaussian":
+        known = known - (np.square(x - mean) / variance - 1.0) * noise / (noise + variance)
+    return float(-0.5 * (math.log(q) + np.mean(known))), float(0.5 * error / q)
 
 
 def excess(

@@ -766,8 +766,8 @@ FAULTS = (
     Fault(
         "probes from the key of the noise",
         "likelihood.py",
-        'named = key_of(key, "probe")',
-        "named = key",
+        "draw(jax.random.fold_in(jax.random.fold_in(named, i), j), shape",
+        "draw(jax.random.fold_in(key, i), shape",
         "test_randomness.py::test_one_key_for_generation_and_likelihood_leaves_the_likelihood_unbiased",
     ),
     Fault(
@@ -815,14 +815,14 @@ FAULTS = (
     Fault(
         "what lies beyond the formula's last level is halved",
         "density_formula.py",
-        "float(-0.5 * (math.log(q) + left))",
-        "float(-0.25 * (math.log(q) + left))",
+        "float(-0.5 * (math.log(q) + np.mean(known)))",
+        "float(-0.25 * (math.log(q) + np.mean(known)))",
         "test_density_formula.py::test_what_lies_beyond_the_last_level_of_sharp_data",
     ),
     Fault(
         "and is not held against the reference",
         "density_formula.py",
-        "float(-0.5 * (math.log(q) + left))",
+        "float(-0.5 * (math.log(q) + np.mean(known)))",
         "float(-0.5 * math.log(q))",
         "test_density_formula.py::test_what_lies_beyond_the_last_level_of_sharp_data",
     ),

@@ -101,7 +101,7 @@ def _by_formula(model: Model, data: Data, held: HeldOut, ode: Values | None) -> 
         held.x, held.labels, key=held.key, formula=formula, reference=reference, table=table
     )
     size = int(np.prod(data.experiment.spec.shape))
-    beyond, beyond_error = tail(solved.y[2], path_of(model), formula.reference, reference)
+    beyond, beyond_error = tail(solved.y[2], held.x, path_of(model), formula.reference, reference)
     beyond = 0.0 if np.isnan(beyond) else beyond  # nothing is known of it
     values = in_unit(solved.y[0] + size * beyond, data)
     sign = -1.0 if data.experiment.spec.levels else 1.0

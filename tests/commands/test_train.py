@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import scoreflow_jax
+from scoreflow_jax import randomness
 from scoreflow_jax.checkpoints import Checkpoints, checkpoint_steps
 from scoreflow_jax.commands import sample, train, translate
 from scoreflow_jax.commands import workdir as workdirs
@@ -71,6 +72,20 @@ def test_a_finished_run_says_so_and_changes_nothing(digits_run, capsys):
     train.run_command(experiment_of("digits.py", train__num_steps=3), digits_run)
     assert "already trained to step 4" in capsys.readouterr().out
     assert [path.read_text() for path in files] == before
+
+
+def test_a_run_of_an_earlier_version_goes_on_and_says_that_its_draws_change(digits_run, tmp_path, capsys):
+    shutil.copytree(digits_run, tmp_path / "run")
+    for meta in tmp_path.glob("run/checkpoints/*/meta/metadata"):
+        told = json.loads(meta.read_text())
+        assert told.pop("draws") == randomness.VERSION
+        meta.write_text(json.dumps(told))
+    train.run_command(experiment_of("digits.py", train__num_steps=5), tmp_path / "run")
+    printed = capsys.readouterr().out
+    assert "resuming from step 4" in printed
+    assert f"by version 1 of the draws, those to come are by version {randomness.VERSION}" in printed
+    newest = tmp_path / "run" / "checkpoints" / "5" / "meta" / "metadata"
+    assert json.loads(newest.read_text())["draws"] == randomness.VERSION
 
 
 def test_the_loop_compiles_nothing_after_the_first_steps(tmp_path, monkeypatch):

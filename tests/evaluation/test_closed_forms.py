@@ -6,6 +6,8 @@ import pytest
 
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.generation import measure_generation
+from scoreflow_jax.evaluation.likelihoods import measure_likelihood
+from scoreflow_jax.evaluation.report import summary as section
 from scoreflow_jax.evaluation.residual import measure_residual
 from scoreflow_jax.evaluation.sweep import measure_sweep
 from scoreflow_jax.evaluation.translation import measure_translation
@@ -62,3 +64,31 @@ def test_translations_go_back_by_swapped_labels(tmp_path):
     few = model.with_solver(Solver(method="heun", num_steps=4))
     methods = measure_translation(few, Data(few.experiment), tmp_path)["methods"]
     assert {name: figures["nfe"] for name, figures in methods.items()} == {"latent": 16, "difference": 16}
+
+
+def test_several_probes_and_their_error_are_told(tmp_path):
+    """dx/dt = a (x_2, x_1) has no divergence, and a probe's estimate of it is 2 a e_1 e_2: +a or -a twice, whatever x."""
+    a, count, probes = 0.5, 400, 16
+    fields = {
+        "eval__likelihood_images": count,
+        "eval__likelihood_probes": probes,
+        "eval__likelihood_probe": "rademacher",
+    }
+    model = known_model(lambda x, t, label: a * x[:, ::-1], **fields)
+    figures = measure_likelihood(model, Data(model.experiment))
+    assert figures["probes"] == probes
+    # The variance of 16 numbers is unbiased, and its scatter over 400 images small.
+    assert figures["probe_error_per_image"] == pytest.approx(2 * a / np.sqrt(probes), rel=0.05)
+    assert figures["probe_error"] == pytest.approx(figures["probe_error_per_image"] / np.sqrt(figures["of"]))
+    page = section({"likelihood": figures})
+    assert "16 rademacher probes" in page
+    assert f"± {figures['probe_error_per_image']:.4f} for one; ± {figures['probe_error']:.4f} by probes" in page
+
+
+def test_what_the_density_of_a_noisy_path_is_of_is_told(tmp_path):
+    """VP's states at 0.999, in standard deviations of the table; the linear path ends at the data."""
+    for system, told in (("vp", True), ("rectified_flow", False)):
+        model = known_model(standing, system, eval__likelihood_images=20)
+        figures = measure_likelihood(model, Data(model.experiment))
+        assert ("of_states" in figures) is told
+        assert ("noise of 0.01 standard deviations" in section({"likelihood": figures})) is told
