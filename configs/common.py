@@ -463,6 +463,7 @@ def evaluation() -> ConfigDict:
             # FID, KID, precision, recall, Inception Score, NFE
             "generation": True,
             "num_images": 50_000,
+            "labels": "reference",  # classes of what is generated: shared as in what it is compared with, or even
             "keep_images": True,  # the 8-bit images too, in eval/<step>/samples
             # encode and decode test images
             "reversibility": True,

@@ -26,6 +26,9 @@ Built = Any
 LIKELIHOODS = ("none", "ode", "density", "both")
 """Of `config.eval.likelihood`."""
 
+LABELS = ("reference", "even")
+"""Of `config.eval.labels`: the classes of generated examples as in what they are compared with, or evenly."""
+
 
 def check(experiment: Built) -> None:
     """Values that no constructor checks.
@@ -163,6 +166,7 @@ def _check_eval(experiment: Built) -> None:
     e, classes = experiment.eval, experiment.num_classes
     for name, value, names in (
         ("split", e.split, ("train", "test")),
+        ("labels", e.labels, LABELS),
         ("extractor", e.extractor, ("inception", "pixels")),
         ("resize", e.resize, tuple(models.RESIZES)),
         ("likelihood", e.likelihood, LIKELIHOODS),

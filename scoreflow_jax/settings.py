@@ -202,6 +202,7 @@ class EvalSettings:
     likelihood_probes: int = 1
 
     first_images: int = 0
+    labels: str = "reference"
 
     straightness: bool = False
     straightness_images: int = 200

@@ -140,7 +140,8 @@ def _figures(cell: Cell, seed: int, workdir: pathlib.Path) -> dict[str, Any]:
     if trained:
         drawn = draws_of(Checkpoints.read_meta(folder / "checkpoints", experiment.schedule.num_steps))
     draws = {"trained": drawn, "measured": randomness.VERSION}
-    identity = config_hash({"trained": config, "changes": cell.changes, "stage": cell.stage, "draws": draws})
+    facts = {"trained": config, "changes": cell.changes, "stage": cell.stage, "draws": draws}
+    identity = config_hash({**facts, "labels": experiment.eval.labels})  # of which older configs say nothing
     known = _known(kept, identity)
     if known is not None:
         return known

@@ -23,7 +23,7 @@ def measure_audit(model: Model, data: Data) -> dict[str, Any]:
     count = model.at_most(settings.audit_images)
     size = min(model.batch_size, count)
     noise = np.asarray(model.source_points(jax.random.key(settings.seeds[0]), count))
-    labels = np.resize(np.arange(model.num_classes), count) if model.num_classes else None
+    labels = data.labels(count)
     ours, theirs, nfe, nfe_scipy = [], [], [], []
     bar = progress("audit", count, " images")
     for first in range(0, count, size):
@@ -46,6 +46,7 @@ def measure_audit(model: Model, data: Data) -> dict[str, Any]:
     return {
         "images": count,
         "guidance": 1.0,
+        "labels": data.labels_told,
         "ours": {
             "solver": solver.method if solver.num_steps is None else f"{solver.method}, {solver.num_steps} steps",
             "nfe": float(np.mean(nfe)),

@@ -8,10 +8,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int32
 
 from scoreflow_jax.data import DataSource, Examples, Units, read_all
 from scoreflow_jax.errors import UserError
+from scoreflow_jax.evaluation.dealing import deal
 from scoreflow_jax.evaluation.extractors import Extractor, inception_extractor, pixel_extractor
 from scoreflow_jax.evaluation.features import data_features
 from scoreflow_jax.evaluation.point_plots import PointPlots
@@ -22,6 +23,7 @@ from scoreflow_jax.models.lpips import SMALLEST, lpips
 from scoreflow_jax.perceptual import lpips_weights
 
 _DRAW_SEED = 0
+_CLASSES_SHOWN = 12
 
 LabelledImages = tuple[Float[np.ndarray, "_ ..."], Int[np.ndarray, " _"]]
 
@@ -120,6 +122,35 @@ class Data:
         if self.settings.reference is not None:
             return load_npz(self.settings.reference, self.extractor)
         return self.statistics(self.settings.split)
+
+    @functools.cached_property
+    def class_shares(self) -> tuple[int, ...]:
+        """How many examples of each class what generated ones are compared with has, or 1 each; () without classes.
+
+        An npz of mean and covariance does not know its classes: those of `config.eval.split` stand for them.
+        """
+        classes = self.experiment.num_classes
+        if not classes or self.settings.labels == "even":
+            return (1,) * classes
+        labels = self.source(self.settings.split).labels()
+        return tuple(np.bincount(labels, minlength=classes).tolist())
+
+    def labels(self, count: int) -> Int32[np.ndarray, " count"] | None:
+        """Classes of generated examples 0 .. count - 1, as `config.eval.labels` says; None for an unconditional model."""
+        return deal(self.class_shares, count) if self.experiment.num_classes else None
+
+    @property
+    def labels_told(self) -> str | None:
+        """What a report says of the classes of generated examples; None for an unconditional model."""
+        if not self.experiment.num_classes:
+            return None
+        if self.settings.labels == "even":
+            return "evenly over the classes"
+        e, split = self.experiment, self.settings.split
+        name = {"train": e.data.train_split, "test": e.data.test_split}[split]
+        shown = "/".join(map(str, self.class_shares[:_CLASSES_SHOWN]))
+        more = "/..." if len(self.class_shares) > _CLASSES_SHOWN else ""
+        return f"in the shares of {e.data.name} {name}, {shown}{more}"
 
     @functools.cached_property
     def judge(self) -> Any:

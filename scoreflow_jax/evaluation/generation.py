@@ -78,6 +78,7 @@ def measure_generation(model: Model, data: Data, out: pathlib.Path) -> dict[str,
     report: dict[str, Any] = {
         "images": count,
         "guidance": model.experiment.sample.guidance,
+        "labels": data.labels_told,
         "reference": data.reference.facts,
         "kid": "unbiased, cubic kernel; mean over 100 random subsets of 1,000 images, or of small sets all images once",
         "precision_recall": f"k = {NEIGHBOURS}, on the extractor's features",
@@ -118,7 +119,7 @@ def generate(model: Model, data: Data, out: pathlib.Path, seed: int) -> Generate
     """
     settings, extractor = data.settings, data.extractor
     count, size = model.at_most(settings.num_images), settings.batch_size * max(1, CHUNK // settings.batch_size)
-    labels = _labels(model, count)
+    labels = data.labels(count)
     folder = out / "samples" / f"seed{seed}-{_identity(model, data, seed, size)}"
     stats, first_images = SolveStats(), []
     features = np.empty((count, extractor.size), np.float32)
@@ -184,6 +185,7 @@ def _identity(model: Model, data: Data, seed: int, chunk: int) -> str:
         "solver": {k: getattr(e.solver, k) for k in e.solver.__dataclass_fields__},
         "sampler": dataclasses.asdict(e.sampler) | {"denoise": e.sampler.denoises(e.path)},
         "guidance": e.sample.guidance,
+        "labels": data.class_shares,
         "draws": randomness.VERSION,
         "rounding": e.scaling.rounding,
         "batch_size": model.batch_size,
@@ -192,11 +194,6 @@ def _identity(model: Model, data: Data, seed: int, chunk: int) -> str:
         "chunk": chunk,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _labels(model: Model, count: int) -> Int[np.ndarray, " batch"] | None:
-    """Balanced over the classes."""
-    return np.resize(np.arange(model.num_classes, dtype=np.int32), count) if model.num_classes else None
 
 
 def _figures(generated: Generated, data: Data) -> dict[str, Any]:

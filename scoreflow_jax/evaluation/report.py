@@ -44,6 +44,7 @@ MATTERS = (
     "extractor.computation",
     "generation.images",
     "generation.guidance",
+    "generation.labels",
     "generation.reference.data",
     "generation.reference.split",
     "generation.reference.images",
@@ -133,7 +134,7 @@ def _generation(report: dict[str, Any]) -> str:
 
 def _notes(g: dict[str, Any], first: dict[str, Any], real: dict[str, Any]) -> str:
     """What has to be known to read the table."""
-    notes = []
+    notes = [f"classes of generated images: {g['labels']}"] if g.get("labels") else []
     if len(g["by_seed"]) > 1:
         notes.append(f"± is the standard deviation over {len(g['by_seed'])} seeds")
     elif any(isinstance(first.get(f"{field}_std"), float) for field in ("kid", "inception_score")):
@@ -350,7 +351,7 @@ def _sweep(s: dict[str, Any]) -> str:
     ]
     finest = s["finest"]
     head = ["method", "steps or tolerance", "NFE", s["measured"], "RMS difference from the finest", "s per image"]
-    end = f"\n\nThe finest is dopri5 at {finest['tolerance']:g}: {_shown(finest['distance'], '.4g')}."
+    end = f"\n\nThe finest is dopri5 at {finest['tolerance']:g}: {_shown(finest['distance'], '.4g')}{_labels(s)}."
     if finest["distance"] is not None and any("failed" not in r for r in s["rows"]):
         end += "\n\n![sweep](sweep.png)"
     return "## Distance against network calls\n\n" + _table(head, rows) + end
@@ -376,6 +377,7 @@ def _straightness(s: dict[str, Any]) -> str:
         f"S = {s['straightness']:.4f} (0: straight lines), transport cost {s['transport_cost']:.4f}, length of the path "
         f"{s['path_length']:.4f}, each a mean over dimensions of {s['images']} images"
     )
+    told += _labels(s)
     return f"## Straightness\n\n{told}\n\n{_table(head, rows)}\n\n![straightness](straightness.png)"
 
 
@@ -390,11 +392,17 @@ def _audit(a: dict[str, Any]) -> str:
     fields = (("nfe", "NFE", ".1f"), ("frechet_distance", "Frechet distance", ".4f"), ("kid", "KID", ".5f"))
     rows = [[words, *(_shown(a[who][field], style) for who in ("ours", "scipy"))] for field, words, style in fields]
     head = [f"{a['images']} images of the same noise", f"ours, {a['ours']['solver']}", f"scipy, {a['scipy']['solver']}"]
+    head[0] += _labels(a)
     end = (
         f"\n\nImages differ by {a['mean_absolute_difference']:.1e} in the mean and {a['max_absolute_difference']:.1e} at most"
         + (f"; {a['pixels_that_differ']:.2%} of their 8-bit pixels differ." if "pixels_that_differ" in a else ".")
     )
     return "## Against scipy\n\n" + _table(head, rows) + end
+
+
+def _labels(part: dict[str, Any]) -> str:
+    """How the classes of what was generated are shared; reports of before do not say."""
+    return f"; classes {part['labels']}" if part.get("labels") else ""
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -31,7 +31,7 @@ def measure_straightness(model: Model, data: Data, out: pathlib.Path) -> dict[st
     settings, path, solver = data.settings, model.experiment.path, model.experiment.solver
     count = model.at_most(settings.straightness_images)
     start = np.asarray(model.source_points(jax.random.key(settings.seeds[0]), count))
-    labels = np.resize(np.arange(model.num_classes, dtype=np.int32), count) if model.num_classes else None
+    labels = data.labels(count)
     times = np.linspace(path.t_min, path.t_max, settings.straightness_times)
     adaptive = dataclasses.replace(
         solver, num_steps=None, method="dopri5" if solver.method == "euler" else solver.method
@@ -43,6 +43,7 @@ def measure_straightness(model: Model, data: Data, out: pathlib.Path) -> dict[st
     bends = [_mean_square(chord - f) for f in slopes]
     figures_ = {
         "images": count,
+        "labels": data.labels_told,
         "times": times.tolist(),
         "straightness": _integral(bends, times),
         "along_t": bends,
@@ -73,10 +74,10 @@ def measure_student(model: Model, teacher: Model, data: Data) -> dict[str, Any]:
     settings, solver = data.settings, model.experiment.solver
     count = model.at_most(settings.straightness_images)
     start = np.asarray(model.source_points(jax.random.key(settings.seeds[0]), count))
-    labels = np.resize(np.arange(model.num_classes, dtype=np.int32), count) if model.num_classes else None
+    labels = data.labels(count)
     exact, y = teacher.solve_generate(start, labels).y, model.solve_generate(start, labels).y
     few = {"steps": solver.num_steps, **_of_samples(y, exact, labels, data)}
-    return {"images": count, "few_steps": [few]}
+    return {"images": count, "labels": data.labels_told, "few_steps": [few]}
 
 
 def _of_samples(

@@ -27,7 +27,7 @@ def measure_sweep(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]
     settings, base = data.settings, model.experiment.solver
     count = model.at_most(settings.sweep_images)
     noise = model.source_points(jax.random.key(settings.seeds[0]), count)
-    labels = np.resize(np.arange(model.num_classes), count) if model.num_classes else None
+    labels = data.labels(count)
     guidance = model.experiment.sample.guidance
     finest = dataclasses.replace(base, method="dopri5", num_steps=None, rtol=_FINEST, atol=_FINEST)
     exact = model.with_solver(finest).solve_generate(noise, labels, guidance=guidance, denoise=True).y
@@ -57,7 +57,8 @@ def measure_sweep(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]
     bar.close()
     limit = distance_of(data.extractor(data.experiment.scaling.to_pixels(exact)))
     _draw(out / "sweep.png", rows, measured, limit, model.experiment.name)
-    return {"images": count, "measured": measured, "finest": {"tolerance": _FINEST, "distance": limit}, "rows": rows}
+    told = {"images": count, "labels": data.labels_told, "measured": measured}
+    return {**told, "finest": {"tolerance": _FINEST, "distance": limit}, "rows": rows}
 
 
 def _solvers(settings: Any, base: Solver) -> list[tuple[str, dict[str, Any], Solver]]:

@@ -3,14 +3,27 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from scoreflow_jax.data import read_all
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.evaluation import generation
+from scoreflow_jax.evaluation.audit import measure_audit
 from scoreflow_jax.evaluation.data import Data
+from scoreflow_jax.evaluation.dealing import deal
 from scoreflow_jax.evaluation.generation import measure_generation
+<<<<<<< HEAD
 from scoreflow_jax.evaluation.likelihoods import measure_likelihood
 from scoreflow_jax.evaluation.report import summary as section
+=======
+from scoreflow_jax.evaluation.report import page
+>>>>>>> e561d1dadda9377e5b1352b25a9623bd32bcdb6e
 from scoreflow_jax.evaluation.residual import measure_residual
+from scoreflow_jax.evaluation.straightness import measure_straightness
 from scoreflow_jax.evaluation.sweep import measure_sweep
 from scoreflow_jax.evaluation.translation import measure_translation
+from scoreflow_jax.metrics.frechet import Gaussian, frechet_distance
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.paths import LinearPath
 from tests import oracles
@@ -66,6 +79,7 @@ def test_translations_go_back_by_swapped_labels(tmp_path):
     assert {name: figures["nfe"] for name, figures in methods.items()} == {"latent": 16, "difference": 16}
 
 
+<<<<<<< HEAD
 def test_several_probes_and_their_error_are_told(tmp_path):
     """dx/dt = a (x_2, x_1) has no divergence, and a probe's estimate of it is 2 a e_1 e_2: +a or -a twice, whatever x."""
     a, count, probes = 0.5, 400, 16
@@ -92,3 +106,114 @@ def test_what_the_density_of_a_noisy_path_is_of_is_told(tmp_path):
         figures = measure_likelihood(model, Data(model.experiment))
         assert ("of_states" in figures) is told
         assert ("noise of 0.01 standard deviations" in section({"likelihood": figures})) is told
+=======
+# The classes of what is generated
+
+
+@given(counts=st.lists(st.integers(0, 400), min_size=1, max_size=12).filter(any), num=st.integers(0, 600))
+def test_every_prefix_has_the_shares(counts, num):
+    """Within 1 - 1/(2k - 2) of i p_c (Tijdeman 1980), the least that can be promised of k classes; whole data exactly."""
+    labels = deal(counts, num)
+    shares, k = np.asarray(counts) / sum(counts), np.count_nonzero(counts)
+    dealt = np.cumsum(np.eye(len(counts))[labels], axis=0)
+    wanted = np.arange(1, num + 1)[:, None] * shares
+    assert np.abs(dealt - wanted).max(initial=0) <= (1 - 1 / (2 * k - 2) if k > 1 else 0) + 1e-9
+    np.testing.assert_array_equal(np.bincount(deal(counts, sum(counts)), minlength=len(counts)), counts)
+    np.testing.assert_array_equal(deal(counts, num // 2), labels[: num // 2])
+
+
+def test_equal_shares_go_round_the_classes():
+    np.testing.assert_array_equal(deal([7] * 5, 23), np.arange(23) % 5)
+    with pytest.raises(ValueError, match="expected one that is not 0"):
+        deal([0, 0], 3)
+
+
+UNEQUAL = {"many": 3223, "few": 372}
+CENTERS, SPREAD = np.array([[0.0, 0.0], [4.0, 1.0]]), 0.5
+
+
+@pytest.fixture(scope="module")
+def table_csv(tmp_path_factory):
+    """Two Gaussian classes, one of which has nine times the points of the other."""
+    rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("unequal") / "points.csv"
+    rows = [
+        f"{x!r},{y!r},{name}"
+        for (name, count), center in zip(UNEQUAL.items(), CENTERS[::-1], strict=True)
+        for x, y in (center + SPREAD * rng.normal(size=(count, 2))).tolist()
+    ]
+    path.write_text("\n".join(["u,v,label", *rows]) + "\n")
+    return path
+
+
+def exact_of(table_csv, **changes):
+    """The exact drift of the table's classes, each a Gaussian with the moments of its training points; and the moments."""
+    fields = {"data__source": "table", "data__path": str(table_csv), "data__label": "label", "data__num_classes": 2}
+    fields |= {"eval__split": "train", "eval__num_images": 1000, "eval__classifier": False}
+    fields |= {"solver__rtol": 1e-4, "solver__atol": 1e-4}
+    moments = []
+
+    def drift(x, t, label):
+        """m + a(t) (x - t m) with a = (t s^2 - (1 - t)) / ((1 - t)^2 + t^2 s^2), in each coordinate."""
+        mean, std = (jnp.asarray(m, jnp.float32)[label] for m in zip(*moments, strict=True))
+        t = t[:, None]
+        return mean + (t * std**2 - (1 - t)) / ((1 - t) ** 2 + (t * std) ** 2) * (x - t * mean)
+
+    model = known_model(drift, **{**fields, **changes})
+    train = read_all(model.experiment.source("train"))
+    for label in (0, 1):
+        points = train["image"][train["label"] == label]
+        moments.append((points.mean(axis=0), points.std(axis=0)))
+    return model, moments
+
+
+def mixed(moments, shares):
+    """Mean and covariance of classes in the given shares, uncorrelated within each: law of total covariance."""
+    means, stds = (np.asarray(m, np.float64) for m in zip(*moments, strict=True))
+    mean = shares @ means
+    return Gaussian(mean, np.diag(shares @ stds**2) + (means - mean).T @ np.diag(shares) @ (means - mean))
+
+
+def test_the_model_of_unequal_classes_is_at_no_distance(table_csv, tmp_path):
+    """The exact drift, so what is left is of 1,000 samples; dealt evenly it is as far as the shares alone make it."""
+    model, moments = exact_of(table_csv)
+    data = Data(model.experiment)
+    counts = np.asarray(data.class_shares)
+    assert sum(counts) == len(data.source("train"))
+    assert 0.85 < counts[1] / sum(counts) < 0.95
+    measured = measure_generation(model, data, tmp_path)
+    assert measured["by_seed"]["1"]["frechet_distance"] < 0.02
+    assert measured["labels"] == f"in the shares of gaussians train, {counts[0]}/{counts[1]}"
+    even, _ = exact_of(table_csv, eval__labels="even")
+    measured = measure_generation(even, Data(even.experiment), tmp_path)
+    assert measured["labels"] == "evenly over the classes"
+    far = frechet_distance(mixed(moments, np.array([0.5, 0.5])), mixed(moments, counts / sum(counts)))
+    assert far > 1
+    assert measured["by_seed"]["1"]["frechet_distance"] == pytest.approx(far, rel=0.05)
+
+
+def test_every_part_deals_the_classes_of_the_reference(table_csv, tmp_path, monkeypatch):
+    """Figures of a sweep, of an audit and of few steps are distances to the data too; the page says how classes were dealt."""
+    small = {"eval__sweep_images": 300, "eval__audit_images": 300, "eval__straightness_images": 300}
+    small |= {"eval__sweep_methods": ("heun",), "eval__sweep_steps": (20,), "eval__sweep_tolerances": ()}
+    small |= {"eval__straightness_steps": (20,), "eval__straightness_times": 3}
+    model, _ = exact_of(table_csv, **small)
+    data = Data(model.experiment)
+    sweep, audit = measure_sweep(model, data, tmp_path), measure_audit(model, data)
+    straight = measure_straightness(model, data, tmp_path)
+    found = [sweep["finest"]["distance"], sweep["rows"][0]["distance"]]
+    found += [audit[who]["frechet_distance"] for who in ("ours", "scipy")]
+    found += [straight["solved"]["frechet_distance"], straight["few_steps"][0]["frechet_distance"]]
+    assert max(found) < 0.1  # 1.8 where classes are dealt evenly
+    told = {"name": "x", "step": 0, "sweep": sweep, "audit": audit, "straightness": straight}
+    assert page(told).count("classes in the shares of gaussians train, ") == 3
+
+
+def test_labels_identify_stored_samples(table_csv):
+    (model, _), (even, _), (test, _) = (
+        exact_of(table_csv, **fields) for fields in ({}, {"eval__labels": "even"}, {"eval__split": "test"})
+    )
+    identities = {generation._identity(m, Data(m.experiment), 1, 16) for m in (model, even, test)}
+    assert len(identities) == 3
+    with pytest.raises(UserError, match="config.eval.labels has 'all', expected reference or even"):
+        exact_of(table_csv, eval__labels="all")
+>>>>>>> e561d1dadda9377e5b1352b25a9623bd32bcdb6e

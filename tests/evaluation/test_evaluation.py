@@ -241,7 +241,7 @@ def test_generation_resumes_and_does_not_depend_on_chunks(untrained, tmp_path, m
     assert whole.stats.images == 50
     # Samples of one key, whatever the chunk.
     noise = untrained.source_points(jax.random.key(1), 50)
-    alone = untrained.solve_generate(noise, np.arange(50) % 10).y
+    alone = untrained.solve_generate(noise, data.labels(50)).y
     assert np.abs(whole.first.astype(int) - untrained.experiment.scaling.to_pixels(alone)).max() <= 1
     # Stopped after two chunks.
     made = []
