@@ -742,4 +742,25 @@ FAULTS = (
         "c.std()",
         "evaluation/test_evaluation.py::test_over_seeds_is_mean_and_spread_of_what_all_have",
     ),
+    Fault(
+        "the low parts of the average are forgotten",
+        "training/step.py",
+        "change = b + rate * ((p - a) - b)",
+        "change = rate * ((p - a) - b)",
+        "training/test_step.py::test_a_compensated_average_follows_float64_where_float32_stands_still",
+    ),
+    Fault(
+        "the low parts of the average are not saved",
+        "training/state.py",
+        'return state.ema_params, rest if state.ema_low is None else {**rest, "ema_low": state.ema_low}',
+        "return state.ema_params, rest",
+        "commands/test_stop.py::test_low_parts_of_the_average_are_resumed_and_earlier_checkpoints_lack_them",
+    ),
+    Fault(
+        "checkpoints without the average's low parts are refused",
+        "checkpoints.py",
+        '_LATER = frozenset({"ema_low"})',
+        "_LATER = frozenset()",
+        "commands/test_stop.py::test_low_parts_of_the_average_are_resumed_and_earlier_checkpoints_lack_them",
+    ),
 )
