@@ -763,4 +763,18 @@ FAULTS = (
         "_LATER = frozenset()",
         "commands/test_stop.py::test_low_parts_of_the_average_are_resumed_and_earlier_checkpoints_lack_them",
     ),
+    Fault(
+        "a chain asks DDPM's network between its levels",
+        "sampling/stochastic.py",
+        "return jnp.round(times * last) / last",
+        "return times",
+        "sampling/test_stochastic.py::test_ddpms_network_is_asked_at_levels_of_its_chain_alone",
+    ),
+    Fault(
+        "a chain takes levels of DDPM that are not the nearest",
+        "sampling/stochastic.py",
+        "return jnp.round(times * last) / last",
+        "return jnp.floor(times * last) / last",
+        "sampling/test_stochastic.py::test_ddpms_network_is_asked_at_levels_of_its_chain_alone",
+    ),
 )
