@@ -777,4 +777,25 @@ FAULTS = (
         "return jnp.floor(times * last) / last",
         "sampling/test_stochastic.py::test_ddpms_network_is_asked_at_levels_of_its_chain_alone",
     ),
+    Fault(
+        "DDPM's slope is halved at both ends",
+        "paths/variance_preserving.py",
+        "place = jnp.asarray(t) * (self.num_scales - 1)",
+        "place = jnp.clip(jnp.asarray(t), 0.0, 1.0) * (self.num_scales - 1)",
+        "paths/test_paths.py::test_ddpm_is_smooth_between_and_at_its_levels",
+    ),
+    Fault(
+        "DDPM's log alpha has kinks at its levels",
+        "paths/variance_preserving.py",
+        "return constant + u * (linear + u * (square + u * cube))",
+        "return constant + u * (linear + square + cube)",
+        "paths/test_paths.py::test_an_exact_drift_costs_on_ddpms_path_what_it_costs_on_vps",
+    ),
+    Fault(
+        "DDPM's log alpha overshoots between far levels",
+        "paths/variance_preserving.py",
+        "np.clip(mean, smaller / 4, 3.0 * smaller)",
+        "mean",
+        "paths/test_paths.py::test_ddpm_goes_one_way_however_few_its_steps",
+    ),
 )
