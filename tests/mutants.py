@@ -798,4 +798,18 @@ FAULTS = (
         "mean",
         "paths/test_paths.py::test_ddpm_goes_one_way_however_few_its_steps",
     ),
+    Fault(
+        "slerp of opposite latents goes through 0",
+        "sampling/interpolate.py",
+        "jnp.where(straight & (cosine < 0), half_circle, w0 * z0 + w1 * z1)",
+        "w0 * z0 + w1 * z1",
+        "sampling/test_interpolate.py::test_slerp_of_opposite_latents_is_a_half_circle",
+    ),
+    Fault(
+        "slerp's angle by a cosine that float32 rounds",
+        "sampling/interpolate.py",
+        "sine = _length(n1 - cosine * n0, axes)",
+        "sine = jnp.sqrt(jnp.maximum(1.0 - cosine * cosine, 0.0))",
+        "sampling/test_interpolate.py::test_slerp_is_shoemakes_up_to_nearly_opposite_latents",
+    ),
 )
