@@ -127,7 +127,9 @@ def _checkpoints(args: argparse.Namespace) -> None:
     experiment = _experiment(model__base_channels=128, model__num_blocks=2, train__batch_size=32)
     layout = parallel.make_layout()
     state = create_state(experiment.initial_state, layout)
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.ema_params, state.opt_state)))
+    size = sum(
+        leaf.nbytes for leaf in jax.tree.leaves((state.params, state.ema_params, state.ema_low, state.opt_state))
+    )
     step = train.compiled_steps(experiment, layout, state).one
     batches = train.global_batches(experiment, (experiment.source("train"), None), layout, 0)
     alone, beside, stalls, writes = [], [], [], []

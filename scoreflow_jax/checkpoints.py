@@ -31,6 +31,9 @@ from scoreflow_jax.typing import PyTree
 _NOT_DAMAGE = (errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE, errno.ENOSPC)
 """Errors of the machine: the same checkpoint may be whole in a moment."""
 
+_LATER = frozenset({"ema_low"})
+"""Names of `train` that checkpoints of earlier versions lack."""
+
 
 class Restored(NamedTuple):
     """What a checkpoint held.
@@ -118,7 +121,8 @@ class Checkpoints:
         """Restores the newest whole checkpoint, setting damaged ones aside; None where there is none at all.
 
         Args:
-            ema, train: arrays or shapes with shardings, like which to restore.
+            ema, train: arrays or shapes with shardings, like which to restore. What checkpoints of earlier versions lack
+                (`ema_low`) is then missing in what is returned.
 
         Raises:
             UserError: there are checkpoints, but none can be restored.
@@ -280,7 +284,9 @@ def _restore(manager: ocp.CheckpointManager, step: int, ema: PyTree, train: PyTr
         _check_shapes(manager.item_metadata(step)["ema"].tree, ema, step)
         items: dict[str, Any] = {"ema": ocp.args.StandardRestore(_abstract(ema)), "meta": ocp.args.JsonRestore()}
         if train is not None:
-            items["train"] = ocp.args.StandardRestore(_abstract(train))
+            missing = _LATER - manager.item_metadata(step)["train"].tree.keys()
+            wanted = {name: tree for name, tree in train.items() if name not in missing}
+            items["train"] = ocp.args.StandardRestore(_abstract(wanted))
         found = manager.restore(step, args=ocp.args.Composite(**items))
     return Restored(step=step, ema=found["ema"], train=found.get("train"), meta=found["meta"])
 

@@ -50,6 +50,7 @@ from scoreflow_jax.training import (
     TrainLoss,
     TrainState,
     initial_state,
+    is_compensated,
     make_optimizer,
     make_train_step,
     scale_update,
@@ -170,7 +171,8 @@ class Experiment:
 
     def initial_state(self) -> TrainState:
         """The training state of step 0, not yet compiled."""
-        return initial_state(self.init, self.optimizer, self.seed)
+        compensated = is_compensated(self.train.ema_decay)
+        return initial_state(self.init, self.optimizer, self.seed, compensated=compensated)
 
     def train_loss(self) -> TrainLoss:
         """The training loss."""

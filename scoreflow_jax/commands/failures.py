@@ -17,7 +17,15 @@ from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.experiment import Experiment, build
 from scoreflow_jax.model import read_config
 from scoreflow_jax.parallel import Layout, make_layout, shard
-from scoreflow_jax.training import Record, TrainState, per_example, state_shapes, value_and_grad
+from scoreflow_jax.training import (
+    Record,
+    TrainState,
+    joined_state,
+    per_example,
+    split_state,
+    state_shapes,
+    value_and_grad,
+)
 
 BASE_SEED = 2**32
 """Added to the seed for the order of the data at t = 0, which are drawn independently."""
@@ -54,11 +62,11 @@ def dump(
     try:
         indices, examples = _examples(experiment, sources, batch)
         files.save_arrays(folder / "examples.npz", examples)
-        rest = {name: getattr(state, name) for name in ("step", "params", "opt_state", "key")}
+        ema, rest = split_state(state)
         checkpoints = Checkpoints(folder / "state", keep=1)
         try:
             meta = {"config": experiment.config, "batches": batch, "draws": randomness.VERSION}
-            checkpoints.save(step, ema=state.ema_params, train=rest, meta=meta)
+            checkpoints.save(step, ema=ema, train=rest, meta=meta)
         finally:
             checkpoints.close()
         about = {
@@ -140,14 +148,13 @@ def _restore(folder: pathlib.Path) -> tuple[Experiment, TrainState]:
     layout = _layout(experiment)
     shapes = state_shapes(experiment.initial_state, layout)
     checkpoints = Checkpoints(folder / "state", keep=1)
+    ema, rest = split_state(shapes)
     try:
-        restored = checkpoints.restore_latest(
-            ema=shapes.ema_params, train={n: getattr(shapes, n) for n in ("step", "params", "opt_state", "key")}
-        )
+        restored = checkpoints.restore_latest(ema=ema, train=rest)
     finally:
         checkpoints.close()
     assert restored is not None
-    return experiment, TrainState(ema_params=restored.ema, **restored.train)
+    return experiment, joined_state(restored.ema, restored.train, shapes)
 
 
 def _layout(experiment: Experiment) -> Layout:

@@ -12,7 +12,7 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.models import NCSNpp, import_published, num_parameters
 from scoreflow_jax.torch_files import read_torch_file
-from scoreflow_jax.training import state_of
+from scoreflow_jax.training import is_compensated, state_of
 
 
 def run_command(experiment: Experiment, workdir: pathlib.Path, source: str) -> None:
@@ -40,7 +40,14 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, source: str) -> N
         params, ema = import_published(network, experiment.spec.shape, content["model"], shadow)
     except ValueError as error:
         raise UserError(f"{source} does not fit the config: {error}") from error
-    state = state_of(params, ema, experiment.optimizer, experiment.seed, step=content["step"])
+    state = state_of(
+        params,
+        ema,
+        experiment.optimizer,
+        experiment.seed,
+        step=content["step"],
+        compensated=is_compensated(experiment.train.ema_decay),
+    )
     with workdirs.locked(workdir):
         checkpoints = Checkpoints(workdir / "checkpoints", keep=experiment.train.keep_checkpoints)
         try:

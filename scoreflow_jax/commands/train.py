@@ -40,8 +40,10 @@ from scoreflow_jax.training import (
     TrainState,
     compile_step,
     create_state,
+    joined_state,
     run,
     several,
+    split_state,
     state_shapes,
 )
 from scoreflow_jax.typing import PyTree
@@ -159,7 +161,8 @@ def _start(
     experiment: Experiment, layout: Layout, checkpoints: Checkpoints, begin: Start | None
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state to go on from and what is known of it: the newest whole checkpoint's, else those of step 0."""
-    ema, train = split_state(state_shapes(experiment.initial_state, layout))
+    shapes = state_shapes(experiment.initial_state, layout)
+    ema, train = split_state(shapes)
     restored = checkpoints.restore_latest(ema=ema, train=train)
     if restored is None:
         state = create_state(experiment.initial_state, layout)
@@ -176,19 +179,13 @@ def _start(
             "the same distributions, but other numbers than without this stop",
             flush=True,
         )
-    return TrainState(ema_params=restored.ema, **restored.train), restored.meta
+    return joined_state(restored.ema, restored.train, shapes), restored.meta
 
 
 def _devices(devices: Iterable[jax.Device]) -> str:
     """Number and kind of devices, for a person."""
     kinds, processes = [device.device_kind for device in devices], jax.process_count()
     return f"{len(kinds)} x {kinds[0]}" + (f" in {processes} processes" if processes > 1 else "")
-
-
-def split_state(state: TrainState) -> tuple[Any, dict[str, Any]]:
-    """The averaged parameters, and the rest by name: the two items of a checkpoint."""
-    rest = {name: getattr(state, name) for name in ("step", "params", "opt_state", "key")}
-    return state.ema_params, rest
 
 
 def save_state(

@@ -16,6 +16,9 @@ to t multiplies by a = alpha(t) / alpha(u) and adds variance G^2 = sigma(t)^2 - 
     ddim                 x_u = alpha(u) data + sigma(u) noise, both as predicted  (Song, Meng and Ermon 2020, arXiv:2010.02502)
     predictor_corrector  reverse_diffusion, then Langevin steps at the new time   (Song et al., algorithms 4 and 5)
 
+On DDPM's path the times are levels of its chain, at which alone its network was trained: of equal steps the nearest ones (the
+linear choice of Song, Meng and Ermon 2020, appendix D.2, from the first level to the last; theirs is rounded down).
+
 Noise of sample i at step k is drawn from fold_in(key_i, k): the same whatever the batch and the devices.
 """
 
@@ -25,10 +28,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, UInt32
+from jaxtyping import Array, Float, UInt32
 
 from scoreflow_jax.ode import Solution
-from scoreflow_jax.paths import AffinePath, Path, Prediction
+from scoreflow_jax.paths import AffinePath, DDPMPath, Path, Prediction
 from scoreflow_jax.sampling.flow import WHOLE, Span
 from scoreflow_jax.typing import State, Time, Times
 
@@ -63,7 +66,7 @@ class Sampler:
 
     Attributes:
         name: in `SAMPLERS`.
-        num_steps: equal steps in t; not for "ode".
+        num_steps: equal steps in t, but for DDPM's levels; not for "ode".
         noise: of euler_maruyama, what e(t) is multiplied by: 0 is the ODE, 1 under "path" the reverse-time SDE.
         schedule: of euler_maruyama, a name in `SCHEDULES`.
         variance: of ancestral, "posterior" (given the data: SMLD's, and DDPM's lower bound) or "forward" (G^2: DDPM's beta,
@@ -194,7 +197,7 @@ def sample_stochastically(
     start, stop = span
     if stop < start and sampler.name != "euler_maruyama":
         raise ValueError(f"{sampler.name} goes from noise to data only: take 'euler_maruyama' to go from data to noise")
-    times = jnp.linspace(start, stop, sampler.num_steps + 1)
+    times = step_times(path, span, sampler.num_steps)
     batch = lambda t: jnp.broadcast_to(t, x.shape[:1])  # noqa: E731
     told = lambda kind, x, t: predict(kind, x, batch(t), condition)  # noqa: E731
     draw = lambda k: _noise(keys, k, x.shape[1:])  # noqa: E731
@@ -212,6 +215,18 @@ def sample_stochastically(
     if sampler.denoise:
         x = _denoised(told, path, x, times[-1], stop > start)
     return Solution.by_calls(x, sampler.network_calls(path), x)
+
+
+def step_times(path: Path, span: Span, num_steps: int) -> Float[Array, " times"]:
+    """The times before, between and after so many steps: equally far apart, or the levels of DDPM's chain nearest to those.
+
+    More steps than levels between ask for some levels twice, between which nothing moves.
+    """
+    times = jnp.linspace(*span, num_steps + 1)
+    if not isinstance(path, DDPMPath):
+        return times
+    last = path.num_scales - 1
+    return jnp.round(times * last) / last
 
 
 Told = Callable[[Prediction, State, Time], State]

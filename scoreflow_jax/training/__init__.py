@@ -4,11 +4,21 @@ from scoreflow_jax.training.coupling import COUPLINGS
 from scoreflow_jax.training.loop import Hooks, Record, Schedule, Steps, run
 from scoreflow_jax.training.optimizer import make_optimizer, scale_update
 from scoreflow_jax.training.profile import PROFILE_AFTER, Profile
-from scoreflow_jax.training.state import TrainState, create_state, initial_state, state_of, state_shapes
+from scoreflow_jax.training.state import (
+    TrainState,
+    create_state,
+    initial_state,
+    is_compensated,
+    joined_state,
+    split_state,
+    state_of,
+    state_shapes,
+)
 from scoreflow_jax.training.step import (
     Compiled,
     Drawn,
     TrainLoss,
+    compensated_ema_update,
     compile_step,
     ema_update,
     jit_step,
@@ -34,17 +44,21 @@ __all__ = [
     "TrainLoss",
     "TrainState",
     "Uniform",
+    "compensated_ema_update",
     "compile_step",
     "create_state",
     "ema_update",
     "initial_state",
+    "is_compensated",
     "jit_step",
+    "joined_state",
     "make_optimizer",
     "make_train_step",
     "per_example",
     "run",
     "scale_update",
     "several",
+    "split_state",
     "state_of",
     "state_shapes",
     "value_and_grad",

@@ -140,7 +140,8 @@ def make_train_step(
     Args:
         loss: to be minimized.
         optimizer: from gradients to updates.
-        ema_decay: of the parameters' average; its warm-up is `ema_update`'s.
+        ema_decay: of the parameters' average; its warm-up is `ema_update`'s. Where the state has the average's low parts, it is
+            `compensated_ema_update`'s.
         microbatches: parts of the batch whose gradients are computed one after the other and averaged: less memory, the same
             gradient but for the dropout.
         unrolled: one after the other in the program, for CPUs; else in a loop of the device. (On CPU XLA's gradients of
@@ -158,12 +159,17 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
+        if state.ema_low is None:
+            average, low = ema_update(state.ema_params, params, state.step, ema_decay), None
+        else:
+            average, low = compensated_ema_update(state.ema_params, state.ema_low, params, state.step, ema_decay)
         new = TrainState(
             step=state.step + 1,
             params=params,
-            ema_params=ema_update(state.ema_params, params, state.step, ema_decay),
+            ema_params=average,
             opt_state=opt_state,
             key=state.key,
+            ema_low=low,
         )
         good = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values())))) & (state.step >= 0)
         held = dataclasses.replace(state, step=jnp.where(state.step < 0, state.step, ~state.step))
@@ -212,10 +218,34 @@ def ema_update(average: PyTree, params: PyTree, step: Float[Array, ""] | Array, 
 
     The warm-up is that of score_sde's and TensorFlow's ExponentialMovingAverage.
     """
-    n = step.astype(jnp.float32) + 1.0
-    # 1 - d directly: float32 rounds 1 - 0.999999 by 1.3 %.
-    rate = jnp.maximum(1.0 - decay, 9.0 / (10.0 + n))
+    rate = _ema_rate(step, decay)
     return jax.tree.map(lambda a, p: a + rate * (p - a), average, params)
+
+
+def compensated_ema_update(
+    average: PyTree, low: PyTree, params: PyTree, step: Float[Array, ""] | Array, decay: float
+) -> tuple[PyTree, PyTree]:
+    """`ema_update` of average + low, two float32 numbers for one of twice the digits; returns both.
+
+    low is what the sum leaves out when it is rounded to float32 (Kahan 1965; by Knuth's TwoSum, exact whichever is the larger).
+    Updates too small to move the average gather there until they do.
+    """
+    rate = _ema_rate(step, decay)
+
+    def sums(a: Array, b: Array, p: Array) -> tuple[Array, Array]:
+        change = b + rate * ((p - a) - b)
+        total = a + change
+        added = total - a
+        return total, (a - (total - added)) + (change - added)
+
+    both = jax.tree.map(sums, average, low, params)
+    return jax.tree.transpose(jax.tree.structure(average), None, both)
+
+
+def _ema_rate(step: Float[Array, ""] | Array, decay: float) -> Float[Array, ""]:
+    """1 - d of `ema_update`, directly: float32 rounds 1 - 0.999999 by 1.3 %."""
+    n = step.astype(jnp.float32) + 1.0
+    return jnp.maximum(1.0 - decay, 9.0 / (10.0 + n))
 
 
 def random_flip(key: PRNGKey, images: Images) -> Images:

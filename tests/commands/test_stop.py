@@ -110,6 +110,28 @@ def test_a_signal_saves_once_and_the_run_goes_on_bit_for_bit(
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+def test_low_parts_of_the_average_are_resumed_and_earlier_checkpoints_lack_them(points, tmp_path, monkeypatch, capsys):
+    """Bit for bit; a run that an earlier version began goes on with low parts of 0."""
+    options = {**OPTIONS, "train__ema_decay": 0.999999}
+    half, full = points(**{**options, "train__num_steps": 6}), points(**options)
+    for run in ("whole", "resumed", "earlier"):
+        with monkeypatch.context() as patch:
+            if run == "earlier":
+                patch.setattr("scoreflow_jax.experiment.is_compensated", lambda decay: False)
+            if run != "whole":
+                train.run_command(half, tmp_path / run)
+        train.run_command(full, tmp_path / run)
+        assert ("resuming from step 6\n" in capsys.readouterr().out) == (run != "whole")
+    whole, resumed, earlier = (state_files(tmp_path / run, 12, full) for run in ("whole", "resumed", "earlier"))
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    sums = []
+    for ema, rest, *_ in (whole, earlier):
+        assert any(np.any(leaf) for leaf in jax.tree.leaves(rest["ema_low"]))
+        sums.append(jax.tree.map(lambda a, b: np.float64(a) + np.float64(b), ema, rest["ema_low"]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *sums)
+    jax.tree.map(np.testing.assert_array_equal, earlier[1]["params"], whole[1]["params"])
+
+
 def test_pictures_do_not_delay_a_stop(points, tmp_path, monkeypatch):
     """The signal comes while they are drawn: they are left out, and the step is saved."""
     drawn = []

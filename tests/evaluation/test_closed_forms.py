@@ -13,12 +13,9 @@ from scoreflow_jax.evaluation.audit import measure_audit
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.dealing import deal
 from scoreflow_jax.evaluation.generation import measure_generation
-<<<<<<< HEAD
 from scoreflow_jax.evaluation.likelihoods import measure_likelihood
-from scoreflow_jax.evaluation.report import summary as section
-=======
 from scoreflow_jax.evaluation.report import page
->>>>>>> e561d1dadda9377e5b1352b25a9623bd32bcdb6e
+from scoreflow_jax.evaluation.report import summary as section
 from scoreflow_jax.evaluation.residual import measure_residual
 from scoreflow_jax.evaluation.straightness import measure_straightness
 from scoreflow_jax.evaluation.sweep import measure_sweep
@@ -79,7 +76,6 @@ def test_translations_go_back_by_swapped_labels(tmp_path):
     assert {name: figures["nfe"] for name, figures in methods.items()} == {"latent": 16, "difference": 16}
 
 
-<<<<<<< HEAD
 def test_several_probes_and_their_error_are_told(tmp_path):
     """dx/dt = a (x_2, x_1) has no divergence, and a probe's estimate of it is 2 a e_1 e_2: +a or -a twice, whatever x."""
     a, count, probes = 0.5, 400, 16
@@ -106,7 +102,8 @@ def test_what_the_density_of_a_noisy_path_is_of_is_told(tmp_path):
         figures = measure_likelihood(model, Data(model.experiment))
         assert ("of_states" in figures) is told
         assert ("noise of 0.01 standard deviations" in section({"likelihood": figures})) is told
-=======
+
+
 # The classes of what is generated
 
 
@@ -216,4 +213,3 @@ def test_labels_identify_stored_samples(table_csv):
     assert len(identities) == 3
     with pytest.raises(UserError, match="config.eval.labels has 'all', expected reference or even"):
         exact_of(table_csv, eval__labels="all")
->>>>>>> e561d1dadda9377e5b1352b25a9623bd32bcdb6e

@@ -41,6 +41,29 @@ def test_slerp_of_parallel_latents_is_the_straight_line():
     np.testing.assert_allclose(between, 1.0, atol=1e-6)
 
 
+@pytest.mark.parametrize("z0", [np.asarray(Z0), np.ones((1, 2), np.float32), np.array([[3.0, 0.0, 0.0]], np.float32)])
+def test_slerp_of_opposite_latents_is_a_half_circle(z0):
+    """Steps of a quarter of pi, at right angles halfway, and never through 0: every length is between those of the ends."""
+    steps = np.asarray(interpolate_latents(jnp.asarray(z0), jnp.asarray(-1.5 * z0), ALPHA, "slerp"), np.float64)
+    steps = steps.reshape(5, len(z0), -1)
+    lengths = np.linalg.norm(steps, axis=-1)
+    np.testing.assert_allclose(lengths, lengths[0] * np.linspace(1, 1.5, 5)[:, None], rtol=1e-5)
+    units = steps / lengths[..., None]
+    np.testing.assert_allclose(np.sum(units[1:] * units[:-1], -1), np.cos(np.pi / 4), atol=1e-5)
+    np.testing.assert_allclose(
+        np.sum(units * units[0], -1), np.cos(np.linspace(0, np.pi, 5))[:, None] + 0 * lengths, atol=1e-5
+    )
+    np.testing.assert_allclose(steps[-1], -1.5 * steps[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("angle", [1e-3, 1.0, np.pi - 1e-3])
+def test_slerp_is_shoemakes_up_to_nearly_opposite_latents(angle):
+    z1 = np.array([[np.cos(angle), np.sin(angle), 0.0]], np.float32)
+    steps = np.asarray(interpolate_latents(jnp.array([[1.0, 0.0, 0.0]]), jnp.asarray(z1), ALPHA, "slerp"))[:, 0]
+    turned = np.linspace(0, 1, 5) * angle
+    np.testing.assert_allclose(steps, np.stack([np.cos(turned), np.sin(turned), 0 * turned], 1), atol=2e-4)
+
+
 def test_refuses_an_unknown_rule():
     with pytest.raises(ValueError, match="square_root, slerp, linear"):
         interpolate_latents(Z0, Z1, ALPHA, "cubic")

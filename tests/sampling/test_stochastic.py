@@ -9,6 +9,7 @@ import pytest
 
 from scoreflow_jax.paths import PATHS, LinearPath, NetworkDrift
 from scoreflow_jax.sampling import SAMPLERS, Sampler, sample_keys, sample_stochastically
+from scoreflow_jax.training.times import Grid
 from tests import oracles
 
 pytestmark = pytest.mark.usefixtures("optimized")  # thousands of paths of hundreds of steps
@@ -104,6 +105,30 @@ def test_order_of_convergence_of_the_deterministic_limits():
             y = run(path, oracle, sampler, count=64, x=x, span=(start, stop)).y
             errors.append(np.abs(np.asarray(y) - exact).mean())
         np.testing.assert_allclose(np.divide(errors[:-1], errors[1:]), 2, atol=0.25)
+
+
+@pytest.mark.parametrize("name", ["ddim", "ancestral"])
+def test_ddpms_network_is_asked_at_levels_of_its_chain_alone(name):
+    """50 steps over the 1,000 levels: 51 of those that training draws, 19 or 20 apart, both ends among them."""
+    path, asked = PATHS["ddpm"](), []
+    oracle = oracles.gaussian(path, MEAN, STD)
+
+    def predict(kind, x, t, condition):
+        jax.debug.callback(lambda time: asked.append(np.float32(time)), t[0], ordered=True)
+        return predictor(path, oracle)(kind, x, t, condition)
+
+    sampler = Sampler(name=name, num_steps=50)
+    keys, span = sample_keys(jax.random.key(0), [0]), sampler.span(path)
+    go = jax.jit(lambda x: sample_stochastically(predict, path, x, None, keys, sampler, span=span))
+    jax.block_until_ready(go(jnp.ones((1, 2))))
+    jax.effects_barrier()
+    trained = np.asarray(Grid(count=1000).quantile((jnp.arange(1000) + 0.5) / 1000))
+    assert len(asked) == sampler.network_calls(path) == 51
+    assert set(asked) <= set(trained)
+    places = np.searchsorted(trained, asked)
+    assert (places[0], places[-1]) == (0, 999)
+    assert set(np.diff(places)) == {19, 20}
+    assert np.abs(places - np.linspace(0, 999, 51)).max() <= 0.5
 
 
 def test_from_data_to_noise_by_the_same_sde():
