@@ -112,9 +112,8 @@ class DDPMPath(AffinePath):
         rise = np.diff(values)
         line = np.concatenate(([2 * rise[0] - rise[:2][-1]], rise, [2 * rise[-1] - rise[-2:][0]]))  # beyond both ends
         mean, smaller = (line[:-1] + line[1:]) / 2, np.minimum(np.append(rise[0], rise), np.append(rise, rise[-1]))
-        slopes = np.clip(
-            mean, smaller / 4, 3.0 * smaller
-        )  # of chains of a few steps, at the ends too neither 0 nor less
+        # At the ends too neither 0 nor less, which chains of a few steps would have.
+        slopes = np.clip(mean, smaller / 4, 3.0 * smaller)
         start, stop = slopes[:-1], slopes[1:]
         cubics = values[:-1], start, 3 * rise - 2 * start - stop, start + stop - 2 * rise
         return np.stack(cubics, axis=-1).astype(np.float32)
@@ -142,7 +141,7 @@ class VariancePreservingPath(AffinePath):
     """The plain one of stochastic interpolants, alpha = t, sigma = sqrt(1 - t^2) (Albergo, Boffi and Vanden-Eijnden 2023).
 
     Its marginals move as straightly as those of the optimal map from N(0, I) to N(m, I): mean t m, variance 1. At t_max its noise
-    is 0.0045, 0.6 grey levels of 256. At 0.999, the default before version 2 of the draws, it was 0.0447, which cost data of
+    is 0.0045, 0.6 grey levels of 256. At 0.999, the default until 2026-11, it was 0.0447, which cost data of
     deviation 0.0151 one bit/dim; ending here costs them 0.003, for 1.4 times the calls.
     """
 
