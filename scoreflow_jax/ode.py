@@ -6,7 +6,9 @@ steps too, and takes an error norm over the whole batch. `ScipyStepControl` is t
 Dopri5, which is RK45's tableau, both make the same steps up to rounding.
 
 NFE is counted where it is spent, not estimated: every field evaluation of the step control and of the solver's stages,
-rejected steps included.
+rejected steps included. For the same steps of Dopri5 and Bosh3 that is scipy's count plus one: diffrax computes the first stage
+of the first step anew, which scipy takes from the choice of that step's size. It does so at each trial of the first step, so
+that each time it is rejected costs one more.
 """
 
 import dataclasses
@@ -285,7 +287,8 @@ class Solver:
         """Field evaluations and rejected steps.
 
         A method of s stages costs s a step. One whose last stage is the next step's first (FSAL) costs s - 1, but has no
-        such stage to reuse until a first step was accepted. The adaptive control adds two for the first step's size.
+        such stage to reuse until a first step was accepted, so that each trial of the first step costs one more than scipy's.
+        The adaptive control adds two for the first step's size.
         """
         if isinstance(method, diffrax.Euler):  # the one member that has no tableau
             stages, fsal = 1, False

@@ -973,4 +973,11 @@ FAULTS = (
         "sine = jnp.sqrt(jnp.maximum(1.0 - cosine * cosine, 0.0))",
         "sampling/test_interpolate.py::test_slerp_is_shoemakes_up_to_nearly_opposite_latents",
     ),
+    Fault(
+        "stages repeated while the first step is rejected count once",
+        "ode.py",
+        "+ fsal * tally.tried_until_first",
+        "+ fsal",
+        "test_ode.py::test_nfe_is_scipys_plus_one_for_each_trial_of_the_first_step",
+    ),
 )

@@ -128,6 +128,25 @@ def test_every_step_is_scipys_in_float64(name, theirs, ends):
     np.testing.assert_allclose(got, exact.y[:, -1], rtol=1e-9)
 
 
+@pytest.mark.parametrize(("name", "theirs", "at"), [("dopri5", "RK45", 0.2), ("bosh3", "RK23", 0.05)])
+def test_nfe_is_scipys_plus_one_for_each_trial_of_the_first_step(name, theirs, at):
+    """A field that hardly moves but at a bump next to the start, onto which the first step leaps."""
+    bump = lambda t, y: y * (0.01 + 20 * np.e ** (-(((t - at) / 0.02) ** 2)))
+    start = np.array([[0.2, 0.7]])
+    with jax.enable_x64(True):
+        solver = Solver(method=name, rtol=1e-4, atol=1e-4)
+        solution = solver.solve(lambda t, y, args: bump(t, y), jnp.asarray(start), 0.0, 1.0)
+        got = np.asarray(solution.y).ravel()
+    exact = scipy.integrate.solve_ivp(bump, (0, 1), start.ravel(), method=theirs, rtol=1e-4, atol=1e-4)
+    first = getattr(scipy.integrate, theirs)(bump, 0.0, start.ravel(), 1.0, rtol=1e-4, atol=1e-4)
+    before = first.nfev
+    first.step()
+    trials = (first.nfev - before) / first.n_stages
+    assert trials == 2
+    assert int(solution.num_evaluations) == exact.nfev + trials
+    np.testing.assert_allclose(got, exact.y[:, -1], rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_forward_then_backward_is_the_identity(name):
     solver = Solver(method=name, rtol=1e-6, atol=1e-6)
