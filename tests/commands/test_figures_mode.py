@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scoreflow_jax import figures
+from scoreflow_jax import figures, randomness
 from scoreflow_jax.commands import draw_figures, train
 from scoreflow_jax.data import Digits
 from scoreflow_jax.errors import UserError
@@ -93,7 +93,7 @@ def grid(canvas, rows):
 
 
 def key_of(number):
-    return jax.random.fold_in(jax.random.key(0), number)
+    return jax.random.fold_in(randomness.key_of(jax.random.key(0), "figure"), number)
 
 
 def test_images(label, count):
