@@ -110,9 +110,7 @@ class DDPMPath(AffinePath):
         rise = np.diff(values)
         line = np.concatenate(([2 * rise[0] - rise[:2][-1]], rise, [2 * rise[-1] - rise[-2:][0]]))  # beyond both ends
         mean, smaller = (line[:-1] + line[1:]) / 2, np.minimum(np.append(rise[0], rise), np.append(rise, rise[-1]))
-        slopes = np.clip(
-            mean, smaller / 4, 3.0 * smaller
-        )  # of chains of a few steps, at the ends too neither 0 nor less
+        slopes = np.clip(mean, smaller / 4, 3.0 * smaller)  # not 0 at the ends of chains of a few steps
         start, stop = slopes[:-1], slopes[1:]
         cubics = values[:-1], start, 3 * rise - 2 * start - stop, start + stop - 2 * rise
         return np.stack(cubics, axis=-1).astype(np.float32)
