@@ -980,4 +980,11 @@ FAULTS = (
         "+ fsal",
         "test_ode.py::test_nfe_is_scipys_plus_one_for_each_trial_of_the_first_step",
     ),
+    Fault(
+        "classes named by their numbers are told twice",
+        "data/base.py",
+        "return numbers if list(names) == numbers else [",
+        "return [",
+        "commands/test_data_modes.py::test_the_line_of_classes_says_a_name_that_is_its_number_once",
+    ),
 )

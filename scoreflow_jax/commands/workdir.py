@@ -17,7 +17,7 @@ import jax
 
 from scoreflow_jax import files, processes, randomness
 from scoreflow_jax.checkpoints import checkpoint_steps
-from scoreflow_jax.data import SKETCH, DataSource, Units, class_counts
+from scoreflow_jax.data import SKETCH, DataSource, Units, class_counts, numbered
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.experiment import (
     MODEL_FIELDS,
@@ -91,7 +91,7 @@ def describe(source: DataSource, sampling: str = "") -> str:
     if not source.spec.num_classes:
         names = f", all of one class ({source.class_names[0]})" if source.class_names else ""
         return f"{total} without classes{names}"
-    names = [f"{i} {name}" for i, name in enumerate(source.class_names)]
+    names = numbered(source.class_names)
     if counts is not None:
         names = [f"{name}: {count}" for name, count in zip(names, counts, strict=True)]
     more = f", and {len(names) - _CLASSES_SHOWN} classes more" if len(names) > _CLASSES_SHOWN else ""

@@ -125,6 +125,12 @@ def class_counts(source: DataSource) -> list[int] | None:
     return np.bincount(source.labels(), minlength=source.spec.num_classes).tolist() if source.labels_at_hand else None
 
 
+def numbered(names: Sequence[str]) -> list[str]:
+    """Each class's number and name, for a person; only once where all names are the numbers, as the digits' are."""
+    numbers = [str(i) for i in range(len(names))]
+    return numbers if list(names) == numbers else [f"{i} {name}" for i, name in enumerate(names)]
+
+
 def check_spec(source: DataSource, expected: DataSpec, name: str, *, with_classes: bool = True) -> None:
     """Refuses a data set that is not what the config says of it.
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples, NoExamples
+from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples, NoExamples, numbered
 from scoreflow_jax.errors import UserError
 
 
@@ -27,7 +27,7 @@ class Selected(DataSource):
         if not count:
             raise UserError(f"config.data.classes is {classes}, but these data have no classes: leave it empty")
         if len(set(classes)) < len(classes) or any(not 0 <= c < count for c in classes):
-            names = ", ".join(f"{i} {name}" for i, name in enumerate(source.class_names))
+            names = ", ".join(numbered(source.class_names))
             raise UserError(
                 f"config.data.classes is {classes}, expected different numbers from 0 to {count - 1}: {names}"
             )

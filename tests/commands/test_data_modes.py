@@ -47,6 +47,15 @@ def test_classes_are_found_in_the_data_and_remembered_by_the_run(tmp_path, pictu
         build(config)
 
 
+def test_the_line_of_classes_says_a_name_that_is_its_number_once():
+    source = Digits("train")
+    counts = np.bincount([source[i]["label"] for i in range(len(source))])
+    alone = ", ".join(f"{i}: {n}" for i, n in enumerate(counts))
+    assert workdirs.describe(source) == f"{counts.sum()} images of 10 classes: {alone}"
+    few = Selected(source, (3, 8))
+    assert workdirs.describe(few) == f"{counts[3] + counts[8]} images of 2 classes: 0 3: {counts[3]}, 1 8: {counts[8]}"
+
+
 def test_train_pack_resume_from_it_and_sample_with_the_data_gone(tmp_path, pictures_dir, capsys):
     """The losses after going over to the pack are those of a run that never did."""
     folder = copy_of(pictures_dir, tmp_path / "pictures")

@@ -35,7 +35,7 @@ def test_one_selected_class_is_data_without_labels():
 
 @pytest.mark.parametrize("classes", [(10,), (-1,), (3, 3)])
 def test_classes_that_cannot_be_selected(classes):
-    with pytest.raises(UserError, match=r"expected different numbers from 0 to 9: 0 0, 1 1"):
+    with pytest.raises(UserError, match=r"expected different numbers from 0 to 9: 0, 1, 2"):
         Selected(Digits("train"), classes)
 
 
