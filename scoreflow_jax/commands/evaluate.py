@@ -58,10 +58,10 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     chosen = [name for name in PARTS if getattr(experiment.eval, name) not in (False, "none")]
     if not chosen:
         raise UserError(f"every part of the evaluation is off: switch one on, config.eval.{', '.join(PARTS)}")
-    data = Data(experiment)
+    model = workdirs.open_model(experiment, workdir, batch_size=experiment.eval.batch_size)
+    data = Data(model.experiment)
     for split in ("train", "test"):
         data.source(split)
-    model = workdirs.open_model(experiment, workdir, batch_size=experiment.eval.batch_size)
     out = workdir / "eval" / str(model.step)
     report = {
         **workdirs.report_head(model, "eval", seed=None, by_sampler=True),
