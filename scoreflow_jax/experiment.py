@@ -66,6 +66,10 @@ FREE = ("data.path", "data.strict", "data.pairs")
 MODEL_FIELDS = ("data.shape", "data.num_classes", "data.dequantize", "path", "parameterization", "model")
 """Fields that sampling and evaluation must share with the run whose checkpoint they read, but for `TRAINING_ONLY`."""
 
+DATA_TRAINING_ONLY = ("data.flip", "data.sampling", "data.on_pairs")
+"""Fields of the data that do not change which examples there are, which of them are held out, or their pixels: what uses the run
+must share all others with it, but for `FREE`."""
+
 TRAINING_ONLY = ("model.dropout", "model.dtype", "model.remat_resolutions")
 """Fields of the network that change nothing but its training."""
 

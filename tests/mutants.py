@@ -826,4 +826,18 @@ FAULTS = (
         "if sorted(before) == sorted(now) or",
         "commands/test_run_data.py::test_both_orders_are_named",
     ),
+    Fault(
+        "a run's framing and held-out share are not asked for",
+        "commands/workdir.py",
+        "    _check_held_out(experiment, workdir)\n",
+        "",
+        "commands/test_run_data.py::test_every_mode_asks_for_the_runs_held_out_data",
+    ),
+    Fault(
+        "only the share is held against the run's",
+        "commands/workdir.py",
+        'theirs, ("data",), DATA_TRAINING_ONLY',
+        'theirs, ("data.test_share",), DATA_TRAINING_ONLY',
+        "commands/test_run_data.py::test_what_is_held_out_belongs_to_the_run",
+    ),
 )

@@ -20,6 +20,7 @@ from scoreflow_jax.checkpoints import checkpoint_steps
 from scoreflow_jax.data import FACTS, DataSource, TrainedOn, Units, class_counts
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.experiment import (
+    DATA_TRAINING_ONLY,
     MODEL_FIELDS,
     TRAINING_FIELDS,
     TRAINING_ONLY,
@@ -222,10 +223,11 @@ def open_model(experiment: Experiment, workdir: pathlib.Path, *, batch_size: int
     """Loads the run's averaged parameters; the model's experiment opens the data of the run, or refuses (`data.TrainedOn`).
 
     Raises:
-        UserError: no run there, one of another network, or no whole checkpoint.
+        UserError: no run there, one of another network or of other held-out data, or no whole checkpoint.
     """
     read_config(workdir)
     _check_same(experiment, workdir, MODEL_FIELDS, "give the config of that run", TRAINING_ONLY)
+    _check_held_out(experiment, workdir)
     return load_model(experiment, workdir, batch_size=batch_size)
 
 
@@ -239,6 +241,23 @@ def _check_same(
         raise UserError(
             f"{workdir} is the workdir of another config ({theirs.get('name')}): {'; '.join(changed[:3])}{more}. "
             f"Expected the same values: {advice}, or another --workdir"
+        )
+
+
+def _check_held_out(experiment: Experiment, workdir: pathlib.Path) -> None:
+    """The run has settled which examples are held out and how they become pixels: else some that it was trained on are measured.
+
+    An imported checkpoint was trained elsewhere, so any data will do.
+    """
+    if TrainedOn.read(workdir) is None:
+        return
+    theirs = to_plain(read_config(workdir))
+    changed = differences(experiment.config, theirs, ("data",), DATA_TRAINING_ONLY)
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UserError(
+            f"config.{'; config.'.join(changed[:3])}{more} of the run in {workdir}: which examples are held out and how they "
+            "become pixels belongs to the run. Leave the run's value, or train with the other one in another --workdir"
         )
 
 

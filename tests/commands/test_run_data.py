@@ -7,10 +7,12 @@ import pytest
 
 import scoreflow_jax
 from scoreflow_jax.commands import difference_flow, draw_figures, evaluate, interpolate, train, translate
+from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.data import TrainedOn
 from scoreflow_jax.errors import UserError
 from tests.commands.runs import experiment_of
 from tests.commands.test_data_modes import SMALL, copy_of
+from tests.data.folders import one_line
 from tests.data.test_pipeline import Counting
 
 CHANGES = {
@@ -113,3 +115,50 @@ def test_a_run_on_pairs_knows_the_classes_but_not_the_files(tmp_path):
     with pytest.raises(UserError, match="other data: about 0% of its files"):
         TrainedOn("runs/x", facts).check(source)
     assert TrainedOn.read(tmp_path) is None  # an imported checkpoint was trained elsewhere
+
+
+SETTLED = {
+    "framing": "fit",
+    "test_share": 0.5,
+    "train_split": "cat",
+    "test_split": "dog",
+    "classes": (1, 0),
+    "name": "others",
+    "source": "digits",
+    "base": {"source": "digits"},
+}
+"""Other values than the run's of what says which examples are held out and how they become pixels."""
+
+
+@pytest.mark.parametrize("field", SETTLED)
+def test_what_is_held_out_belongs_to_the_run(field, run, folder):
+    """With half of the files "held out" most of these would have been trained on; fitted pictures are other pixels."""
+    other = experiment_of("image_folder.py", folder, **CHANGES)
+    config = {**other.config, "data": {**other.config["data"], field: SETTLED[field]}}
+    with pytest.raises(UserError) as caught:
+        workdirs.open_model(dataclasses.replace(other, config=config), run, batch_size=8)
+    named = f"base.source is 'digits', was {None!r}" if field == "base" else f"{field} is {SETTLED[field]!r}, was "
+    one_line(caught, f"config.data.{named}", str(run), "how they become pixels belongs to the run")
+
+
+@pytest.mark.parametrize("mode", [name for name in USERS if name != "train"])
+def test_every_mode_asks_for_the_runs_held_out_data(mode, run, folder):
+    experiment = experiment_of("image_folder.py", folder, **{**CHANGES, "data__test_share": 0.5})
+    with pytest.raises(UserError, match="config.data.test_share is 0.5, was 0.3 of the run in .* belongs to the run"):
+        USERS[mode](experiment, run)
+
+
+def test_what_decides_nothing_held_out_is_free(run, folder, tmp_path):
+    """Where the data are, what is done with unreadable ones, and how they are drawn in training."""
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    free = {"data__flip": False, "data__sampling": "balanced", "data__strict": True, "data__test_share": 0.3}
+    model = workdirs.open_model(experiment_of("image_folder.py", moved, **{**CHANGES, **free}), run, batch_size=8)
+    assert len(model.experiment.source("test")) == len(scoreflow_jax.load(run).experiment.source("test"))
+
+
+def test_an_imported_checkpoint_may_be_measured_on_any_data(run, folder, tmp_path):
+    """Its workdir has a config but no data.json, since nothing was held out here."""
+    imported = shutil.copytree(run, tmp_path / "imported")
+    (imported / "data.json").unlink()
+    experiment = experiment_of("image_folder.py", folder, **{**CHANGES, "data__test_share": 0.5})
+    assert workdirs.open_model(experiment, imported, batch_size=8).step == 2
