@@ -840,4 +840,32 @@ FAULTS = (
         'theirs, ("data.test_share",), DATA_TRAINING_ONLY',
         "commands/test_run_data.py::test_what_is_held_out_belongs_to_the_run",
     ),
+    Fault(
+        "JPEG references are never warned of",
+        "evaluation/statistics.py",
+        "max(known.values()) - min(known.values()) <= _ALIKE",
+        "max(known.values()) <= 1.0",
+        "evaluation/test_evaluation.py::test_sets_of_other_kinds_of_files_are_warned_of",
+    ),
+    Fault(
+        "JPEG by endings in small letters alone",
+        "data/image_folder.py",
+        "self._names[int(i)].lower().endswith(_JPEG)",
+        "self._names[int(i)].endswith(_JPEG)",
+        "evaluation/test_evaluation.py::test_an_evaluation_knows_what_its_reference_was_kept_as",
+    ),
+    Fault(
+        "the report leaves out the warning of JPEG",
+        "evaluation/generation.py",
+        '        report["warning"] = data.jpeg_warning\n',
+        "        _ = data.jpeg_warning\n",
+        "evaluation/test_evaluation.py::test_the_warning_is_in_the_report_and_on_its_page",
+    ),
+    Fault(
+        "merged data's share of JPEG is that of the parts, not of the pictures",
+        "data/combined.py",
+        'part.facts["jpeg"] * len(part) for part in parts.values()) / int(self._ends[-1])',
+        'part.facts["jpeg"] for part in parts.values()) / len(parts)',
+        "data/test_combined.py::test_the_share_of_jpeg_of_merged_data_is_weighted",
+    ),
 )

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -85,7 +86,8 @@ def _opened(data: Data, chosen: list[str]) -> dict[str, Any]:
     facts: dict[str, Any] = {"data": data.facts}
     if FEATURES & {*chosen}:
         facts["extractor"] = data.extractor.facts
-        _ = data.reference
+        if data.jpeg_warning is not None:  # computes the reference
+            print(f"warning: {data.jpeg_warning}", file=sys.stderr)
     if "translation" in chosen:
         check_translation(data)
         _ = data.perceptual_distance
