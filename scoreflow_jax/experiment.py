@@ -17,7 +17,7 @@ import optax
 
 from scoreflow_jax import data, models, objectives, paths
 from scoreflow_jax.checks import check, check_data
-from scoreflow_jax.data import DataSource, DataSpec
+from scoreflow_jax.data import DataSource, DataSpec, TrainedOn
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.models import Network
 from scoreflow_jax.models.lpips import SMALLEST
@@ -69,6 +69,10 @@ FREE = ("data.path", "data.strict", "data.pairs")
 MODEL_FIELDS = ("data.shape", "data.num_classes", "data.dequantize", "path", "parameterization", "model")
 """Fields that sampling and evaluation must share with the run whose checkpoint they read, but for `TRAINING_ONLY`."""
 
+DATA_TRAINING_ONLY = ("data.flip", "data.sampling", "data.on_pairs")
+"""Fields of the data that do not change which examples there are, which of them are held out, or their pixels: what uses the run
+must share all others with it, but for `FREE`."""
+
 TRAINING_ONLY = ("model.dropout", "model.dtype", "model.remat_resolutions")
 """Fields of the network that change nothing but its training."""
 
@@ -89,6 +93,7 @@ class Experiment:
         path, parameterization, objective, times, network, optimizer, solver, sampler: the parts.
         schedule, data, train, sample, translate, interpolate, figures, eval, reflow, difference, study: the commands' own
             settings.
+        trained_on: the data of the run in hand, which those that are opened must be; None: there is no run.
     """
 
     name: str
@@ -116,6 +121,7 @@ class Experiment:
     reflow: ReflowSettings
     difference: DifferenceSettings
     study: StudySettings
+    trained_on: TrainedOn | None = None
 
     @property
     def num_classes(self) -> int:
@@ -131,10 +137,12 @@ class Experiment:
         """Opens the data set's split, "train" or "test".
 
         Raises:
-            UserError: it is not there, or is not what the config describes.
+            UserError: it is not there, is not what the config describes, or not what the run in hand was trained on.
         """
         source = data.open_source(split, self.data)
         data.check_spec(source, self.spec, self.data.name, with_classes=self.conditional)
+        if self.trained_on is not None:
+            self.trained_on.check(source, files=split == "train")
         return source
 
     def training_source(self) -> DataSource:
@@ -149,13 +157,15 @@ class Experiment:
         """Opens the split of the data that stand at t = 0 in place of noise: `config.data` with the fields of its `base`.
 
         Raises:
-            UserError: they are not there, or of another shape than the data at t = 1.
+            UserError: they are not there, of another shape than the data at t = 1, or not what the run in hand was trained on.
         """
         source = data.open_source(split, _base_settings(self.data))
         if (source.spec.shape, source.spec.levels) != (self.spec.shape, self.spec.levels):
             raise UserError(
                 f"config.data.base has {source.spec}, expected the shape and levels of the data at t = 1, {self.spec}"
             )
+        if self.trained_on is not None:
+            self.trained_on.check_base(source)
         return source
 
     def init(self, key: PRNGKey) -> PyTree:

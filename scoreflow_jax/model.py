@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from scoreflow_jax import sampling
 from scoreflow_jax.chain_bound import Cells, chain_bound
 from scoreflow_jax.checkpoints import restore_ema
-from scoreflow_jax.data import DataSource
+from scoreflow_jax.data import DataSource, TrainedOn
 from scoreflow_jax.density_formula import DensityFormula, Gaussian, Table, formula_log_density
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.experiment import Experiment, build, to_plain
@@ -738,7 +738,8 @@ def load_model(
     batch_size: int = 256,
     layout: Layout | None = None,
 ) -> Model:
-    """Like `load`, with the settings of an experiment, and the devices, at hand."""
+    """Like `load`, with the settings of an experiment, and the devices, at hand. Its experiment knows the run's data."""
+    experiment = dataclasses.replace(experiment, trained_on=TrainedOn.read(workdir))
     layout = layout or make_layout()
     on_all = lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=layout.replicated)  # noqa: E731
     shapes = jax.tree.map(on_all, experiment.parameter_shapes())

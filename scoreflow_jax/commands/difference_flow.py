@@ -66,7 +66,9 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
         UserError: learned scores without a run, or of a class that the config does not name; a class without examples; particles
             that are not finite.
     """
-    settings, data, flow = experiment.difference, Data(experiment), flow_of(experiment.difference)
+    settings, flow = experiment.difference, flow_of(experiment.difference)
+    learned = settings.scores == "learned"  # the others need no run, and know classes of no other data than these
+    data = Data(workdirs.of_run(experiment, workdir) if learned else experiment)
     training = _examples(data, settings.target, settings.num_data)
     start = _start(data)
     began = time.perf_counter()

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -58,10 +59,10 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     chosen = [name for name in PARTS if getattr(experiment.eval, name) not in (False, "none")]
     if not chosen:
         raise UserError(f"every part of the evaluation is off: switch one on, config.eval.{', '.join(PARTS)}")
-    data = Data(experiment)
+    model = workdirs.open_model(experiment, workdir, batch_size=experiment.eval.batch_size)
+    data = Data(model.experiment)
     for split in ("train", "test"):
         data.source(split)
-    model = workdirs.open_model(experiment, workdir, batch_size=experiment.eval.batch_size)
     out = workdir / "eval" / str(model.step)
     report = {
         **workdirs.report_head(model, "eval", seed=None, by_sampler=True),
@@ -85,7 +86,8 @@ def _opened(data: Data, chosen: list[str]) -> dict[str, Any]:
     facts: dict[str, Any] = {"data": data.facts}
     if FEATURES & {*chosen}:
         facts["extractor"] = data.extractor.facts
-        _ = data.reference
+        if data.jpeg_warning is not None:  # computes the reference
+            print(f"warning: {data.jpeg_warning}", file=sys.stderr)
     if "translation" in chosen:
         check_translation(data)
         _ = data.perceptual_distance

@@ -26,8 +26,8 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     latents = settings.between == "latents"
     classes = settings.labels or tuple(range(experiment.num_classes))
     labels = balanced_labels(settings.num_pairs, classes)
-    pairs = None if latents else _real_pairs(experiment, labels, settings.num_pairs)
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)
+    pairs = None if latents else _real_pairs(model.experiment, labels, settings.num_pairs)
     first, second = _latent_pairs(model, settings.seed, settings.num_pairs) if pairs is None else pairs
     solved, encoding = model.solve_interpolate(
         first, second, labels, num_steps=settings.num_steps, rule=settings.rule, latents=latents

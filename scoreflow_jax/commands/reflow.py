@@ -226,7 +226,7 @@ def _trained(of_parent: Experiment, parent: pathlib.Path, layout: Layout) -> PyT
 
 def _report(experiment: Experiment, workdir: pathlib.Path, stages: dict[str, pathlib.Path]) -> None:
     """Straightness and few-step samples of every stage; of a student its samples, beside the solutions of its teacher."""
-    data = Data(experiment)
+    data = Data(workdirs.of_run(experiment, workdir))
     rows: dict[str, Any] = {}
     teacher: Model | None = None
     model: Any = None

@@ -1,13 +1,14 @@
 """--mode=statistics: features, mean and covariance of the data, without a model."""
 
 import pathlib
+import sys
 
 from scoreflow_jax import files
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.generation import distances
 from scoreflow_jax.evaluation.report import distance_name
-from scoreflow_jax.evaluation.statistics import save_npz
+from scoreflow_jax.evaluation.statistics import jpeg_warning, save_npz
 from scoreflow_jax.experiment import Experiment
 
 
@@ -44,4 +45,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     for field, words in (("frechet_distance", name), ("kid", "KID"), ("precision", "precision"), ("recall", "recall")):
         value = apart[field]
         print(f"{words}, test split to train split: {value if isinstance(value, str) else format(value, '.4f')}")
+    shares = {f"the {split} split": x.facts.get("jpeg") for split, x in splits.items()}
+    if (warning := jpeg_warning(shares)) is not None:
+        print(f"warning: {warning}", file=sys.stderr)
     print(f"see {out / 'report.json'}")

@@ -27,8 +27,9 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
         return
     if not experiment.conditional:
         raise UserError("an unconditional model cannot translate: it has no classes. Use a conditional config")
-    job, names = _job(experiment, workdir)
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)
+    experiment = model.experiment
+    job, names = _job(experiment, workdir)
     times = np.linspace(0.0, 1.0, settings.num_times)
     images_and_labels = (job.images, job.source, job.target)
     solved = {m: model.solve_translate(*images_and_labels, method=m, times=times) for m in TRANSLATIONS}

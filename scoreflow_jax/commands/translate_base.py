@@ -31,7 +31,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     if not experiment.spec.levels:
         raise UserError("points have no pictures to translate: --mode=sample carries those at t = 0 to t = 1")
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.translate.batch_size)
-    names, pixels = _names_and_pixels(experiment, ways)
+    names, pixels = _names_and_pixels(model.experiment, ways)
     levels = 256 if experiment.translate.images is not None else experiment.spec.levels
     scaling = dataclasses.replace(experiment.scaling, levels=levels)
     times = np.linspace(0.0, 1.0, experiment.translate.num_times)

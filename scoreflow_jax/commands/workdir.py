@@ -9,7 +9,7 @@ import pathlib
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
@@ -17,9 +17,10 @@ import jax
 
 from scoreflow_jax import files, processes, randomness
 from scoreflow_jax.checkpoints import checkpoint_steps
-from scoreflow_jax.data import SKETCH, DataSource, Units, class_counts, numbered
+from scoreflow_jax.data import FACTS, DataSource, TrainedOn, Units, class_counts, numbered
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.experiment import (
+    DATA_TRAINING_ONLY,
     MODEL_FIELDS,
     TRAINING_FIELDS,
     TRAINING_ONLY,
@@ -34,11 +35,9 @@ from scoreflow_jax.model import Model, load_model, read_config
 from scoreflow_jax.sampling import SolveStats
 from scoreflow_jax.settings import Config
 
-_DATA = "data.json"
 _LOCK = ".lock"
 _SHARED_WITHIN = 20.0  # seconds that a network file system may take to show a file to another host
 _CLASSES_SHOWN = 12
-_SAME_SHARE = 0.3  # of a folder's files: below it, it is another folder
 _PACKAGES = ("scoreflow_jax", "jax", "jaxlib", "flax", "diffrax", "optax", "numpy", "scikit-learn")
 
 
@@ -63,10 +62,10 @@ def read_units(workdir: pathlib.Path) -> Units:
         UserError: data.json is not there, or does not say.
     """
     try:
-        return Units.of(json.loads((workdir / _DATA).read_text()))
+        return Units.of(json.loads((workdir / FACTS).read_text()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{workdir / _DATA} does not say how the run standardized its table ({first_line(error)}): restore that file, or "
+            f"{workdir / FACTS} does not say how the run standardized its table ({first_line(error)}): restore that file, or "
             "train in another workdir"
         ) from error
 
@@ -115,7 +114,7 @@ def write_data_facts(
 ) -> None:
     """Writes data.json: the classes' names, and what the run was trained on."""
     files.write_json(
-        workdir / _DATA,
+        workdir / FACTS,
         {
             "class_names": source.class_names,
             "train_images": len(source),
@@ -130,7 +129,7 @@ def write_data_facts(
 def class_names(experiment: Experiment, workdir: pathlib.Path) -> tuple[str, ...]:
     """The names of the model's classes, as the run in the workdir knows them; their numbers where it does not."""
     try:
-        names = tuple(str(name) for name in json.loads((workdir / _DATA).read_text())["class_names"])
+        names = tuple(str(name) for name in json.loads((workdir / FACTS).read_text())["class_names"])
     except (OSError, ValueError, KeyError, TypeError):
         names = ()
     return names if len(names) == experiment.num_classes else tuple(map(str, range(experiment.num_classes)))
@@ -147,49 +146,9 @@ def check_same_data(source: DataSource, base: DataSource | None, workdir: pathli
     Raises:
         UserError: with what differs.
     """
-    if not checkpoint_steps(workdir / "checkpoints"):
-        return
-    try:
-        known = json.loads((workdir / _DATA).read_text())
-    except (OSError, ValueError):
-        return
-    advice = "Give the same data, or another --workdir"
-    if tuple(known.get("class_names", ())) != source.class_names:
-        raise UserError(
-            f"{workdir} was trained on the classes {', '.join(known.get('class_names', ()))}, these data have "
-            f"{', '.join(source.class_names)}. {advice}"
-        )
-    facts = {**source.facts, **({} if base is None else {"base": base.facts})}
-    now = dict(_sketches(facts))
-    for where, sketch in _sketches(known):
-        share = _share_kept(sketch, now.get(where, ()))
-        if share < _SAME_SHARE:
-            raise UserError(
-                f"{workdir} was trained on other data{where}: about {share:.0%} of its files (by name and size) or rows are in "
-                f"these. {advice}"
-            )
-
-
-def _sketches(facts: dict[str, Any], where: str = "") -> Iterator[tuple[str, Sequence[str]]]:
-    """The sketch of data, and those of their parts and base, with words that say which."""
-    if "sketch" in facts:
-        yield where, facts["sketch"]
-    for name, part in facts.get("parts", {}).items():
-        yield from _sketches(part, f"{where} of part {name}")
-    if "base" in facts:
-        yield from _sketches(facts["base"], f"{where} at t = 0")
-
-
-def _share_kept(before: Sequence[str], now: Sequence[str]) -> float:
-    """The share of a folder's files that another folder has too, estimated from the smallest hashes of both.
-
-    Below the smaller of the two largest hashes both lists are complete, so files that were added change nothing.
-    """
-    if not before or not now:
-        return 1.0
-    both_complete = min(max(before), max(now)) if min(len(before), len(now)) >= SKETCH else max(*before, *now)
-    looked_at = [h for h in before if h <= both_complete]
-    return sum(h in set(now) for h in looked_at) / len(looked_at) if looked_at else 1.0
+    known = TrainedOn.read(workdir)
+    if known is not None and checkpoint_steps(workdir / "checkpoints"):
+        known.check(source, base)
 
 
 @contextlib.contextmanager
@@ -255,14 +214,20 @@ def _lock(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
+def of_run(experiment: Experiment, workdir: pathlib.Path) -> Experiment:
+    """The experiment that opens no other data than those of the run in the workdir."""
+    return dataclasses.replace(experiment, trained_on=TrainedOn.read(workdir))
+
+
 def open_model(experiment: Experiment, workdir: pathlib.Path, *, batch_size: int) -> Model:
-    """Loads the run's averaged parameters, after checking that the config describes the same network.
+    """Loads the run's averaged parameters; the model's experiment opens the data of the run, or refuses (`data.TrainedOn`).
 
     Raises:
-        UserError: no run there, one of another network, or no whole checkpoint.
+        UserError: no run there, one of another network or of other held-out data, or no whole checkpoint.
     """
     read_config(workdir)
     _check_same(experiment, workdir, MODEL_FIELDS, "give the config of that run", TRAINING_ONLY)
+    _check_held_out(experiment, workdir)
     return load_model(experiment, workdir, batch_size=batch_size)
 
 
@@ -276,6 +241,23 @@ def _check_same(
         raise UserError(
             f"{workdir} is the workdir of another config ({theirs.get('name')}): {'; '.join(changed[:3])}{more}. "
             f"Expected the same values: {advice}, or another --workdir"
+        )
+
+
+def _check_held_out(experiment: Experiment, workdir: pathlib.Path) -> None:
+    """The run has settled which examples are held out and how they become pixels: else some that it was trained on are measured.
+
+    An imported checkpoint was trained elsewhere, so any data will do.
+    """
+    if TrainedOn.read(workdir) is None:
+        return
+    theirs = to_plain(read_config(workdir))
+    changed = differences(experiment.config, theirs, ("data",), DATA_TRAINING_ONLY)
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UserError(
+            f"config.{'; config.'.join(changed[:3])}{more} of the run in {workdir}: which examples are held out and how they "
+            "become pixels belongs to the run. Leave the run's value, or train with the other one in another --workdir"
         )
 
 

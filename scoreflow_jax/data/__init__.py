@@ -33,6 +33,7 @@ from scoreflow_jax.data.packed import Packed, is_packed
 from scoreflow_jax.data.pairs import Pairs
 from scoreflow_jax.data.table import Table, Units
 from scoreflow_jax.data.toy import Toy
+from scoreflow_jax.data.trained_on import FACTS, TrainedOn
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.settings import DataSettings
 
@@ -144,6 +145,7 @@ def changed(data: DataSettings, fields: dict[str, Any], where: str) -> DataSetti
 
 
 __all__ = [
+    "FACTS",
     "PART_FIELDS",
     "SKETCH",
     "SOURCES",
@@ -162,6 +164,7 @@ __all__ = [
     "Table",
     "TfdsImages",
     "Toy",
+    "TrainedOn",
     "Units",
     "changed",
     "check_spec",

@@ -88,6 +88,8 @@ class Merged(DataSource):
         self.class_names = tuple(parts)
         self.spec = DataSpec(shape, len(parts), levels)
         self.facts: dict[str, Any] = {"parts": {name: part.facts for name, part in parts.items()}}
+        if all("jpeg" in part.facts for part in parts.values()):
+            self.facts["jpeg"] = sum(part.facts["jpeg"] * len(part) for part in parts.values()) / int(self._ends[-1])
 
     def __len__(self) -> int:
         """Of all together."""

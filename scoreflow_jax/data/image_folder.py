@@ -20,6 +20,8 @@ ENLARGED = 4
 """Pictures that would have to be enlarged by more than this are tiny: they are skipped, or refused under strict."""
 
 _TRAIN_FOLDERS = ("training",)
+_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
+_LOOKED_AT = 1000
 _TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
 _warned: set[tuple[str, ...]] = set()  # what was said in this process is not said again for the other split
 
@@ -66,6 +68,7 @@ class ImageFolder(DataSource):
             "filter": FILTER,
             "framing": settings.framing,
             "held_out": held_out,
+            "jpeg": self._jpeg_share(),
             "sketch": list(scan.sketch),
         }
 
@@ -81,6 +84,11 @@ class ImageFolder(DataSource):
                 f"{tiny} are too small for config.data.shape, and of the others config.data.test_share={settings.test_share:g} "
                 "holds out a part by their names' hash. Add pictures, change that share, or make folders train and test"
             )
+
+    def _jpeg_share(self) -> float:
+        """The share of JPEG files by their names' endings, of some of them: a distance to others counts the compression too."""
+        looked_at = self._chosen[np.unique(np.linspace(0, len(self._chosen) - 1, _LOOKED_AT).astype(int))]
+        return float(np.mean([self._names[int(i)].lower().endswith(_JPEG) for i in looked_at]))
 
     def __len__(self) -> int:
         """The number of pictures."""

@@ -55,6 +55,9 @@ class TfdsImages(DataSource):
         self._undecoded = builder, split
         self.labels_at_hand = False
         self.facts = {"kind": f"tensorflow-datasets {builder.info.full_name}", "split": split}
+        encoding = getattr(getattr(features["image"], "_image_encoder", None), "encoding_format", None)
+        if encoding in ("jpeg", "png"):  # None: as the files were that it was prepared from
+            self.facts["jpeg"] = float(encoding == "jpeg")
         if tuple(features["image"].shape) != settings.shape:
             self.facts.update(filter=FILTER, framing=settings.framing)
 

@@ -16,7 +16,7 @@ from scoreflow_jax.evaluation.dealing import deal
 from scoreflow_jax.evaluation.extractors import Extractor, inception_extractor, pixel_extractor
 from scoreflow_jax.evaluation.features import data_features
 from scoreflow_jax.evaluation.point_plots import PointPlots
-from scoreflow_jax.evaluation.statistics import Statistics, load_npz, statistics_of
+from scoreflow_jax.evaluation.statistics import Statistics, jpeg_warning, load_npz, statistics_of
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.files import cache_dir
 from scoreflow_jax.models.lpips import SMALLEST, lpips
@@ -113,7 +113,8 @@ class Data:
             name = {"train": e.data.train_split, "test": e.data.test_split}[split]
             folder = pathlib.Path(self.settings.cache) if self.settings.cache else cache_dir() / "features"
             found = data_features(self.source(split), self.extractor, folder, f"{e.data.name} {name}")
-            self._statistics[split] = statistics_of(found, e.data.name, name, self.extractor)
+            jpeg = self.source(split).facts.get("jpeg")
+            self._statistics[split] = statistics_of(found, e.data.name, name, self.extractor, jpeg)
         return self._statistics[split]
 
     @functools.cached_property
@@ -122,6 +123,17 @@ class Data:
         if self.settings.reference is not None:
             return load_npz(self.settings.reference, self.extractor)
         return self.statistics(self.settings.split)
+
+    @property
+    def jpeg_warning(self) -> str | None:
+        """Where the reference's pictures are JPEG, or the held-out ones alone: generated ones never are."""
+        shares = {
+            "the reference": self.reference.facts.get("jpeg"),
+            "held-out images": self.source("test").facts.get("jpeg"),
+        }
+        if shares["the reference"] is None:
+            return None
+        return jpeg_warning({"generated images": 0.0, **shares})
 
     @functools.cached_property
     def class_shares(self) -> tuple[int, ...]:

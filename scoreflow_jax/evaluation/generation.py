@@ -87,6 +87,8 @@ def measure_generation(model: Model, data: Data, out: pathlib.Path) -> dict[str,
         "by_seed": by_seed,
         "real": _real(data, min(count, held_out)),
     }
+    if data.jpeg_warning is not None:
+        report["warning"] = data.jpeg_warning
     if of_as_many:
         report["of_as_many"] = of_as_many
     if len(by_seed) > 1:

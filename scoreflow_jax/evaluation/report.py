@@ -51,6 +51,7 @@ MATTERS = (
     "generation.reference.data_sha256",
     "generation.reference.statistics_sha256",
     "generation.reference.extractor_of_file",
+    "generation.reference.jpeg",
     "generation.kid",
     "generation.precision_recall",
     "generation.inception_score",
@@ -129,7 +130,8 @@ def _generation(report: dict[str, Any]) -> str:
     head = [f"{g['images']} images", "generated", f"real, held out ({real['images']})"]
     if fewer:
         head.insert(2, f"generated, the first {real['images']}")
-    return f"## Generation\n\n{_table(head, rows)}\n\n{_notes(g, first, real)}\n\n![first samples](grid.png)"
+    warning = f"\n\n**Warning**: {g['warning']}." if "warning" in g else ""
+    return f"## Generation\n\n{_table(head, rows)}\n\n{_notes(g, first, real)}{warning}\n\n![first samples](grid.png)"
 
 
 def _notes(g: dict[str, Any], first: dict[str, Any], real: dict[str, Any]) -> str:

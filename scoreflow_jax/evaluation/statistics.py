@@ -13,6 +13,8 @@ from scoreflow_jax.evaluation.extractors import Extractor
 from scoreflow_jax.evaluation.features import DataFeatures
 from scoreflow_jax.metrics.frechet import Gaussian, gaussian_of
 
+_ALIKE = 0.1  # difference of the shares of JPEG in two sets, up to which they are compared without a word
+
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
@@ -45,19 +47,23 @@ class Statistics:
         return chosen
 
 
-def statistics_of(found: DataFeatures, data: str, split: str, extractor: Extractor) -> Statistics:
+def statistics_of(
+    found: DataFeatures, data: str, split: str, extractor: Extractor, jpeg: float | None = None
+) -> Statistics:
     """Statistics of a data set's features.
 
     Args:
         found: the features.
         data, split: their names, for reports.
         extractor: that made them.
+        jpeg: the share of pictures that were kept as JPEG; None: it is not known.
     """
     facts = {
         "data": data,
         "split": split,
         "images": len(found.features),
         "data_sha256": found.sha256,
+        **({} if jpeg is None else {"jpeg": jpeg}),
         **extractor.facts,
     }
     return Statistics(covariance_of(found.features), facts, found.features, found.labels)
@@ -121,4 +127,22 @@ def load_npz(path: str, extractor: Extractor) -> Statistics:
         if f"{name}: {value}" not in said:
             theirs = next((line for line in said if line.startswith(f"{name}: ")), f"{name}: unknown")
             raise UserError(f"{path} is of another extractor: its {theirs}, expected {value}")
-    return Statistics(gaussian, {**facts, **extractor.facts, "said_by_file": said})
+    stated = [float(line.partition(": ")[2]) for line in said if line.startswith("jpeg: ")]
+    return Statistics(
+        gaussian, {**facts, **({"jpeg": stated[0]} if stated else {}), **extractor.facts, "said_by_file": said}
+    )
+
+
+def jpeg_warning(shares: dict[str, float | None]) -> str | None:
+    """A sentence where pictures of one set are JPEG and of another not; None where all that are known are alike.
+
+    Args:
+        shares: of JPEG in each set, by its name; None: it is not known.
+    """
+    known = {name: share for name, share in shares.items() if share is not None}
+    if not known or max(known.values()) - min(known.values()) <= _ALIKE:
+        return None
+    told = ", ".join(f"{share:.0%} of {name}" for name, share in known.items())
+    return (
+        f"JPEG are {told}: compression alone makes a distance (docs/results.md), so it is not the model's error alone"
+    )

@@ -91,7 +91,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, pictures_dir):
         experiment_of("image_folder.py", path, **{**SMALL, "train__num_steps": 3}), workdir
     )
     other = copy_of(pictures_dir, tmp_path / "other", ("dog", "wild"))
-    with pytest.raises(UserError, match="trained on the classes cat, dog, these data have dog, wild"):
+    with pytest.raises(UserError, match="trained on the classes 0 cat, 1 dog, these data have 0 dog, 1 wild"):
         again(other)
     strangers = tmp_path / "strangers"
     for name in ("cat", "dog"):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from scoreflow_jax.commands.workdir import _share_kept
 from scoreflow_jax.data import Arrays, NoExamples, class_counts, open_source
 from scoreflow_jax.data.base import DataSpec, read_all
+from scoreflow_jax.data.trained_on import _share_kept
 from scoreflow_jax.errors import UserError
 from tests.data.sources import settings_of
 

@@ -54,6 +54,15 @@ def test_examples_labelled_minus_one_are_of_no_class():
     assert len(Selected(Unlabelled("test"), tuple(range(10)))) == 10
 
 
+def test_the_share_of_jpeg_of_merged_data_is_weighted():
+    parts = {name: Digits(split) for name, split in (("a", "train"), ("b", "test"))}
+    counts = [len(part) for part in parts.values()]
+    assert "jpeg" not in Merged(parts).facts
+    for part, share in zip(parts.values(), (0.5, 1.0), strict=True):
+        part.facts = {**part.facts, "jpeg": share}
+    assert Merged(parts).facts["jpeg"] == pytest.approx((0.5 * counts[0] + counts[1]) / sum(counts))
+
+
 def test_merged_sources_are_a_class_each():
     threes, eights = Selected(Digits("train"), (3,)), Selected(Digits("train"), (8,))
     both = Merged({"eight": eights, "three": threes})

@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from scoreflow_jax.data import DataSource, Digits
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation import generation, report
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.extractors import RELEASED_NAME, Extractor, inception_extractor, pixel_extractor
-from scoreflow_jax.evaluation.features import CHUNK, data_features
-from scoreflow_jax.evaluation.statistics import Statistics, load_npz, save_npz, statistics_of
+from scoreflow_jax.evaluation.features import CHUNK, DataFeatures, data_features
+from scoreflow_jax.evaluation.statistics import Statistics, jpeg_warning, load_npz, save_npz, statistics_of
 from scoreflow_jax.evaluation.truncation import ONE_STEP, SOLVED, measure_truncation
 from scoreflow_jax.evaluation.weights import DISTRIBUTION, find_inception
 from scoreflow_jax.metrics.frechet import frechet_distance, gaussian_of
@@ -403,3 +404,57 @@ def test_reports_of_other_kinds_are_refused(tmp_path):
         (tmp_path / "report.json").write_text(content)
         with pytest.raises(UserError, match="not the report of an evaluation"):
             report.read_report(str(tmp_path))
+
+
+# JPEG against what is not
+
+
+def test_sets_of_other_kinds_of_files_are_warned_of():
+    assert jpeg_warning({"a": 1.0, "b": 0.95}) is None
+    assert jpeg_warning({"a": None, "b": 1.0}) is None
+    found = jpeg_warning({"generated images": 0.0, "the reference": 0.75, "held-out images": None})
+    assert found.startswith("JPEG are 0% of generated images, 75% of the reference: compression alone makes a distance")
+
+
+def picture_folder(root, jpeg, png):
+    rng = np.random.default_rng(0)
+    root.mkdir()
+    for i in range(jpeg + png):
+        image = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+        image.save(root / (f"{i:03d}.JPG" if i < jpeg else f"{i:03d}.png"))
+    return root
+
+
+@pytest.mark.parametrize(("jpeg", "png", "share"), [(60, 0, "100%"), (30, 30, "5"), (0, 60, None)])
+def test_an_evaluation_knows_what_its_reference_was_kept_as(tmp_path, jpeg, png, share):
+    """By the files' endings; the statistics of a file that we wrote say it too."""
+    folder = picture_folder(tmp_path / "pictures", jpeg, png)
+    fields = {"data__test_share": 0.3, "data__shape": (8, 8, 3), "data__num_classes": 0, "model__conditional": False}
+    fields |= {"eval__cache": str(tmp_path / "cache"), "eval__classifier": False, "eval__translation": False}
+    data = Data(experiment_of("image_folder.py", folder, **fields))
+    assert data.statistics("train").facts["jpeg"] == pytest.approx(jpeg / 60, abs=0.2)
+    assert (jpeg in (0, 60)) == (data.statistics("train").facts["jpeg"] in (0.0, 1.0))
+    if share is None:
+        assert data.jpeg_warning is None
+    else:
+        assert f", {share}" in data.jpeg_warning
+        assert data.jpeg_warning.endswith("it is not the model's error alone")
+
+
+def test_statistics_in_a_file_say_whether_they_are_of_jpeg(tmp_path):
+    features = np.random.default_rng(0).normal(size=(100, 64)).astype(np.float32)
+    found = DataFeatures(features, np.zeros(100, np.int32), "sha")
+    save_npz(tmp_path / "a.npz", statistics_of(found, "a", "train", PIXELS, 0.25))
+    save_npz(tmp_path / "b.npz", statistics_of(found, "b", "train", PIXELS))
+    assert load_npz(str(tmp_path / "a.npz"), PIXELS).facts["jpeg"] == 0.25
+    assert "jpeg" not in load_npz(str(tmp_path / "b.npz"), PIXELS).facts
+
+
+def test_the_warning_is_in_the_report_and_on_its_page(untrained, tmp_path, monkeypatch):
+    monkeypatch.setattr(Data, "jpeg_warning", "JPEG are all but these")
+    data = Data(untrained.experiment)
+    measured = generation.measure_generation(untrained, data, tmp_path)
+    assert measured["warning"] == "JPEG are all but these"
+    told = {"name": "x", "step": 0, "extractor": data.extractor.facts, "generation": measured}
+    assert "\n\n**Warning**: JPEG are all but these.\n\n" in report.page(told)
+    assert "Classes of generated images: in the shares of digits train, 1" in report.page(told)
