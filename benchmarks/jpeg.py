@@ -3,8 +3,9 @@
     python -m benchmarks.jpeg --images FILE.npz [--count 2500] [--qualities 95 75 50]
 
 FILE holds an array of 8-bit RGB images. The first half stays as it is, the second is compressed by Pillow and decoded again: a
-distance between the halves is what a perfect model without compression would be found to have against a JPEG reference. Beside
-each stands that of the halves without compression. Prints a JSON line for each.
+distance between the halves is what a perfect model without compression would be found to have against a JPEG reference. The
+squared distance of the means, of the same pictures with and without, is the least that FID can be, and known from few. Prints a
+JSON line for each.
 """
 
 import argparse
@@ -61,9 +62,10 @@ def main() -> None:
 
 
 def _tell(quality: Any, half: int, first: np.ndarray, changed: np.ndarray, plain: np.ndarray) -> None:
-    """To the other half, and to the same pictures without compression."""
-    told = {"quality": quality, "images": half, **distances(first, changed)}
-    print(json.dumps({**told, "same_pictures": distances(plain, changed)}), flush=True)
+    """To the other half, and between the means of the same pictures, less what chance makes of that."""
+    apart = (changed - plain).astype(np.float64)
+    means = float(np.sum(apart.mean(axis=0) ** 2) - np.sum(apart.var(axis=0, ddof=1)) / len(apart))
+    print(json.dumps({"quality": quality, "images": half, **distances(first, changed), "means": means}), flush=True)
 
 
 if __name__ == "__main__":

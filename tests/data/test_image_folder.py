@@ -124,6 +124,7 @@ def test_the_facts_of_a_report_are_plain_values(tmp_path):
         "filter": "Lanczos",
         "framing": "fit",
         "held_out": "0 of the files, by their names' hash",
+        "jpeg": 0.0,
         "sketch": 0,
     }
     assert len(facts["sketch"]) == 2
