@@ -106,8 +106,8 @@ def _by_formula(model: Model, data: Data, held: HeldOut, ode: Values | None) -> 
     values = in_unit(solved.y[0] + size * beyond, data)
     sign = -1.0 if data.experiment.spec.levels else 1.0
     figures = _summary(values, data) | {
-        "tail": sign * size * beyond / _unit(data),
-        "tail_error": None if np.isnan(beyond_error) else size * beyond_error / _unit(data),
+        "beyond_the_path": sign * size * beyond / _unit(data),
+        "beyond_error": None if np.isnan(beyond_error) else size * beyond_error / _unit(data),
         "calls": formula.num_calls + formula.tail_calls,
         "pilot_calls": 2 * _PILOT_LEVELS * _PILOT_IMAGES if table is not None else 0,
         "estimation_error": _root_mean_square(solved.y[1]) / _unit(data),

@@ -235,7 +235,11 @@ def _likelihood(v: dict[str, Any]) -> str:
     if "formula" in v:
         f = v["formula"]
         gap = f"; less the ODE {_plus_minus(f['gap_to_ode'], f['gap_standard_error'])}" if "gap_to_ode" in f else ""
-        beyond = f"; {_plus_minus(f['tail'], f['tail_error'])} of it beyond the path's end" if f.get("tail") else ""
+        beyond = (
+            f"; {_plus_minus(f['beyond_the_path'], f['beyond_error'])} of it beyond the path's end"
+            if f.get("beyond_the_path")
+            else ""
+        )
         told = f"± {f['estimation_error']:.4f} for one{beyond}{gap}"
         rows.append(["density formula, a bound of the SDE", _density(f), f"{f['calls']} calls", told])
     if "chain" in v:
