@@ -255,7 +255,8 @@ def tail(
     known = np.log1p(noise / variance)
     if kind == "gaussian":
         known = known - (np.square(x - mean) / variance - 1.0) * noise / (noise + variance)
-    return float(-0.5 * (math.log(q) + np.mean(known))), float(0.5 * error / q)
+    # Never less than 0: no estimate of the noise, the reference's among them, errs less than its expectation.
+    return max(0.0, float(-0.5 * (math.log(q) + np.mean(known)))), float(0.5 * error / q)
 
 
 def excess(

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from scoreflow_jax.evaluation.audit import measure_audit
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.dealing import deal
 from scoreflow_jax.evaluation.generation import measure_generation
-from scoreflow_jax.evaluation.likelihoods import measure_likelihood
+from scoreflow_jax.evaluation.likelihoods import HeldOut, measure_likelihood
 from scoreflow_jax.evaluation.report import page
 from scoreflow_jax.evaluation.report import summary as section
 from scoreflow_jax.evaluation.residual import measure_residual
@@ -22,7 +23,7 @@ from scoreflow_jax.evaluation.sweep import measure_sweep
 from scoreflow_jax.evaluation.translation import measure_translation
 from scoreflow_jax.metrics.frechet import Gaussian, frechet_distance
 from scoreflow_jax.ode import Solver
-from scoreflow_jax.paths import LinearPath
+from scoreflow_jax.paths import LinearPath, VPPath
 from tests import oracles
 from tests.known import known_model
 
@@ -102,6 +103,27 @@ def test_what_the_density_of_a_noisy_path_is_of_is_told(tmp_path):
         figures = measure_likelihood(model, Data(model.experiment))
         assert ("of_states" in figures) is told
         assert ("noise of 0.01 standard deviations" in section({"likelihood": figures})) is told
+
+
+def test_what_lies_beyond_a_noisy_paths_end_is_in_the_formula_and_told_apart():
+    """Eight Gaussians on VP's path, exact drift: 1/2 ln(1 + w / S^2) a coordinate less the reference's, in nats of a point."""
+    fields = {"eval__likelihood": "density", "eval__likelihood_images": 400, "eval__density_levels": "logistic"}
+    path = VPPath()
+    points, labels = Data(known_model(standing, "vp", **fields).experiment).images("train")
+    means = np.stack([points[labels == c].mean(0) for c in range(8)])
+    width = float(np.sqrt(np.mean((points - means[labels]) ** 2)))
+    model = known_model(oracles.class_gaussians(path, means, np.full(8, width)), "vp", **fields)
+    data = Data(model.experiment)
+    figures = measure_likelihood(model, data)
+    noise = path.noise_left**2
+    wanted = np.log1p(noise / width**2) - np.mean(np.log1p(noise / points.var(0)))
+    found, error = (figures["formula"][name] for name in ("beyond_the_path", "beyond_error"))
+    assert found == pytest.approx(wanted, abs=4 * error)
+    assert wanted > 8 * error
+    held = HeldOut.draw(model, data, 400)
+    truth = scipy.stats.norm.logpdf(held.x, means[held.labels], width).sum(1) - data.units.log_volume
+    assert figures["formula"]["nats"] == pytest.approx(truth.mean(), abs=0.05)
+    assert "of it beyond the path's end" in section({"likelihood": figures})
 
 
 # The classes of what is generated

@@ -150,6 +150,7 @@ def test_eval_measures_by_ode_formula_and_chain(tmp_path):
     assert -1.6 < v["nats"] < -0.1
     assert abs(v["formula"]["gap_to_ode"]) < 0.4
     assert v["formula"]["nats"] == pytest.approx(v["nats"] + v["formula"]["gap_to_ode"], abs=1e-6)
+    assert 0 <= v["formula"]["beyond_the_path"] < 0.2
     assert v["chain"]["nats"] < v["formula"]["nats"] + 2 * v["chain"]["standard_error"] + 0.1
     assert v["chain"]["nats"] > v["formula"]["nats"] - 1.0
     errors = {(r["method"], r["calls"]): r["error"] for r in figures["density_cost"]["rows"]}
