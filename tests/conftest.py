@@ -1,6 +1,7 @@
 """Settings of the whole suite, and what several tests need."""
 
 import gc
+import importlib.metadata
 import os
 import pathlib
 import tempfile
@@ -10,6 +11,10 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 # Most of the suite's time is XLA's compiler, and most of its programs run once: without optimization files of such tests cost a
 # tenth to two fifths less. Processes that tests start inherit it. Modules that compute for longer ask for `optimized`.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Without MLIR's passes for every fusion, and without cutting programs into parts for threads to compile, the compiler takes two
+# thirds of the time, and about as long as before where it optimizes. JAX 0.12 does not know the first flag and would end at it.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
 
 import jax
 import numpy as np

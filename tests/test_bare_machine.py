@@ -15,6 +15,7 @@ import pytest
 
 from scoreflow_jax.command_line import load_config
 from scoreflow_jax.experiment import to_plain
+from tests.commands.runs import SHRUNK
 from tests.conftest import COMPILED, ROOT
 
 GIVEN = ("jax", "jaxlib", "flax", "optax", "diffrax", "orbax-checkpoint")
@@ -58,9 +59,8 @@ def python(tmp_path_factory):
                 (site / file).symlink_to(os.path.realpath(distribution.locate_file(file)))
     environment = {
         "PATH": os.environ["PATH"],
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": os.environ[
-            "JAX_DISABLE_MOST_OPTIMIZATIONS"
-        ],  # the same programs as elsewhere
+        # The same programs as elsewhere.
+        **{name: os.environ.get(name, "") for name in ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")},
         "HOME": str(site.parent),
         "PYTHONPATH": str(site),
         "PYTHONNOUSERSITE": "1",
@@ -86,7 +86,7 @@ def data(tmp_path_factory):
     np.savez(folder / "images.npz", **arrays)
     config = to_plain(load_config(str(ROOT / "configs" / "cifar10.py:smoke")))
     config["data"].update(source="arrays", path=str(folder / "images.npz"), shape=(8, 8, 3))
-    config["model"].update(channel_multipliers=(1,))
+    config["model"].update(SHRUNK)
     config["solver"].update(method="euler", num_steps=2)
     (folder / "config.json").write_text(json.dumps(config))
     return folder

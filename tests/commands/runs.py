@@ -6,12 +6,15 @@ from scoreflow_jax.command_line import load_config
 from scoreflow_jax.experiment import build, resolve, to_plain
 from tests.conftest import ROOT
 
+SHRUNK = {"channel_multipliers": (1,), "num_blocks": 0}
+"""One resolution, and of the blocks those in the middle and one on the way up: a third of the smoke variant to compile."""
+
 
 def experiment_of(name, path=None, **changes):
-    """The smoke variant of a config, with changes like train__num_steps=2; the most used with one resolution, half to compile."""
+    """The smoke variant of a config, with changes like train__num_steps=2; the most used with a smaller network, `SHRUNK`."""
     config = to_plain(load_config(f"{ROOT / 'configs' / name}:smoke"))
     if name in ("digits.py", "image_folder.py"):
-        config["model"]["channel_multipliers"] = (1,)
+        config["model"].update(SHRUNK)
     if path is not None:
         config["data"]["path"] = str(path)
     for field, value in changes.items():

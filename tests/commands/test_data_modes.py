@@ -17,7 +17,7 @@ from scoreflow_jax.data import Digits, Merged, Packed, Selected, open_source, re
 from scoreflow_jax.data.pictures import framed
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import build, differences, resolve, to_plain
-from tests.commands.runs import experiment_of, report
+from tests.commands.runs import SHRUNK, experiment_of, report
 from tests.conftest import ROOT, shared
 from tests.data.sources import settings_of
 
@@ -75,7 +75,7 @@ def test_train_pack_resume_from_it_and_sample_with_the_data_gone(tmp_path, pictu
     assert read("changed") == read("whole")
     shutil.rmtree(folder)
     config = load_config(str(ROOT / "configs" / "image_folder.py:smoke"))
-    config.model.channel_multipliers = (1,)
+    config.model.update(SHRUNK)
     sample.run_command(workdirs.build_for("sample", config, tmp_path / "whole"), tmp_path / "whole")
     assert np.load(tmp_path / "whole" / "sample" / "samples.npz")["labels"].tolist() == [0, 1] * 5
     assert workdirs.class_names(workdirs.build_for("sample", config, tmp_path / "whole"), tmp_path / "whole") == (

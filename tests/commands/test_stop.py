@@ -33,7 +33,7 @@ OPTIONS = {
     "train__num_steps": 12, "train__log_every": 5, "train__checkpoint_every": 6, "train__sample_every": 0,
     "train__tensorboard": False, "train__batch_size": 240,  # of 1,433 images or 1,403 points: an epoch ends in the sixth step
 }  # fmt: skip
-OF_PICTURES = {**OPTIONS, "model__channel_multipliers": (1,), "model__dropout": 0.1, "data__flip": True}
+OF_PICTURES = {**OPTIONS, "model__dropout": 0.1, "data__flip": True}
 SAME = {"model__label_dropout": 0.1}
 
 

@@ -20,7 +20,7 @@ from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.parallel import make_layout
 from scoreflow_jax.training import state_shapes
-from tests.commands.runs import experiment_of
+from tests.commands.runs import SHRUNK, experiment_of
 from tests.conftest import ROOT
 
 SMOKED = ("digits.py", "rectified_flow_256.py")
@@ -139,7 +139,7 @@ def test_a_damaged_checkpoint_is_one_line_in_a_process_of_its_own(digits_run, tm
         "main.py",
         "--config=configs/digits.py:smoke",
         "--mode=sample",
-        "--config.model.channel_multipliers=(1,)",
+        *(f"--config.model.{name}={value}" for name, value in SHRUNK.items()),
         f"--workdir={tmp_path}/run",
     ]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)

@@ -31,8 +31,7 @@ def main(folder: str, table: str, *peers: str) -> None:
         if peers:
             measure(points, parallel.make_layout(), f"{folder}/points_{jax.process_count()}x1.npz")
         else:
-            of_network = {"model__channel_multipliers": (1,), "model__attention_resolutions": (), "model__dropout": 0.1}
-            pictures = experiment_of("digits.py", **of_network, **CHANGES)
+            pictures = experiment_of("digits.py", model__dropout=0.1, **CHANGES)
             one, four = parallel.make_layout(jax.devices()[:1]), parallel.make_layout()
             for experiment, layout, name in (
                 (pictures, one, "pictures_1x1"), (pictures, four, "pictures_1x4"),
