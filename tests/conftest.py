@@ -31,7 +31,7 @@ jax.config.update("jax_legacy_prng_key", "error")
 # folder each time, so that no run profits from another.
 COMPILED = os.environ.setdefault("SCOREFLOW_JAX_TESTS_COMPILED", tempfile.mkdtemp(prefix="scoreflow_jax_tests_"))
 jax.config.update("jax_compilation_cache_dir", COMPILED)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="scoreflow_jax_tests_")  # where features are kept
 flags.FLAGS(["pytest"])  # grain's workers refuse flags that nobody parsed
 
