@@ -101,7 +101,8 @@ class DDPMPath(AffinePath):
 
     @functools.cached_property
     def _pieces(self) -> np.ndarray:
-        """Coefficients (N - 1, 4) of log alpha from each step to the next, as t goes: the sum of c_k u^k with u from 0 to 1.
+        """Where each piece begins, and coefficients of log alpha from that step to the next, as t goes (N - 1, 5): the sum of
+        c_k u^k with u from 0 to 1.
 
         Cubics through the steps' own values with the mean of the two differences as the slope at each step, no more than three
         times the smaller one, which keeps them monotone (Fritsch and Carlson 1980, section 4). Made in float64: differences of
@@ -116,15 +117,17 @@ class DDPMPath(AffinePath):
         slopes = np.clip(mean, smaller / 4, 3.0 * smaller)
         start, stop = slopes[:-1], slopes[1:]
         cubics = values[:-1], start, 3 * rise - 2 * start - stop, start + stop - 2 * rise
-        return np.stack(cubics, axis=-1).astype(np.float32)
+        return np.stack((np.arange(len(rise)), *cubics), axis=-1).astype(np.float32)
 
     def _log_alpha(self, t: Times | Time) -> Times | Time:
         # The piece is chosen first, so that the derivative is its own on the grid too. t is not clipped: jnp.clip has half the
         # derivative where its argument is a limit, so at both ends.
         place = jnp.asarray(t) * (self.num_scales - 1)
         first = jnp.clip(jnp.floor(place), 0, self.num_scales - 2).astype(jnp.int32)
-        u = place - first
-        constant, linear, square, cube = jnp.moveaxis(jnp.asarray(self._pieces)[first], -1, 0)
+        # The piece says where it begins: XLA may compute a rounded place twice, once with another last bit, and a piece's values
+        # at a distance from another's start are those of the wrong step.
+        begin, constant, linear, square, cube = jnp.moveaxis(jnp.asarray(self._pieces)[first], -1, 0)
+        u = place - begin
         return constant + u * (linear + u * (square + u * cube))
 
     def alpha(self, t: Times | Time) -> Times | Time:

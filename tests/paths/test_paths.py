@@ -145,6 +145,22 @@ def test_ddpm_has_the_published_products():
     np.testing.assert_allclose(path.alpha(t)[::50], PATHS["vp"]().alpha(t)[::50], atol=5e-3)
 
 
+def test_ddpm_steps_on_the_grid_whatever_program_asks():
+    """By the step's number inside one program: which then may round t (N - 1) in two ways, to both sides of a level."""
+    path = PATHS["ddpm"](num_scales=50, beta_first=1e-3, beta_last=0.3)
+
+    @jax.jit
+    def step(i):
+        t, u = (jnp.broadcast_to(1.0 - j / 49, (4,)) for j in (i, i - 1))
+        return path.noise_std(t), path.noise_std(u), (path.alpha(t) / path.alpha(u)) ** 2
+
+    betas = np.linspace(1e-3, 0.3, 50)
+    std = np.sqrt(1 - np.cumprod(1 - betas))
+    found = np.asarray([step(jnp.float32(i)) for i in range(1, 50)])
+    expected = np.stack([std[1:], std[:-1], 1 - betas[1:]], axis=1)
+    np.testing.assert_allclose(found, np.repeat(expected[:, :, None], 4, axis=2), rtol=1e-5)
+
+
 def test_ddpm_is_smooth_between_and_at_its_levels():
     """A product of 1 - beta_0 - j d is one of Gamma functions, which tells what is natural between whole numbers of steps."""
     first, step = 1e-4, (2e-2 - 1e-4) / 999
