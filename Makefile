@@ -1,6 +1,8 @@
-# Both commands do their own set-up on a machine with Python >= 3.11 and make:
+# These commands do their own set-up on a machine with Python >= 3.11 and make:
 #   make quickstart    train on the embedded digits, sample, translate, interpolate, evaluate: about 9 minutes on 2 cores
 #   make test          the whole suite: about 24 minutes
+# And while working:
+#   make check         lint, types and the tests of closed forms: about 3 minutes
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,7 +12,7 @@ RUN := $(BIN)/python main.py --config=configs/digits.py
 mutants: setup
 	@$(BIN)/python -m tests.plant_mutants $(WORDS)
 
-.PHONY: quickstart test mutants lint format setup clean
+.PHONY: quickstart test check mutants lint format setup clean
 
 setup: $(VENV)/.installed
 
@@ -43,6 +45,16 @@ quickstart: setup
 
 test: setup
 	@$(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+
+# What is known in closed form or from scipy, without training, commands or processes of their own.
+CLOSED_FORMS := $(addprefix tests/,paths objectives metrics data training/test_step.py training/test_times.py sampling/test_flow.py \
+  sampling/test_guidance.py sampling/test_interpolate.py sampling/test_kernel_score.py evaluation/test_closed_forms.py models/test_mlp.py \
+  models/test_convolution.py models/test_resampling.py test_chain_bound.py test_density_formula.py test_likelihood.py \
+  test_model_closed_forms.py test_parallel.py test_pixels.py test_randomness.py \
+  test_ode.py::test_every_step_is_scipys_in_float64 test_ode.py::test_error_estimates_are_scipys)
+
+check: lint
+	@$(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=worksteal $(CLOSED_FORMS)
 
 lint: setup
 	@$(BIN)/ruff check .

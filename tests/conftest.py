@@ -36,8 +36,10 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="scoreflow_jax_tests_")  
 flags.FLAGS(["pytest"])  # grain's workers refuse flags that nobody parsed
 
 LONGEST = (
-    "test_notebooks.py", "test_quality.py", "test_family_modes.py", "test_processes.py", "test_data_modes.py", "test_configs.py",
-    "test_evaluate.py", "test_train.py", "test_sample.py", "test_import_score_sde.py", "test_import.py", "test_stop.py",
+    "test_notebooks.py", "test_quality.py", "test_family_modes.py", "test_points.py", "test_processes.py", "test_configs.py",
+    "test_stochastic.py", "test_ode.py", "test_evaluation.py", "test_data_modes.py", "test_bare_machine.py", "test_train.py",
+    "test_difference_flow.py", "test_stop.py", "test_evaluate.py", "test_sample.py", "test_densities.py", "test_import.py",
+    "test_import_score_sde.py",
 )  # fmt: skip
 """Files that take more than half a minute, begun first: a process that comes to one of them last leaves the others idle."""
 
