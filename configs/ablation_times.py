@@ -4,7 +4,7 @@ Command     python main.py --config=configs/ablation_times.py --mode=study
             (stopped, it goes on; --config.study.seeds="(0, 1, 2, 3, 4)" adds seeds)
 Hardware    a laptop: 2 CPU cores, under 2 GB
 Time        an hour on one of 2 cores, other work on the other; the full form some 5 hours (not run)
-Expect      little: low discrepancy changes nothing, the others move the error along t (docs/theory.md)
+Expect      nothing shown in samples; the others than low discrepancy move the error along t (docs/theory.md)
 Variants    configs/ablation_times.py:full    2,500 steps and 1,000 images in place of 600 and 400
 
 The distribution of t and the weight multiply: both decide how much a time counts, the distribution also how noisily.

@@ -74,7 +74,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "why": {"bits_per_dim": "no density: a discrete chain"},
         },
         "interpolant, trigonometric": _interpolant("trigonometric"),
-        "interpolant, variance preserving": _interpolant("variance_preserving", t_max=0.999),
+        "interpolant, variance preserving": _interpolant("variance_preserving"),
         "interpolant, learned": _interpolant("learned", num_terms=8),
         "interpolant with latent, ODE": _interpolant("linear", latent="sine", latent_scale=0.5),
         "interpolant with latent, SDE": {
