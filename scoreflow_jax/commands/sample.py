@@ -22,7 +22,7 @@ _GRID_ROWS = 20  # of grid.png at the most; samples.npz holds all
 def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     """Writes sample/{samples.npz, grid.png, report.json}."""
     settings = experiment.sample
-    model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)
+    model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size, with_data=False)
     labels = balanced_labels(settings.num_images, settings.labels or tuple(range(experiment.num_classes)))
     key = jax.random.key(settings.seed)
     if settings.likelihood and settings.guidance != 1.0:

@@ -219,15 +219,22 @@ def of_run(experiment: Experiment, workdir: pathlib.Path) -> Experiment:
     return dataclasses.replace(experiment, trained_on=TrainedOn.read(workdir))
 
 
-def open_model(experiment: Experiment, workdir: pathlib.Path, *, batch_size: int) -> Model:
+def open_model(experiment: Experiment, workdir: pathlib.Path, *, batch_size: int, with_data: bool = True) -> Model:
     """Loads the run's averaged parameters; the model's experiment opens the data of the run, or refuses (`data.TrainedOn`).
+
+    Args:
+        experiment: of the config at hand.
+        workdir: of the run.
+        batch_size: of solves.
+        with_data: whether the mode opens the data, so that what is held out has to be as the run had it.
 
     Raises:
         UserError: no run there, one of another network or of other held-out data, or no whole checkpoint.
     """
     read_config(workdir)
     _check_same(experiment, workdir, MODEL_FIELDS, "give the config of that run", TRAINING_ONLY)
-    _check_held_out(experiment, workdir)
+    if with_data or experiment.data.base:
+        _check_held_out(experiment, workdir)
     return load_model(experiment, workdir, batch_size=batch_size)
 
 

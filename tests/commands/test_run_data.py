@@ -148,6 +148,11 @@ def test_every_mode_asks_for_the_runs_held_out_data(mode, run, folder):
         USERS[mode](experiment, run)
 
 
+def test_sampling_opens_no_data_and_asks_for_none(run, folder):
+    experiment = experiment_of("image_folder.py", folder, **{**CHANGES, "data__test_share": 0.5})
+    assert workdirs.open_model(experiment, run, batch_size=8, with_data=False).step == 2
+
+
 def test_what_decides_nothing_held_out_is_free(run, folder, tmp_path):
     """Where the data are, what is done with unreadable ones, and how they are drawn in training."""
     moved = shutil.copytree(folder, tmp_path / "moved")
