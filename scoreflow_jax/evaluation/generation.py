@@ -97,13 +97,15 @@ def measure_generation(model: Model, data: Data, out: pathlib.Path) -> dict[str,
 
 
 def _draw(path: pathlib.Path, generated: Generated, data: Data) -> None:
-    """The first images as a grid; of points, those that are at hand."""
+    """The first images as a grid, class by class; of points, those that are at hand."""
     if not data.experiment.spec.levels:
         labels = None if generated.labels is None else generated.labels[: len(generated.first)]
         data.point_plots.samples(path, generated.first, labels)
         return
+    first = data.experiment.scaling.from_eight_bits(generated.first[:_SHOWN])
+    if generated.labels is not None:
+        first = first[np.argsort(generated.labels[: len(first)], kind="stable")]
     with files.whole_file(path) as temporary:
-        first = data.experiment.scaling.from_eight_bits(generated.first[:_SHOWN])
         figures.save_grid(temporary, first, columns=_COLUMNS)
 
 

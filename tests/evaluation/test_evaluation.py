@@ -234,6 +234,20 @@ def untrained():
     return Model(experiment, experiment.init(jax.random.key(0)), 3, batch_size=8)
 
 
+def test_the_grid_shows_class_by_class(untrained, tmp_path, monkeypatch):
+    """Labels are dealt in the reference's shares, so classes come in no order; pixels here say their example's number."""
+    drawn = []
+    monkeypatch.setattr(
+        generation.figures, "save_grid", lambda path, images, columns: drawn.append((path.touch(), images)[1])
+    )
+    labels = np.array([3, 1, 0, 3, 1, 2], np.int32)
+    pixels = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.full((1, 8, 8, 1), 15, np.uint8)
+    made = generation.Generated(np.zeros((6, 64), np.float32), labels, pixels, SolveStats())
+    data = Data(untrained.experiment)
+    generation._draw(tmp_path / "grid.png", made, data)
+    np.testing.assert_array_equal(drawn[0], data.experiment.scaling.from_eight_bits(pixels)[[2, 1, 4, 5, 0, 3]])
+
+
 def test_generation_resumes_and_does_not_depend_on_chunks(untrained, tmp_path, monkeypatch):
     data = Data(untrained.experiment)
     monkeypatch.setattr(generation, "CHUNK", 16)
