@@ -76,7 +76,7 @@ class Model:
         self.step = step
         self.batch_size = batch_size
         self._bases: dict[str, DataSource] = {}
-        self._compiled: dict[Any, Callable[..., Any]] = {}  # solves, by name, times and batch size
+        self._compiled: dict[Any, Callable[..., Any]] = {}  # solves, by name, solver's kind, times and batch size
         self._drift = jax.jit(lambda params, x, t, label: experiment.drift(params)(x, t, label))
         self._noise = jax.jit(lambda key, indices: sampling.noise_for(key, indices, experiment.spec.shape))
 
@@ -291,8 +291,10 @@ class Model:
         return self._bases[split]
 
     def with_solver(self, solver: Solver) -> "Model":
-        """The same model solving its ODEs otherwise."""
-        return self.with_experiment(dataclasses.replace(self.experiment, solver=solver))
+        """The same model solving its ODEs otherwise; what is compiled serves both, but for another method."""
+        other = self.with_experiment(dataclasses.replace(self.experiment, solver=solver))
+        other._compiled = self._compiled
+        return other
 
     def with_sampler(self, sampler: Sampler) -> "Model":
         """The same model sampling otherwise.
@@ -631,23 +633,26 @@ class Model:
         extra: tuple[np.ndarray, ...] = (),
         **said: str,
     ) -> Solved:
-        """Runs a function of a drift in batches, compiled once for each name, times and batch; `extra` go before labels."""
+        """Runs a function of a drift in batches, compiled once for each name, kind of solver, times and batch; `extra` go before
+        labels."""
         images = self._images(x)
         solver, drift, path = self.experiment.solver, self.experiment.drift, self.experiment.path
         span = (path.t_min, path.t_max)
         times = None if times is None else tuple(float(t) for t in np.clip(times, *span))
 
-        def solve(params: PyTree, x: Any, *rest: Any) -> Any:
+        def solve(params: PyTree, numbers: dict[str, Any], x: Any, *rest: Any) -> Any:
             kept = None if times is None else jnp.asarray(times, jnp.float32)
-            return function(drift(params), x, *rest, solver, times=kept, span=span)
+            return function(drift(params), x, *rest, solver.with_numbers(numbers), times=kept, span=span)
 
         def compile_solve(*arrays: Any) -> Callable[..., Any]:
-            program = (name, times, len(arrays[0]), *(a is None for a in arrays))
+            program = (name, solver.kind, times, len(arrays[0]), *(a is None for a in arrays))
             if program not in self._compiled:
                 # Every process is given all of the solution: what comes of it is computed by all alike.
                 jitted = jax.jit(solve, out_shardings=self.layout.replicated)
-                self._compiled[program] = jitted.lower(self.params, *shard(arrays, self.layout)).compile()
-            return lambda *arrays: self._compiled[program](self.params, *shard(arrays, self.layout))
+                self._compiled[program] = jitted.lower(
+                    self.params, solver.numbers, *shard(arrays, self.layout)
+                ).compile()
+            return lambda *arrays: self._compiled[program](self.params, solver.numbers, *shard(arrays, self.layout))
 
         arrays = (images, *extra, *(self._labels(label, len(images)) for label in labels))
         return sampling.solve_in_batches(compile_solve, arrays, self.batch_size, multiple=self.layout.mesh.size, **said)

@@ -11,6 +11,7 @@ of the first step anew, which scipy takes from the choice of that step's size. I
 that each time it is rejected costs one more.
 """
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from scoreflow_jax.typing import PyTree, Time
@@ -209,6 +211,24 @@ class Solver:
             )
         if not (self.rtol > 0 and self.atol > 0):
             raise ValueError(f"rtol and atol are {self.rtol} and {self.atol}, expected positive numbers, such as 1e-5")
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What a compiled program takes as arguments: one program then solves at every tolerance, or in any number of steps."""
+        steps = None if self.num_steps is None else np.int32(self.num_steps)
+        return {"rtol": np.float32(self.rtol), "atol": np.float32(self.atol), "num_steps": steps}
+
+    @property
+    def kind(self) -> "Solver":
+        """The rest, equal for solvers that share a program."""
+        return dataclasses.replace(self, rtol=1.0, atol=1.0, num_steps=None if self.num_steps is None else 1)
+
+    def with_numbers(self, numbers: dict[str, Any]) -> "Solver":
+        """This solver with the `numbers` of another that was checked: they may be arguments of a program being compiled."""
+        other = copy.copy(self)
+        for name, number in numbers.items():
+            object.__setattr__(other, name, number)
+        return other
 
     def solve(
         self,

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import scoreflow_jax
+from scoreflow_jax import sampling
 from scoreflow_jax.command_line import load_config
 from scoreflow_jax.experiment import build, to_plain
+from scoreflow_jax.ode import Solver
 from tests.conftest import ROOT
 
 
@@ -55,6 +57,27 @@ def test_interpolation_begins_and_ends_at_the_images(model):
     assert between.shape == (2, 3, 8, 8, 1)
     np.testing.assert_allclose(between[:, 0], images[:2], atol=2e-3)
     np.testing.assert_allclose(between[:, -1], images[2:], atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "change", [{"rtol": 1e-2, "atol": 1e-2}, {"rtol": 1e-6, "atol": 1e-6}, {"num_steps": 3}, {"num_steps": 7}]
+)
+def test_one_program_serves_all_tolerances_and_numbers_of_steps(model, change):
+    """What it computes is what the solver itself does, given its numbers when it is compiled."""
+    before = model.with_solver(Solver(method="bosh3", num_steps=5 if "num_steps" in change else None))
+    noise = before.source_points(jax.random.key(4), 2)
+    cost = before.solve_generate(noise, LABELS[:2]).stats.evaluations
+    programs = len(model._compiled)
+    solver = Solver(method="bosh3", **change)
+    solved = before.with_solver(solver).solve_generate(noise, LABELS[:2])
+    assert len(model._compiled) == programs
+    drift, labels = model.experiment.drift(model.params), jnp.asarray(LABELS[:2])
+    alone = jax.jit(lambda x: sampling.generate(drift, x, labels, solver))(noise)
+    assert (
+        abs(solved.stats.evaluations[0] - int(alone.num_evaluations)) <= ("rtol" in change) * 3
+    )  # a step, for rounding
+    np.testing.assert_allclose(solved.y, alone.y, atol=1e-4)
+    assert solved.stats.evaluations != cost
 
 
 def test_drift_takes_one_time_or_many_and_numpy(model):
