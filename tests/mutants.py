@@ -253,6 +253,20 @@ FAULTS = (
         "sampling/test_guidance.py::test_guidance_moves_every_sample_by_its_own_weight",
     ),
     Fault(
+        "a program keeps the tolerances that it was compiled with",
+        "model.py",
+        "solver.with_numbers(numbers)",
+        "solver",
+        "test_model.py::test_one_program_serves_all_tolerances_and_numbers_of_steps",
+    ),
+    Fault(
+        "one program for every method",
+        "model.py",
+        "program = (name, solver.kind, times,",
+        "program = (name, times,",
+        "test_model.py::test_another_method_is_another_program",
+    ),
+    Fault(
         "`Model` ignores the weight of guidance by the ODE",
         "model.py",
         "guidance=weights, denoise=denoise, **more",

@@ -80,6 +80,14 @@ def test_one_program_serves_all_tolerances_and_numbers_of_steps(model, change):
     assert solved.stats.evaluations != cost
 
 
+def test_another_method_is_another_program(model):
+    noise, cost = model.source_points(jax.random.key(4), 2), {}
+    for method in ("euler", "midpoint"):
+        at = model.with_solver(Solver(method=method, num_steps=5))
+        cost[method] = at.solve_generate(noise, LABELS[:2]).stats.evaluations
+    assert cost == {"euler": [5], "midpoint": [10]}
+
+
 def test_drift_takes_one_time_or_many_and_numpy(model):
     x = np.zeros((2, 8, 8, 1))
     one, many = model.drift(x, 0.3, 7), model.drift(x, np.array([0.3, 0.3]), np.array([7, 7]))
