@@ -4,7 +4,8 @@ Command     python main.py --config=configs/comparison.py --mode=study
             (stopped, it goes on; --config.study.seeds="(0,)" begins with one seed)
 Hardware    a laptop: 2 CPU cores, under 3 GB
 Time        about an hour a seed on one core (two seeds side by side by --config.study.seeds); the full form not timed
-Expect      docs/theory.md has the table: ScoreFlow and rectified flow close together, networks that predict noise behind
+Expect      docs/theory.md has the table: ScoreFlow and rectified flow within a twentieth of each other, networks that predict
+                noise behind
 Variants    configs/comparison.py:full      2,500 steps in place of 1,000, and twice the images
             configs/comparison.py:decide    four rows, eight seeds, 600 steps, solved at 1e-3: the three comparisons of
                                             `DECIDES`, by which alone docs/theory.md calls something different
