@@ -171,6 +171,7 @@ def ddpmpp() -> ConfigDict:
             "sigma_max": 50.0,
             "num_scales": 1000,
             "centered": True,  # False: the network maps [0, 1] to [-1, 1] itself, as score_sde's VE networks
+            "patch": 1,  # 2, 4: patches of so many pixels each way folded into channels; heights above are then the folded ones
             "remat_resolutions": (),  # heights at which to recompute activations in the backward pass, to save memory
             "dtype": "float32",  # of training's computation; bfloat16 on accelerators
         }

@@ -23,6 +23,7 @@ from absl import app, flags
 from scoreflow_jax import __version__, config_files
 from scoreflow_jax.commands import ALONE, FLAGS, MODES, WITHOUT_DEVICES, WITHOUT_EXPERIMENT
 from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax.processor import prepare_bfloat16
 from scoreflow_jax.progress import peak_memory
 from scoreflow_jax.settings import PROCESS_FLAGS, Config
 
@@ -236,7 +237,7 @@ def _apply(argv: list[str], file: str) -> Any:
 def _run(mode: str, config: Config, workdir: pathlib.Path, more: dict[str, str], peers: dict[str, str]) -> int:
     """Imports the mode's module, runs it and says how long it took; returns the exit code."""
     start = time.perf_counter()
-    set_up_process()
+    set_up_process(in_bfloat16=mode == "train" and config["model"].get("dtype") == "bfloat16")
     from jax.distributed import is_initialized
     from jax.errors import JaxRuntimeError
 
@@ -305,11 +306,16 @@ def _of_the_machine(error: Exception) -> int:
     raise error
 
 
-def set_up_process() -> None:
+def set_up_process(*, in_bfloat16: bool = False) -> None:
     """Quiets libraries' chatter and turns on JAX's compilation cache: the second start of a command compiles nothing.
 
     The cache lies in $JAX_COMPILATION_CACHE_DIR, else in $XDG_CACHE_HOME/scoreflow_jax, else in ~/.cache/scoreflow_jax.
+
+    Args:
+        in_bfloat16: whether it is to train in bfloat16, for which XLA has to be told on some processors before JAX starts.
     """
+    if in_bfloat16 and (told := prepare_bfloat16(os.environ)):
+        print(told, flush=True)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow only writes summaries here; on, it logs two lines
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

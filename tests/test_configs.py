@@ -34,6 +34,7 @@ PARAMETERS = {
     "celeba_metfaces.py": None,
     "cifar10.py": None,
     "cifar10_deep.py": None,
+    "cifar10_small.py": None,
     "cifar10_unconditional.py": 61_804_419,
     "comparison.py": None,
     "ddpm.py": 61_804_419,

@@ -62,6 +62,9 @@ class NCSNpp(Network):
             time_scale * t of the `num_scales` levels between sigma_max and sigma_min, geometrically spaced.
         centered: False where the input is in [0, 1] and the network shall map it to [-1, 1] (score_sde's VE networks).
         remat_resolutions: heights at which blocks are computed again in the backward pass instead of being stored.
+        patch: side of the square patches of pixels that are folded into channels on entry and unfolded on leaving, 1, 2 or 4: at
+            2 a quarter of the positions, and so about a quarter of the computation. Heights above are then those of the folded
+            images.
     """
 
     base_channels: int = 128
@@ -84,6 +87,7 @@ class NCSNpp(Network):
     num_scales: int = 1000
     centered: bool = True
     remat_resolutions: tuple[int, ...] = ()
+    patch: int = 1
 
     @nn.compact
     def __call__(self, x: Images, t: Times, condition: Condition | None, train: bool = False) -> Outputs:
@@ -97,10 +101,12 @@ class NCSNpp(Network):
         self.check_condition(condition)
         level = self.time_scale * t
         context = self._context(t, level, condition, train)
-        image = (x if self.centered else 2 * x - 1).astype(self.dtype)
+        image = fold(x if self.centered else 2 * x - 1, self.patch).astype(self.dtype)
         stack = self._down(image, context, train)
         h = self._middle(stack[-1], context, train)
-        out = self._up(h, stack, self.outputs * x.shape[-1], context, train).astype(jnp.float32)
+        out = self._up(h, stack, self.outputs * image.shape[-1], context, train).astype(jnp.float32)
+        # Each output by itself, so that they stand side by side in the channels whatever the patch.
+        out = jnp.concatenate([unfold(part, self.patch) for part in jnp.split(out, self.outputs, axis=-1)], axis=-1)
         return out / self._sigma(level)[:, None, None, None] if self.scale_by_sigma else out
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
@@ -117,12 +123,16 @@ class NCSNpp(Network):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
         if self.fir_kernel and (len(self.fir_kernel) < 2 or not sum(self.fir_kernel) > 0):
             raise ValueError(f"fir_kernel is {self.fir_kernel}, expected at least 2 taps of positive sum, or ()")
+        if self.patch not in PATCHES:
+            raise ValueError(f"patch is {self.patch}, expected one of {', '.join(map(str, PATCHES))}")
         halvings = len(self.channel_multipliers) - 1
         height, width = shape[:2]
-        if height % 2**halvings or width % 2**halvings:
+        least = self.patch * 2**halvings
+        if height % least or width % least:
+            folded = f"folded by patches of {self.patch}x{self.patch} and " if self.patch > 1 else ""
             raise ValueError(
-                f"images of {height}x{width} cannot be halved {halvings} times, as channel_multipliers "
-                f"{self.channel_multipliers} ask: use sides that are multiples of {2**halvings}, or fewer multipliers"
+                f"images of {height}x{width} cannot be {folded}halved {halvings} times, as channel_multipliers "
+                f"{self.channel_multipliers} ask: use sides that are multiples of {least}, or fewer multipliers"
             )
 
     def sigmas(self) -> np.ndarray:
@@ -245,6 +255,24 @@ class NCSNpp(Network):
     def _norm_conv(self, h: Activations, channels: int, name: str, *, scale: float) -> Activations:
         h = nn.swish(GroupNorm(dtype=self.dtype, name=f"{name}_norm")(h))
         return conv3x3(channels, name=f"{name}_conv", scale=scale, dtype=self.dtype)(h)
+
+
+PATCHES = (1, 2, 4)
+"""Sides of patches."""
+
+
+def fold(x: Images, patch: int) -> Activations:
+    """Patches of pixels into channels: (b, h, w, c) to (b, h / patch, w / patch, patch^2 c). Nothing is computed."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // patch, patch, width // patch, patch, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // patch, width // patch, patch * patch * channels)
+
+
+def unfold(x: Activations, patch: int) -> Images:
+    """The inverse of `fold`."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width, patch, patch, channels // patch**2).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, height * patch, width * patch, channels // patch**2)
 
 
 FOURIER = "fourier_frequencies"

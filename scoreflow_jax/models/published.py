@@ -45,9 +45,16 @@ def published_entries(network: NCSNpp, shape: tuple[int, ...]) -> list[Published
     """Every tensor that a published checkpoint of this network has, in its order, but for the noise levels.
 
     Args:
-        network: an unconditional one: the published ones know no classes.
+        network: an unconditional one without patches: the published ones know neither classes nor these.
         shape: of its images.
+
+    Raises:
+        ValueError: a network with patches.
     """
+    if network.patch != 1:
+        raise ValueError(
+            f"patch is {network.patch}: no published network folds pixels into channels, set config.model.patch=1"
+        )
     modules = _modules_in_order(network, shape)
     entries = []
     if network.embedding == "fourier":

@@ -12,6 +12,7 @@ from scoreflow_jax import models
 from scoreflow_jax.models import NCSNpp
 from scoreflow_jax.models.blocks import AttentionBlock, Context, GroupNorm, ResidualBlock
 from scoreflow_jax.models.embeddings import positional_embedding
+from scoreflow_jax.models.ncsnpp import fold, unfold
 
 FIR = {"fir_kernel": (1.0, 3.0, 3.0, 1.0)}
 VE = {**FIR, "progressive_input": "residual", "embedding": "fourier", "scale_by_sigma": True}
@@ -195,3 +196,47 @@ def test_refuses_images_and_labels_that_do_not_fit():
         models.make_drift(network, params)(X, T, None)
     with pytest.raises(ValueError, match="expected None, since it is unconditional"):
         models.make_drift(NCSNpp(**TINY), params)(X, T, LABEL)
+
+
+# Patches
+
+
+def test_folding_puts_each_pixel_where_it_is_looked_for():
+    """Pixel (y, x) of patch (i, j) in channels (2 y + x) c onwards, and back; a permutation, so orthogonal."""
+    x = np.arange(2 * 8 * 4 * 3, dtype=np.float32).reshape(2, 8, 4, 3)
+    folded = np.asarray(fold(jnp.asarray(x), 2))
+    assert folded.shape == (2, 4, 2, 12)
+    for i, j, row, column in ((0, 0, 0, 0), (3, 1, 0, 1), (2, 0, 1, 0), (1, 1, 1, 1)):
+        place = 3 * (2 * row + column)
+        np.testing.assert_array_equal(folded[:, i, j, place : place + 3], x[:, 2 * i + row, 2 * j + column])
+    np.testing.assert_array_equal(unfold(jnp.asarray(folded), 2), x)
+    np.testing.assert_array_equal(unfold(fold(jnp.asarray(x), 4), 4), x)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_network_with_patches_is_one_of_folded_images(outputs):
+    """The same parameters, on folded images and without patches: each output folded by itself."""
+    fields = {**TINY, "attention_resolutions": (2,), "num_classes": 3}
+    patched = NCSNpp(**fields, outputs=outputs, patch=2)
+    plain = NCSNpp(**fields, outputs=outputs)
+    rng = np.random.default_rng(0)
+    shapes = models.parameter_shapes(patched, X.shape[1:])
+    params = jax.tree.map(lambda s: jnp.asarray(0.2 * rng.normal(size=s.shape), jnp.float32), shapes)
+    assert shapes == models.parameter_shapes(plain, (4, 4, 12))
+    got = jax.jit(lambda x: patched.apply({"params": params}, x, T, LABEL))(X)
+    wanted = jax.jit(lambda x: plain.apply({"params": params}, x, T, LABEL))(fold(X, 2))
+    for given, of_folded in zip(np.split(got, outputs, axis=-1), np.split(wanted, outputs, axis=-1), strict=True):
+        assert given.shape == X.shape
+        np.testing.assert_allclose(fold(jnp.asarray(given), 2), of_folded, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "shape", "match"),
+    [
+        ({"patch": 3}, (12, 12, 3), "patch is 3, expected one of 1, 2, 4"),
+        ({"patch": 4}, (12, 12, 3), "12x12 cannot be folded by patches of 4x4 and halved 1 times"),
+    ],
+)
+def test_patches_that_do_not_fit_are_named(fields, shape, match):
+    with pytest.raises(ValueError, match=match):
+        NCSNpp(**{**TINY, **fields}).check_shape(shape)

@@ -152,6 +152,8 @@ def test_right_sigmas_are_taken_and_conditional_networks_refused():
     import_published(network, x.shape[1:], {**weights.tensors, "module.sigmas": sigmas}, weights.averages)
     with pytest.raises(ValueError, match="only unconditional ones"):
         published_entries(network.clone(num_classes=3), x.shape[1:])
+    with pytest.raises(ValueError, match="patch is 2: no published network folds pixels into channels"):
+        import_published(network.clone(patch=2), x.shape[1:], weights.tensors, weights.averages)
 
 
 @pytest.mark.parametrize("which", ["model", "ema"])

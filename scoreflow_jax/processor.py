@@ -1,0 +1,37 @@
+"""What the processor can do, and what XLA has to be told of it before JAX starts. Nothing here imports JAX."""
+
+import pathlib
+from collections.abc import MutableMapping
+
+ONEDNN = "--xla_cpu_experimental_onednn_custom_call=true"
+"""Matrix products and convolutions by oneDNN, which has kernels in bfloat16; XLA's own on CPU compute in float32 around them."""
+
+_FEATURES = frozenset({"avx512_bf16", "amx_bf16"})
+_CPUINFO = pathlib.Path("/proc/cpuinfo")
+
+
+def has_bfloat16(cpuinfo: pathlib.Path = _CPUINFO) -> bool:
+    """Whether the processor multiplies bfloat16 itself, as far as the system says."""
+    try:
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(_FEATURES & set(line.split()) for line in lines if line.startswith("flags"))
+
+
+def prepare_bfloat16(environment: MutableMapping[str, str], cpuinfo: pathlib.Path = _CPUINFO) -> str | None:
+    """Sets XLA's flag for training in bfloat16 on a processor that has it, before JAX starts; returns what to say.
+
+    Args:
+        environment: of the process, which JAX reads; flags of the user's own stay alone.
+        cpuinfo: where the system tells what the processor can do.
+
+    Returns:
+        A line; None where nothing changes, as on every other processor.
+    """
+    if not has_bfloat16(cpuinfo):
+        return None
+    if environment.get("XLA_FLAGS"):
+        return f"XLA_FLAGS is set, so bfloat16 is left as it is; {ONEDNN} would make it faster on this processor's CPU devices"
+    environment["XLA_FLAGS"] = ONEDNN
+    return f"bfloat16 on this processor: XLA_FLAGS={ONEDNN}"

@@ -1,0 +1,58 @@
+"""What XLA is told of the processor before JAX starts."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from scoreflow_jax.processor import ONEDNN, has_bfloat16, prepare_bfloat16
+from tests.conftest import ROOT
+
+
+@pytest.fixture(params=["avx512_bf16", "amx_bf16"])
+def able(request, tmp_path):
+    """A processor with such products."""
+    file = tmp_path / "able"
+    file.write_text(f"processor\t: 0\nmodel name\t: x\nflags\t\t: fpu avx2 {request.param} sse\n")
+    return file
+
+
+def test_the_flag_is_set_where_the_processor_has_bfloat16_and_the_user_no_flags(able):
+    environment = {}
+    assert ONEDNN in prepare_bfloat16(environment, able)
+    assert environment == {"XLA_FLAGS": ONEDNN}
+
+
+def test_flags_of_the_users_own_stay_alone(able):
+    environment = {"XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}
+    assert "XLA_FLAGS is set" in prepare_bfloat16(environment, able)
+    assert environment == {"XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}
+
+
+@pytest.mark.parametrize(
+    "text", ["flags\t\t: fpu avx2 avx512f\n", "Features\t: fp asimd bf16\n", "model name: avx512_bf16\n", None]
+)
+def test_elsewhere_nothing_changes(tmp_path, text):
+    file = tmp_path / "cpuinfo"
+    if text is not None:
+        file.write_text(text)
+    environment = {}
+    assert not has_bfloat16(file)
+    assert prepare_bfloat16(environment, file) is None
+    assert environment == {}
+
+
+def test_this_jax_knows_the_flag():
+    """A flag that XLA does not know ends the process."""
+    code = "import jax, jax.numpy as jnp; x = jnp.ones((64, 64), jnp.bfloat16); print(jax.jit(jnp.dot)(x, x)[0, 0])"
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "XLA_FLAGS": ONEDNN},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.split() == ["64"]
