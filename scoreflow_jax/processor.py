@@ -1,5 +1,7 @@
 """What the processor can do, and what XLA has to be told of it before JAX starts. Nothing here imports JAX."""
 
+import importlib.util
+import mmap
 import pathlib
 from collections.abc import MutableMapping
 
@@ -19,6 +21,18 @@ def has_bfloat16(cpuinfo: pathlib.Path = _CPUINFO) -> bool:
     return any(_FEATURES & set(line.split()) for line in lines if line.startswith("flags"))
 
 
+def xla_knows(flag: str) -> bool:
+    """Whether the installed XLA has a flag of that name: at one that it has not it ends the process."""
+    name = flag.removeprefix("--").partition("=")[0].encode()
+    spec = importlib.util.find_spec("jaxlib")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        for library in pathlib.Path(folder).glob("*.so"):
+            with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+                if text.find(name) >= 0:
+                    return True
+    return False
+
+
 def prepare_bfloat16(environment: MutableMapping[str, str], cpuinfo: pathlib.Path = _CPUINFO) -> str | None:
     """Sets XLA's flag for training in bfloat16 on a processor that has it, before JAX starts; returns what to say.
 
@@ -27,9 +41,9 @@ def prepare_bfloat16(environment: MutableMapping[str, str], cpuinfo: pathlib.Pat
         cpuinfo: where the system tells what the processor can do.
 
     Returns:
-        A line; None where nothing changes, as on every other processor.
+        A line; None where nothing changes, as on every other processor, and with an XLA that does not know the flag (any more).
     """
-    if not has_bfloat16(cpuinfo):
+    if not has_bfloat16(cpuinfo) or not xla_knows(ONEDNN):
         return None
     if environment.get("XLA_FLAGS"):
         return f"XLA_FLAGS is set, so bfloat16 is left as it is; {ONEDNN} would make it faster on this processor's CPU devices"

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from scoreflow_jax.processor import ONEDNN, has_bfloat16, prepare_bfloat16
+from scoreflow_jax import processor
+from scoreflow_jax.processor import ONEDNN, has_bfloat16, prepare_bfloat16, xla_knows
 from tests.conftest import ROOT
 
 
@@ -40,6 +41,15 @@ def test_elsewhere_nothing_changes(tmp_path, text):
     environment = {}
     assert not has_bfloat16(file)
     assert prepare_bfloat16(environment, file) is None
+    assert environment == {}
+
+
+def test_a_flag_that_this_xla_does_not_know_is_not_set(able, monkeypatch):
+    assert xla_knows("--xla_cpu_multi_thread_eigen=false")
+    assert not xla_knows("--xla_cpu_make_it_faster=true")
+    monkeypatch.setattr(processor, "ONEDNN", "--xla_cpu_make_it_faster=true")
+    environment = {}
+    assert prepare_bfloat16(environment, able) is None
     assert environment == {}
 
 
