@@ -338,6 +338,7 @@ def train() -> ConfigDict:
         {
             "batch_size": 128,
             "num_steps": 800_000,
+            "cooldown_steps": 0,  # at the end, over which the learning rate falls to 0; an extended run does without until then
             "ema_decay": 0.999999,
             "log_every": 100,
             "sample_every": 5000,  # a grid from the EMA, of the same noise each time; 0: only at the end

@@ -21,7 +21,7 @@ from typing import Any
 from absl import app, flags
 
 from scoreflow_jax import __version__, config_files
-from scoreflow_jax.commands import ALONE, FLAGS, MODES, WITHOUT_DEVICES, WITHOUT_EXPERIMENT
+from scoreflow_jax.commands import ALONE, FLAGS, MODES, TRAINING, WITHOUT_DEVICES, WITHOUT_EXPERIMENT
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.processor import prepare_bfloat16
 from scoreflow_jax.progress import peak_memory
@@ -237,7 +237,7 @@ def _apply(argv: list[str], file: str) -> Any:
 def _run(mode: str, config: Config, workdir: pathlib.Path, more: dict[str, str], peers: dict[str, str]) -> int:
     """Imports the mode's module, runs it and says how long it took; returns the exit code."""
     start = time.perf_counter()
-    set_up_process(in_bfloat16=mode == "train" and config["model"].get("dtype") == "bfloat16")
+    set_up_process(in_bfloat16=mode in TRAINING and config["model"].get("dtype") == "bfloat16")
     from jax.distributed import is_initialized
     from jax.errors import JaxRuntimeError
 

@@ -324,7 +324,7 @@ def build(config: Config) -> Experiment:
     path = _member(paths.PATHS, "path", sections["path"], gaussian_source=not settings.base)
     objective = _objective(sections["objective"], path, spec)
     schedule_names = {f.name for f in dataclasses.fields(Schedule)}
-    schedule = {k: v for k, v in sections["train"].items() if k in schedule_names}
+    schedule = _section(Schedule, "train", {k: v for k, v in sections["train"].items() if k in schedule_names})
     rest = {k: v for k, v in sections["train"].items() if k not in schedule_names}
     experiment = Experiment(
         name=sections["name"],
@@ -338,10 +338,10 @@ def build(config: Config) -> Experiment:
         objective=objective,
         times=_member(TIMES, "times", sections.get("times", {"name": "uniform"})),
         network=_network(sections["model"], spec, conditional, outputs=1 + path.has_latent),
-        optimizer=_optimizer(sections["optimizer"], path, objective),
+        optimizer=_optimizer(sections["optimizer"], path, objective, schedule),
         solver=_section(Solver, "solver", sections["solver"]),
         sampler=_section(Sampler, "sampler", sections.get("sampler", {})),
-        schedule=_section(Schedule, "train", schedule),
+        schedule=schedule,
         data=settings,
         train=_section(TrainSettings, "train", rest),
         sample=_section(SampleSettings, "sample", sections["sample"]),
@@ -484,9 +484,12 @@ def _objective(section: dict[str, Any], path: Path, spec: DataSpec) -> Objective
     return _member(objectives.OBJECTIVES, "objective", fields, path=path)
 
 
-def _optimizer(section: dict[str, Any], path: Path, objective: Objective) -> optax.GradientTransformation:
+def _optimizer(
+    section: dict[str, Any], path: Path, objective: Objective, schedule: Schedule
+) -> optax.GradientTransformation:
     """Builds the optimizer; a learned path moves at a rate of its own."""
-    optimizer = _section(make_optimizer, "optimizer", section)
+    fields = {**section, "cooldown": (schedule.num_steps, schedule.cooldown_steps)}
+    optimizer = _section(make_optimizer, "optimizer", fields)
     if path.num_parameters and isinstance(objective, objectives.Interpolant):
         return scale_update(optimizer, PATH_PARAMETERS, objective.path_rate)
     return optimizer

@@ -3,6 +3,7 @@
 import importlib.util
 import mmap
 import pathlib
+import warnings
 from collections.abc import MutableMapping
 
 ONEDNN = "--xla_cpu_experimental_onednn_custom_call=true"
@@ -48,4 +49,6 @@ def prepare_bfloat16(environment: MutableMapping[str, str], cpuinfo: pathlib.Pat
     if environment.get("XLA_FLAGS"):
         return f"XLA_FLAGS is set, so bfloat16 is left as it is; {ONEDNN} would make it faster on this processor's CPU devices"
     environment["XLA_FLAGS"] = ONEDNN
-    return f"bfloat16 on this processor: XLA_FLAGS={ONEDNN}"
+    # XLA 0.12 fails to write oneDNN's convolutions down (std::bad_alloc): only time is lost, at the next start.
+    warnings.filterwarnings("ignore", message="Error writing persistent compilation cache entry.*bad_alloc")
+    return f"bfloat16 on this processor: XLA_FLAGS={ONEDNN}; what is compiled with it cannot be kept for the next start"

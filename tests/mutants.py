@@ -253,6 +253,13 @@ FAULTS = (
         "sampling/test_guidance.py::test_guidance_moves_every_sample_by_its_own_weight",
     ),
     Fault(
+        "the cool-down comes after the end",
+        "training/optimizer.py",
+        "transition_begin=end - cooldown",
+        "transition_begin=end",
+        "training/test_step.py::test_the_rate_falls_to_zero_over_the_last_steps_alone",
+    ),
+    Fault(
         "a program keeps the tolerances that it was compiled with",
         "model.py",
         "solver.with_numbers(numbers)",

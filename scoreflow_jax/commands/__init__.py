@@ -76,3 +76,6 @@ ALONE = ("difference-flow", "compare", "pack", "config", "import")
 
 WITHOUT_DEVICES = ("status",)
 """Modes that leave the devices, and other processes, alone: they may belong to a run in progress."""
+
+TRAINING = ("train", "reflow", "study")
+"""Modes that make training steps."""

@@ -180,6 +180,8 @@ def figures_of(report: dict[str, Any]) -> dict[str, Any]:
         for field in ("frechet_distance", "frechet_distance_first", "recognized", "nfe"):
             if isinstance(own.get(field), (int, float)):
                 found[field] = float(own[field])
+        if "frechet_distance" not in found and isinstance(own.get("kid"), (int, float)):
+            found["kid"] = float(own["kid"])  # of too few images for a covariance
         found["seconds"] = 1000.0 * own["seconds_per_image"]
     likelihood = report.get("likelihood", {})
     if {"bits_per_dim", "nats"} & likelihood.keys():

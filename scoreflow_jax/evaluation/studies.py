@@ -39,6 +39,7 @@ class Column(NamedTuple):
 COLUMNS = (
     Column("frechet_distance", "distance", ".3f"),
     Column("frechet_distance_first", "distance, first {first}", ".3f"),
+    Column("kid", "KID", ".4f"),
     Column("recognized", "recognized", ".1%"),
     Column("nfe", "NFE", ".0f"),
     Column("bits_per_dim", "bits/dim", ".3f"),

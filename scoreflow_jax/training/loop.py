@@ -31,18 +31,22 @@ class Schedule:
         log_every: numbers are fetched from the device, checked and written.
         sample_every: pictures; 0 for none but at the end.
         checkpoint_every: checkpoints; also at the end.
+        cooldown_steps: over so many steps before the end the learning rate falls to 0; 0 for none.
     """
 
     num_steps: int
     log_every: int
     sample_every: int
     checkpoint_every: int
+    cooldown_steps: int = 0
 
     def __post_init__(self) -> None:
         """Refuses intervals that never come."""
         for name in ("num_steps", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}, expected at least 1")
+        if not 0 <= self.cooldown_steps <= self.num_steps:
+            raise UserError(f"train.cooldown_steps is {self.cooldown_steps}, expected 0 to num_steps, {self.num_steps}")
 
     def due(self, done: int) -> set[str]:
         """What comes after so many steps: of "log", "sample" and "save"; a log with each of the others."""
