@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from scoreflow_jax.commands.study import figures_of
 from scoreflow_jax.evaluation import studies
 
 
@@ -106,3 +107,15 @@ def test_differences_along_t():
     assert found["other"][1].half == pytest.approx(12.706 * 0.05, rel=1e-4)
     text = studies.table_along_t(found, "base", [0.0, 1.0], every=1)
     assert "| other | +0.0000 ± 0.0000 | +1.0500 ± 0.6353 |" in text
+
+
+def test_a_table_has_kid_where_there_are_too_few_images_for_a_distance():
+    def report(**own):
+        generation = {"images": 1000, "by_seed": {"1": {"nfe": 40.0, "seconds_per_image": 0.1, "kid": 0.05, **own}}}
+        return figures_of({"generation": generation})
+
+    few = report(frechet_distance="not with 1,000 images: they have no covariance")
+    assert few["kid"] == 0.05
+    assert "frechet_distance" not in few
+    assert "kid" not in report(frechet_distance=3.0)
+    assert "kid" not in report(kid="the reference has no features")
