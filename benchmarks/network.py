@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scoreflow_jax.command_line import load_config
-from scoreflow_jax.experiment import Experiment, build
+from scoreflow_jax.experiment import Experiment, build, to_plain
 from scoreflow_jax.parallel import keep_freed_memory, make_layout
 from scoreflow_jax.training import compile_step, create_state, state_shapes
 
@@ -43,12 +43,12 @@ def main() -> None:
     parser.add_argument("--only", choices=("step", "forward"), help="leave out the other")
     parser.add_argument("--memory", action="store_true", help="run nothing: the memory that the compiled step asks for")
     args = parser.parse_args()
-    config = load_config(args.config)
-    if config.model.base_channels >= 64:  # as --mode=train does
+    config = to_plain(load_config(args.config))  # a JSON file is plain already
+    if config["model"]["base_channels"] >= 64:  # as --mode=train does
         keep_freed_memory()
     batch = args.batch or (8 if jax.default_backend() == "cpu" else 128)
-    config.train.batch_size = batch
-    config.model.dtype = dtype = args.dtype or config.model.dtype
+    config["train"]["batch_size"] = batch
+    config["model"]["dtype"] = dtype = args.dtype or config["model"]["dtype"]
     experiment = build(config)
     if args.memory:
         print(json.dumps({"config": experiment.name, "batch": batch, "dtype": dtype, **_memory(experiment)}))
