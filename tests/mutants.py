@@ -253,6 +253,27 @@ FAULTS = (
         "sampling/test_guidance.py::test_guidance_moves_every_sample_by_its_own_weight",
     ),
     Fault(
+        "patches are folded channel by channel",
+        "models/ncsnpp.py",
+        "return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // patch",
+        "return x.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height // patch",
+        "models/test_ncsnpp.py::test_folding_puts_each_pixel_where_it_is_looked_for",
+    ),
+    Fault(
+        "patches of two outputs are unfolded as one",
+        "models/ncsnpp.py",
+        "[unfold(part, self.patch) for part in jnp.split(out, self.outputs, axis=-1)]",
+        "[unfold(out, self.patch)]",
+        "models/test_ncsnpp.py::test_a_network_with_patches_is_one_of_folded_images",
+    ),
+    Fault(
+        "a user's own flags of XLA are overwritten",
+        "processor.py",
+        'if environment.get("XLA_FLAGS"):',
+        'if environment.get("XLA_FLAG"):',
+        "test_processor.py::test_flags_of_the_users_own_stay_alone",
+    ),
+    Fault(
         "the cool-down comes after the end",
         "training/optimizer.py",
         "transition_begin=end - cooldown",
