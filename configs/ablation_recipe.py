@@ -5,7 +5,8 @@ Command     python main.py --config=configs/ablation_recipe.py --mode=study
 Hardware    a laptop: 2 CPU cores, under 3 GB
 Time        5 to 10 minutes a row and seed on 2 cores with bfloat16 of their own; the full form some four hours (not run)
 Expect      docs/results.md has the table: early differences of learning rate, batch, times and weight
-Variants    configs/ablation_recipe.py:full    100,000 images in place of 20,000
+Variants    configs/ablation_recipe.py:full        100,000 images in place of 20,000
+            configs/ablation_recipe.py:bfloat16    that type against float32 alone: 500 steps of 16 images, three seeds
 
 All rows but the one of another batch take the same time. Distances are KID of 1,000 images: FID wants more.
 """
@@ -16,13 +17,17 @@ from ml_collections import ConfigDict
 
 from configs import cifar10_small, common
 
+_IMAGES = {"": 20_000, "full": 100_000, "bfloat16": 500 * 16}
+
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The grid, in its small or its full form."""
-    if variant not in ("", "full"):
-        raise ValueError(f"no variant {variant!r} of ablation_recipe, expected full or none")
-    images = 100_000 if variant else 20_000
+    """The grid, in its small or its full form, or the two rows that differ in type."""
+    if variant not in _IMAGES:
+        raise ValueError(f"no variant {variant!r} of ablation_recipe, expected full, bfloat16 or none")
+    images = _IMAGES[variant]
     config = cifar10_small.get_config()
+    if variant == "bfloat16":
+        config.train.batch_size = 16
     config.optimizer.warmup_steps = 100
     config.train.update(_steps(images, config.train.batch_size), sample_every=0, tensorboard=False)
     config.solver.update(method="midpoint", num_steps=20)
@@ -46,8 +51,11 @@ def get_config(variant: str = "") -> ConfigDict:
         "no flips": {"changes": {"data": {"flip": False}}},
         "float32": {"changes": {"model": {"dtype": "float32"}}},
     }
-    config = common.study(config, f"ablation_recipe{variant and '_full'}", "baseline", cells)
-    config.study.seeds = (0,)
+    if variant == "bfloat16":
+        cells = {name: cells[name] for name in ("baseline", "float32")}
+        config.eval.generation = False  # what counts is the held-out error
+    config = common.study(config, f"ablation_recipe{variant and '_' + variant}", "baseline", cells)
+    config.study.seeds = (0, 1, 2) if variant == "bfloat16" else (0,)
     return config
 
 
