@@ -117,7 +117,6 @@ def train(parts: pathlib.Path, seconds: float, small: bool) -> None:
     """Goes on with the run until its end or for so many seconds, the wait for its last checkpoint not counted."""
     command = [sys.executable, "-u", "main.py", "--mode=train", f"--config={parts / 'cifar10_small.json'}"]
     command += [f"--workdir={parts / 'run'}", "--config.train.tensorboard=False", "--config.train.sample_every=0"]
-    # A million images: what two cores make in half a day.
     command += [] if small else ["--config.train.steps_per_call=10", "--config.train.checkpoint_every=2000"]
     with subprocess.Popen(command) as process:
         try:
@@ -125,6 +124,8 @@ def train(parts: pathlib.Path, seconds: float, small: bool) -> None:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM)
             process.wait()
+    if process.returncode not in (0, 128 + signal.SIGTERM):
+        raise SystemExit(f"training ended with exit code {process.returncode}: its last line says why")
     _main_py("--mode=status", f"--workdir={parts / 'run'}")
 
 

@@ -3,8 +3,8 @@
 Command     python main.py --config=configs/ablation_recipe.py --mode=study
             (stopped, it goes on; without tensorflow-datasets: --config.data.source=arrays --config.data.path=FILE.npz)
 Hardware    a laptop: 2 CPU cores, under 3 GB
-Time        5 to 10 minutes a row and seed on 2 cores with bfloat16 of their own; the full form some four hours (not run)
-Expect      docs/results.md has the table: early differences of learning rate, batch, times and weight
+Time        9 minutes a row and seed on 2 idle cores with bfloat16 of their own; the full form some five hours (not run)
+Expect      early differences of learning rate, batch, times and weight; not all rows are measured yet
 Variants    configs/ablation_recipe.py:full        100,000 images in place of 20,000
             configs/ablation_recipe.py:bfloat16    that type against float32 alone: 500 steps of 16 images, three seeds
 

@@ -3,7 +3,7 @@
 Command     python main.py --config=configs/cifar10_small.py --mode=train
 Hardware    2 CPU cores with bfloat16 of their own: 88 images/s when idle, 19 hours for 6 million images. Computed, not measured:
             a step is 1.9 GFLOP an image, so a GPU of 1,000 TFLOP/s makes 6 million in 20 minutes at a hundredth of that rate
-Expect      loss and distance by images seen stand in docs/results.md
+Expect      not measured yet: neither loss nor distance by images seen
 Data        as configs/cifar10.py
 Variants    configs/cifar10_small.py:smoke    a few steps of a tiny network, folded and in bfloat16 too
 

@@ -6,6 +6,7 @@ refused by name, and so is a value that they do not accept.
 
 import copy
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -488,8 +489,8 @@ def _optimizer(
     section: dict[str, Any], path: Path, objective: Objective, schedule: Schedule
 ) -> optax.GradientTransformation:
     """Builds the optimizer; a learned path moves at a rate of its own."""
-    fields = {**section, "cooldown": (schedule.num_steps, schedule.cooldown_steps)}
-    optimizer = _section(make_optimizer, "optimizer", fields)
+    cooldown = (schedule.num_steps, schedule.cooldown_steps)
+    optimizer = _section(functools.partial(make_optimizer, cooldown), "optimizer", section)
     if path.num_parameters and isinstance(objective, objectives.Interpolant):
         return scale_update(optimizer, PATH_PARAMETERS, objective.path_rate)
     return optimizer

@@ -251,6 +251,8 @@ def test_differences_names_what_changed_below_the_fields_asked_for():
         ("train.ema_decay", 1.0, "ema_decay is 1.0"),
         ("train.num_workers", -1, "num_workers is -1, expected at least 0"),
         ("optimizer.warmup_steps", -3, "expected at least 0"),
+        ("optimizer.cooldown", (10, 5), "unexpected keyword argument 'cooldown'"),
+        ("train.cooldown_steps", 2501, "cooldown_steps is 2501, expected 0 to num_steps, 2500"),
         ("optimizer.learning_rate", 0.0, "expected a positive number"),
         ("solver.max_steps", 0, "max_steps is 0"),
         ("solver.num_steps", 5000, "max_steps is 4096, expected at least 5000"),

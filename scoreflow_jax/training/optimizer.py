@@ -9,6 +9,8 @@ from scoreflow_jax.typing import PyTree
 
 
 def make_optimizer(
+    cooldown: tuple[int, int] = (0, 0),
+    /,
     *,
     learning_rate: float,
     b1: float,
@@ -16,16 +18,15 @@ def make_optimizer(
     epsilon: float,
     warmup_steps: int,
     clip_norm: float,
-    cooldown: tuple[int, int] = (0, 0),
 ) -> optax.GradientTransformation:
     """Adam after clipping, with a linear warm-up from 0.
 
     Args:
+        cooldown: the step at which training ends, and over how many steps before it the rate falls to 0; 0 for none.
         learning_rate: after the warm-up.
         b1, b2, epsilon: Adam's.
         warmup_steps: 0 for none.
         clip_norm: bound of the gradient's global norm; 0 for none.
-        cooldown: the step at which training ends, and over how many steps before it the rate falls to 0; 0 for none.
 
     Raises:
         ValueError: a rate that is not positive, a negative warm-up or bound.

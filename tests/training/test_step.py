@@ -126,7 +126,7 @@ def test_optimizer_warms_up_clips_and_is_adam():
 def test_the_rate_falls_to_zero_over_the_last_steps_alone():
     """Adam without memory moves by the rate itself, whatever the gradient; a state without cool-down goes on with one."""
     settings = {"learning_rate": 0.1, "b1": 0.0, "b2": 0.0, "epsilon": 1e-12, "warmup_steps": 2, "clip_norm": 0.0}
-    without, with_it = (make_optimizer(**settings, cooldown=(10, n)) for n in (0, 4))
+    without, with_it = (make_optimizer((10, n), **settings) for n in (0, 4))
     state, moved = without.init(jnp.zeros(())), []
     for n in range(10):
         update, state = (without if n < 5 else with_it).update(jnp.asarray(3.0), state, jnp.zeros(()))
