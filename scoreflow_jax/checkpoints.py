@@ -1,8 +1,9 @@
 """Checkpoints on disk. The only module that imports orbax.
 
 A checkpoint of step n is a folder `<directory>/<n>` of three items: `ema` (all that evaluation needs), `train` (the rest of
-the state) and `meta` (JSON: the config and the number of batches consumed). It is written beside its place and renamed, so
-a run killed in the middle of a save leaves the last whole one.
+the state) and `meta` (JSON: the config and the number of batches consumed). It is written beside its place, with the sums of its
+files (orbax stores arrays without any), and renamed, so a run killed in the middle of a save leaves the last whole one. Whoever
+reads it compares the sums: a checkpoint that differs from them counts as damaged.
 
 Orbax counts a damaged folder as the latest step, and refuses later saves because of it. So steps are tried from the newest
 back, a damaged one is set aside under another name when training goes on, and the manager is built anew before it saves.
@@ -11,6 +12,7 @@ Of several processes each writes and reads what its devices hold, all in one fol
 when every process could read it.
 """
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -18,18 +20,22 @@ import logging
 import pathlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from scoreflow_jax import processes
+from scoreflow_jax import processes, sums
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.typing import PyTree
 
 _NOT_DAMAGE = (errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE, errno.ENOSPC)
 """Errors of the machine: the same checkpoint may be whole in a moment."""
+
+_AFTER_SUMS = frozenset({"_CHECKPOINT_METADATA", "commit_success.txt"})
+"""What orbax writes last and nothing here reads."""
 
 _LATER = frozenset({"ema_low"})
 """Names of `train` that checkpoints of earlier versions lack."""
@@ -68,6 +74,17 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
+class _WithSums(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """Orbax's folder beside its place, which gets the sums of its files before it is renamed."""
+
+    async def finalize(self) -> None:
+        """Called by one process, when all have written."""
+        folder = pathlib.Path(self.get())
+        names = [name for name in sums.files_below(folder) if name not in _AFTER_SUMS]
+        await asyncio.to_thread(sums.write_sums, folder, names)
+        await super().finalize()
+
+
 class Checkpoints:
     """The checkpoints of one run, for the process that trains."""
 
@@ -83,7 +100,9 @@ class Checkpoints:
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, cleanup_tmp_directories=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self._keep, cleanup_tmp_directories=True, temporary_path_class=_WithSums
+        )
         return _Manager(self._directory, item_handlers=_handlers(), options=options)
 
     def __enter__(self) -> "Checkpoints":
@@ -117,19 +136,20 @@ class Checkpoints:
                 f"{self._manager.latest_step()}. Move that folder away or use another workdir"
             )
 
-    def restore_latest(self, *, ema: PyTree, train: PyTree) -> Restored | None:
+    def restore_latest(self, *, ema: PyTree, train: PyTree, finite: bool = True) -> Restored | None:
         """Restores the newest whole checkpoint, setting damaged ones aside; None where there is none at all.
 
         Args:
             ema, train: arrays or shapes with shardings, like which to restore. What checkpoints of earlier versions lack
                 (`ema_low`) is then missing in what is returned.
+            finite: whether numbers that are not finite are damage: training saves none.
 
         Raises:
             UserError: there are checkpoints, but none can be restored.
         """
         damaged = []
         for step in sorted(self._manager.all_steps(), reverse=True):
-            restored, reason = _try_restore(self._manager, step, ema, train)
+            restored, reason = _try_restore(self._manager, step, ema, train, finite=finite)
             if restored is None:
                 damaged.append((step, reason))
                 continue
@@ -181,7 +201,8 @@ class Checkpoints:
             UserError: it cannot be read.
         """
         try:
-            return json.loads((directory / str(step) / "meta" / "metadata").read_text())
+            _check_sums(directory / str(step), ("meta",))
+            return _checked_meta(json.loads((directory / str(step) / "meta" / "metadata").read_text()))
         except (OSError, ValueError) as error:
             raise UserError(f"the checkpoint of step {step} in {directory} is damaged ({first_line(error)})") from error
 
@@ -259,12 +280,28 @@ def _handlers() -> dict[str, Any]:
 
 
 def _try_restore(
-    manager: ocp.CheckpointManager, step: int, ema: PyTree, train: PyTree | None
+    manager: ocp.CheckpointManager, step: int, ema: PyTree, train: PyTree | None, *, finite: bool = True
 ) -> tuple[Restored | None, str]:
     """Restores one step; None and the reason where it is damaged for any of the processes."""
-    restored, reason = None, ""
+    items = ("ema", "meta") if train is None else ("ema", "train", "meta")
+    folder = pathlib.Path(manager.directory) / str(step)
+    # One process compares for all, and before any begins to read: orbax has them wait for each other.
+    _, reason = _attempt(lambda: _check_sums(folder, items) if jax.process_index() == 0 else None)
+    if reason:
+        return None, reason
+    restored, reason = _attempt(lambda: _restore(manager, step, ema, train))
+    if restored is not None and finite:  # of all together, when all have read
+        _, reason = _attempt(lambda: _check_finite({"ema": restored.ema, "train": restored.train}))
+    return (None if reason else restored), reason
+
+
+def _attempt(read: Callable[[], Any]) -> tuple[Any, str]:
+    """What was read; None and the reason where it is damaged for any of the processes."""
+    found, reason = None, ""
     try:
-        restored = _restore(manager, step, ema, train)
+        found = read()
+    except sums.Damaged as error:
+        reason = str(error)
     except (UserError, MemoryError):
         raise
     except Exception as error:
@@ -275,7 +312,20 @@ def _try_restore(
         reasons = [(i, text) for i, text in enumerate(processes.gather_text(reason)) if text]
         if reasons:
             return None, "process {}: {}".format(*reasons[0])
-    return restored, reason
+    return found, reason
+
+
+def _check_sums(folder: pathlib.Path, items: tuple[str, ...]) -> None:
+    """Raises `sums.Damaged` where a file of these items is not the one that was written."""
+    if not sums.check_sums(folder, lambda name: name.split("/")[0] in items):
+        sums.say_without(folder)
+
+
+def _checked_meta(meta: Any) -> dict[str, Any]:
+    """Raises `sums.Damaged` where what was saved beside the arrays cannot be gone on from."""
+    if not isinstance(meta, dict) or type(meta.get("batches")) is not int or not isinstance(meta.get("config"), dict):
+        raise sums.Damaged("meta lacks the batches consumed or the config")
+    return meta
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, ema: PyTree, train: PyTree | None) -> Restored:
@@ -288,7 +338,22 @@ def _restore(manager: ocp.CheckpointManager, step: int, ema: PyTree, train: PyTr
             wanted = {name: tree for name, tree in train.items() if name not in missing}
             items["train"] = ocp.args.StandardRestore(_abstract(wanted))
         found = manager.restore(step, args=ocp.args.Composite(**items))
-    return Restored(step=step, ema=found["ema"], train=found.get("train"), meta=found["meta"])
+    return Restored(step, found["ema"], found.get("train"), _checked_meta(found["meta"]))
+
+
+@jax.jit
+def _all_finite(leaf: jax.Array) -> jax.Array:
+    return jnp.all(jnp.isfinite(leaf))
+
+
+def _check_finite(tree: PyTree) -> None:
+    """Raises `sums.Damaged` with the first array that has a number that is not finite."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    real = [(path, leaf) for path, leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    found = jax.device_get([_all_finite(leaf) for _, leaf in real])
+    for (path, _), fine in zip(real, found, strict=True):
+        if not fine:
+            raise sums.Damaged(f"{jax.tree_util.keystr(path)} has numbers that are not finite")
 
 
 def _check_shapes(stored: PyTree, expected: PyTree, step: int) -> None:

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,7 @@ from scoreflow_jax.checkpoints import restore_ema
 from scoreflow_jax.data import DataSource, TrainedOn
 from scoreflow_jax.density_formula import DensityFormula, Gaussian, Table, formula_log_density
 from scoreflow_jax.errors import UserError, first_line
-from scoreflow_jax.experiment import Experiment, build, to_plain
+from scoreflow_jax.experiment import MODEL_FIELDS, TRAINING_ONLY, Experiment, build, differences, to_plain
 from scoreflow_jax.likelihood import PROBES, draw_probes, generate_with_likelihood, log_likelihood
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.parallel import Layout, make_layout, one_device, shard
@@ -750,7 +751,25 @@ def load_model(
     shapes = jax.tree.map(on_all, experiment.parameter_shapes())
     restored = restore_ema(workdir / "checkpoints", ema=shapes, step=step)
     trained = to_plain(with_end(restored.meta["config"]))
+    say_edited(workdir, restored.step, differences(to_plain(experiment.config), trained, MODEL_FIELDS, TRAINING_ONLY))
     return Model(experiment, restored.ema, restored.step, batch_size=batch_size, trained_config=trained, layout=layout)
+
+
+def say_edited(workdir: pathlib.Path, step: int, changed: list[str]) -> None:
+    """A line where the config at hand is not the one of a checkpoint: config.json is a file that may be edited, or be damaged.
+
+    Args:
+        workdir: of the run.
+        step: of the checkpoint.
+        changed: what differs, with both values.
+    """
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        print(
+            f"warning: the config differs from the one that the checkpoint of step {step} in {workdir} was trained with "
+            f"({'; '.join(changed[:3])}{more}): the config's value is taken",
+            file=sys.stderr,
+        )
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib.util
-import json
+import math
 import os
 import pathlib
 import sys
@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 
-from scoreflow_jax import files
+from scoreflow_jax import files, sums
 from scoreflow_jax.errors import UserError, first_line
 
 
@@ -28,7 +28,7 @@ class Writer(Protocol):
 
 
 class JsonlWriter:
-    """One JSON object a line: the step first, then the values."""
+    """One JSON object a line: the step first, then the values, and the line's sum (`sums.line_of`)."""
 
     def __init__(self, path: pathlib.Path, *, first_step: int = 0) -> None:
         """Opens for appending.
@@ -38,7 +38,11 @@ class JsonlWriter:
             first_step: records of later steps are dropped: a resumed run writes them again.
         """
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= first_step]
+            lines = path.read_text(errors="replace").splitlines()
+            kept = [line for line in lines if step_of(line) <= first_step]
+            damaged = sum(math.isinf(step_of(line)) for line in lines[:-1])  # the last one may have been cut short
+            if damaged:
+                print(f"{path} has {damaged} damaged lines, which are left out", file=sys.stderr)
             temporary = path.with_suffix(".tmp")
             temporary.write_text("".join(line + "\n" for line in kept))
             os.replace(temporary, path)
@@ -51,7 +55,7 @@ class JsonlWriter:
             UserError: it cannot be written, as on a full disk.
         """
         try:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.write(sums.line_of({"step": step, **values}) + "\n")
             self._file.flush()
         except OSError as error:
             raise UserError(
@@ -65,12 +69,10 @@ class JsonlWriter:
             self._file.close()
 
 
-def _step_of(line: str) -> float:
-    """The step of a record; infinite for a line cut short by a crash, which is so dropped."""
-    try:
-        return float(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return float("inf")
+def step_of(line: str) -> float:
+    """The step of a record; infinite for a line that is damaged, or cut short by a crash, which is so dropped."""
+    record = sums.record_of(line)
+    return float(record["step"]) if record is not None and type(record.get("step")) is int else math.inf
 
 
 class _TensorBoard:

@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,7 @@ def test_saved_on_four_devices_restored_on_one(tmp_path):
     four = make_layout(jax.devices()[:4])
     ema, train = (jax.device_put(t, four.replicated) for t in trees(7))
     checkpoints = Checkpoints(tmp_path, keep=1)
-    checkpoints.save(7, ema=ema, train=train, meta={})
+    checkpoints.save(7, ema=ema, train=train, meta={"batches": 7, "config": {}})
     checkpoints.close()
     one = make_layout(jax.devices()[:1]).replicated
     shape = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), tree)
@@ -145,3 +146,83 @@ def test_a_step_already_saved_is_refused_and_not_lost(tmp_path):
     with pytest.raises(UserError, match="20"):
         save(tmp_path, 20)
     assert latest(tmp_path).step == 20
+
+
+def flip(path: pathlib.Path, bit: int) -> None:
+    """Turns one bit of a file over."""
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+
+
+def test_a_flipped_bit_anywhere_is_damage_or_changes_nothing(tmp_path, capsys):
+    """Orbax stores arrays without sums: half of such flips gave other numbers without a word. In every file, two bits."""
+    save(tmp_path / "whole", 10, 20)
+    rng = np.random.default_rng(0)
+    names = [path.relative_to(tmp_path / "whole" / "20") for path in files_of(tmp_path / "whole" / "20")]
+    assert len(names) > 20
+    damaged = 0
+    for name in [*names, *names]:
+        run = tmp_path / "run"
+        shutil.copytree(tmp_path / "whole", run)
+        path = run / "20" / name
+        flip(path, int(rng.integers(8 * path.stat().st_size)))
+        restored = latest(run)
+        ema, train = trees(restored.step)
+        assert restored.meta["batches"] == restored.step
+        jax.tree.map(np.testing.assert_array_equal, restored.ema, ema)
+        jax.tree.map(np.testing.assert_array_equal, restored.train["opt_state"], train["opt_state"])
+        assert (restored.step == 10) == ("checkpoint" in capsys.readouterr().err)
+        damaged += restored.step == 10
+        if name.parts[0] in ("ema", "train", "meta", "SHA256SUMS"):
+            assert restored.step == 10, name
+        shutil.rmtree(run)
+    assert damaged >= 2 * (len(names) - 2)  # but for what orbax writes last
+
+
+def test_sums_are_those_of_sha256sum_and_are_renamed_with_the_checkpoint(tmp_path):
+    save(tmp_path, 10)
+    lines = (tmp_path / "10" / "SHA256SUMS").read_text().splitlines()
+    stated = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    there = {path.relative_to(tmp_path / "10").as_posix() for path in files_of(tmp_path / "10")}
+    assert there - set(stated) == {"_CHECKPOINT_METADATA", "commit_success.txt", "SHA256SUMS"}
+    if shutil.which("sha256sum"):
+        subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=tmp_path / "10", check=True)
+
+
+def test_a_checkpoint_without_sums_loads_with_a_line(tmp_path, capsys):
+    """As earlier versions wrote it."""
+    save(tmp_path, 10)
+    (tmp_path / "10" / "SHA256SUMS").unlink()
+    assert latest(tmp_path).step == latest(tmp_path).step == 10
+    assert capsys.readouterr().err.count("10 has no sum, as earlier versions wrote it") == 1
+
+
+@pytest.mark.parametrize("how", ["extra", "missing", "other step"])
+def test_files_that_are_not_those_of_the_save_are_damage(tmp_path, how):
+    save(tmp_path, 10, 20)
+    folder = tmp_path / "20" / "ema" / "d"
+    if how == "extra":
+        (folder / "ffff").write_bytes(b"x")
+    elif how == "missing":
+        next(folder.iterdir()).unlink()
+    else:  # each file whole, but not of this save
+        shutil.rmtree(tmp_path / "20" / "ema")
+        shutil.copytree(tmp_path / "10" / "ema", tmp_path / "20" / "ema")
+    assert latest(tmp_path).step == 10
+
+
+def test_numbers_that_are_not_finite_are_damage_but_where_they_are_kept_for_a_diagnosis(tmp_path):
+    ema, train = trees(20)
+    train["params"] = {"block": {**train["params"]["block"], "bias": jnp.array([1.0, np.nan, 1.0, 1.0])}}
+    save(tmp_path, 10)
+    with Checkpoints(tmp_path, keep=5) as checkpoints:
+        checkpoints.save(20, ema=ema, train=train, meta={"batches": 20, "config": {}})
+    with Checkpoints(tmp_path, keep=5) as checkpoints:
+        assert checkpoints.restore_latest(ema=ema, train=train, finite=False).step == 20
+        assert checkpoints.restore_latest(ema=ema, train=train).step == 10
+    assert (tmp_path / "damaged-20").is_dir()

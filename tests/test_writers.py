@@ -1,15 +1,13 @@
 """metrics.jsonl, TensorBoard, and the parameter overview."""
 
-import json
-
 import jax.numpy as jnp
 import pytest
 
-from scoreflow_jax import writers
+from scoreflow_jax import sums, writers
 
 
 def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [sums.record_of(line) for line in path.read_text().splitlines()]
 
 
 def test_jsonl_appends_and_drops_what_a_resumed_run_writes_again(tmp_path):
@@ -24,6 +22,23 @@ def test_jsonl_appends_and_drops_what_a_resumed_run_writes_again(tmp_path):
     writer.scalars(30, {"loss": 0.5})
     writer.close()
     assert lines(path) == [{"step": 10, "loss": 0.1}, {"step": 20, "loss": 0.05}, {"step": 30, "loss": 0.5}]
+
+
+def test_damaged_lines_are_left_out_with_a_word(tmp_path, capsys):
+    """A bit turned over in a step, a loss or a line break; bytes that are no text; a step that is no number."""
+    path = tmp_path / "metrics.jsonl"
+    writer = writers.JsonlWriter(path)
+    for step in (10, 20, 30, 40, 50):
+        writer.scalars(step, {"loss": 1.0 / step})
+    writer.close()
+    content = path.read_bytes().splitlines()
+    content[1] = content[1].replace(b'"step": 20', b'"step": 24')
+    content[2] = content[2].replace(b"0.0", b"0.4")
+    content[3] = b"\xff" + content[3]
+    path.write_bytes(b"\n".join([*content, b'{"step": "x"}', b""]))
+    writers.JsonlWriter(path, first_step=50).close()
+    assert lines(path) == [{"step": 10, "loss": 0.1}, {"step": 50, "loss": 0.02}]
+    assert "has 3 damaged lines, which are left out" in capsys.readouterr().err
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from scoreflow_jax import files
+from scoreflow_jax import files, sums
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.audit import measure_audit
@@ -73,7 +73,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     for name in chosen:
         start = time.perf_counter()
         report[name] = _plain(PARTS[name](model, data, out))
-        files.write_json(out / "report.json", report)
+        sums.write_json(out / "report.json", report)
         with files.whole_file(out / "report.md") as path:
             path.write_text(page(report) + "\n")
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)

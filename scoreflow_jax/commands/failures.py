@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from scoreflow_jax import files, models, processes, randomness
+from scoreflow_jax import files, models, processes, randomness, sums
 from scoreflow_jax.checkpoints import Checkpoints, checkpoint_steps, draws_of
 from scoreflow_jax.data import DataSource
 from scoreflow_jax.data.pipeline import batch_indices
@@ -122,8 +122,10 @@ def run_command(workdir: pathlib.Path) -> None:
         )
     folder = kept[-1].parent
     experiment, state = _restore(folder)
-    with np.load(folder / "examples.npz") as stored:
-        batch = dict(stored)
+    try:
+        batch = sums.read_arrays(folder / "examples.npz")
+    except (OSError, sums.Damaged) as error:
+        raise UserError(f"the examples of that step cannot be read ({first_line(error)}): restore that file") from error
     found = _repeat(experiment, state, batch)
     if experiment.config["model"]["dtype"] != "float32":
         exact = experiment.with_network(models.float32_compute(experiment.network))
@@ -150,7 +152,7 @@ def _restore(folder: pathlib.Path) -> tuple[Experiment, TrainState]:
     checkpoints = Checkpoints(folder / "state", keep=1)
     ema, rest = split_state(shapes)
     try:
-        restored = checkpoints.restore_latest(ema=ema, train=rest)
+        restored = checkpoints.restore_latest(ema=ema, train=rest, finite=False)
     finally:
         checkpoints.close()
     assert restored is not None

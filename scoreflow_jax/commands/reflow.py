@@ -9,6 +9,7 @@ reflow/<k>_distilled. Everything that is there already is kept, so the same comm
 import copy
 import json
 import pathlib
+import sys
 import time
 from typing import Any
 
@@ -16,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scoreflow_jax import files, processes, randomness
+from scoreflow_jax import files, processes, randomness, sums
 from scoreflow_jax.checkpoints import Checkpoints, checkpoint_steps
 from scoreflow_jax.commands import train
 from scoreflow_jax.commands import workdir as workdirs
-from scoreflow_jax.data.pairs import ABOUT, shard_name
+from scoreflow_jax.data import FACTS
+from scoreflow_jax.data.pairs import ABOUT, shard_names
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.straightness import measure_straightness, measure_student
@@ -121,7 +123,7 @@ def _round(
 
 def _about(experiment: Experiment, model: Model, parent: pathlib.Path) -> dict[str, Any]:
     """What pairs.json says of the pairs that the parent's model makes."""
-    settings, facts = experiment.reflow, _known(parent / "data.json") or {}
+    settings, facts = experiment.reflow, _known(parent / FACTS) or {}
     solver = experiment.solver
     return {
         "num_pairs": settings.num_pairs,
@@ -147,7 +149,7 @@ def _check_trained_on(about: dict[str, Any], folder: pathlib.Path) -> None:
     Raises:
         UserError: naming the folder to remove.
     """
-    facts = _known(folder / "data.json") or {}
+    facts = _known(folder / FACTS) or {}
     wanted = {"of": about["made"], "train_images": about["num_pairs"]}
     different = [k for k, v in json.loads(json.dumps(wanted)).items() if k in facts and facts[k] != v]
     if different:
@@ -179,19 +181,44 @@ def _make_pairs(experiment: Experiment, model: Model, about: dict[str, Any], fol
         raise UserError(
             f"{folder} holds pairs made otherwise: remove it to make them anew, or give the settings of before"
         )
-    files.write_json(folder / ABOUT, about)
+    sums.write_json(folder / ABOUT, about)
     shards = range(-(-settings.num_pairs // settings.shard_size))
-    missing = [number for number in shards if not (folder / shard_name("labels", number)).is_file()]
+    with processes.all_or_none():
+        stated, found = _there(folder, shards) if jax.process_index() == 0 else ({}, [])
+    missing = json.loads(processes.gather_text(json.dumps(found))[0])  # all make the same
     started = time.perf_counter()
     with progress("pairs", settings.num_pairs, " pairs") as bar:
         for number in shards:
             count = min(settings.shard_size, settings.num_pairs - number * settings.shard_size)
             if number in missing:
                 _make_shard(model, settings.seed, folder, number, number * settings.shard_size, count)
+                if files.writing():
+                    stated = sums.write_sums(folder, shard_names(number), stated)
             bar.update(count)
     print(
         f"{settings.num_pairs} pairs, {len(missing)} shards made in {time.perf_counter() - started:.0f} s", flush=True
     )
+
+
+def _there(folder: pathlib.Path, shards: range) -> tuple[dict[str, str], list[int]]:
+    """Sums of the shards that are there and whole, and which others have to be made. An earlier version's get their sums now."""
+    there = [number for number in shards if (folder / shard_names(number)[-1]).is_file()]
+    try:
+        stated = sums.read_sums(folder)
+    except sums.Damaged as error:
+        raise UserError(f"{folder}: {error}: remove that folder, and the pairs are made anew") from error
+    if stated is None and there:
+        sums.say_without(folder)
+        stated = sums.write_sums(folder, [name for number in there for name in shard_names(number)])
+    missing = []
+    for number in shards:
+        try:
+            sums.check_files(folder, stated or {}, shard_names(number))
+        except sums.Damaged as error:
+            missing.append(number)
+            if number in there:
+                print(f"shard {number} of the pairs in {folder} is damaged ({error}): made anew", file=sys.stderr)
+    return stated or {}, missing
 
 
 def _make_shard(model: Model, seed: int, folder: pathlib.Path, number: int, first: int, count: int) -> None:
@@ -201,17 +228,24 @@ def _make_shard(model: Model, seed: int, folder: pathlib.Path, number: int, firs
     if model.num_classes:
         labels = (np.arange(first, first + count) % model.num_classes).astype(np.int32)
     x1 = np.asarray(model.solve_generate(x0, labels).y, np.float32)
-    stored = {"x0": x0, "x1": x1, "labels": np.zeros(count, np.int32) if labels is None else labels}
-    for kind, array in stored.items():
-        with files.whole_file(folder / shard_name(kind, number)) as temporary:
+    stored = (x0, x1, np.zeros(count, np.int32) if labels is None else labels)
+    for name, array in zip(shard_names(number), stored, strict=True):
+        with files.whole_file(folder / name) as temporary:
             np.save(temporary, array)
 
 
 def _known(path: pathlib.Path) -> dict[str, Any] | None:
+    """What a file of ours says; None where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        return sums.read_json(path)
+    except OSError:
         return None
+    except sums.Damaged as error:
+        raise UserError(f"{error}: restore it, or remove {path.parent}, which is then made anew") from error
 
 
 def _trained(of_parent: Experiment, parent: pathlib.Path, layout: Layout) -> PyTree:

@@ -1,7 +1,6 @@
 """--mode=status: how far a run is, on one screen. Reads files only: no data, no device, and nothing is changed."""
 
 import importlib.util
-import json
 import math
 import os
 import pathlib
@@ -10,6 +9,7 @@ import sys
 import time
 from typing import Any, NamedTuple
 
+from scoreflow_jax import sums
 from scoreflow_jax.checkpoints import checkpoint_steps
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.experiment import config_hash
@@ -121,14 +121,8 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
     """The records of metrics.jsonl by step, without a line that is half written or damaged; none where there is no file."""
     if not path.exists():
         return []
-    records = []
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
+    found = [sums.record_of(line) for line in path.read_text(errors="replace").splitlines()]
+    records = [record for record in found if record is not None and type(record.get("step")) is int]
     return sorted(records, key=lambda record: record["step"])
 
 

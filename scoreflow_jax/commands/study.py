@@ -7,14 +7,14 @@ measured/, and what is there is kept: the same command goes on where it was stop
 
 import copy
 import dataclasses
-import json
 import pathlib
 import re
+import sys
 from typing import Any
 
 import numpy as np
 
-from scoreflow_jax import files, plots, processes, randomness
+from scoreflow_jax import files, plots, processes, randomness, sums
 from scoreflow_jax.checkpoints import Checkpoints, checkpoint_steps, draws_of
 from scoreflow_jax.commands import evaluate, reflow, train
 from scoreflow_jax.commands import workdir as workdirs
@@ -158,8 +158,8 @@ def _figures(cell: Cell, seed: int, workdir: pathlib.Path) -> dict[str, Any]:
     evaluate.run_command(measured, folder)
     processes.wait_for_all("evaluation")
     report = folder / "eval" / str(measured.schedule.num_steps) / "report.json"
-    figures = {**figures_of(json.loads(report.read_text())), "draws": drawn}
-    write_json(kept, {"identity": identity, "figures": figures})
+    figures = {**figures_of(sums.read_json(report)), "draws": drawn}
+    sums.write_json(kept, {"identity": identity, "figures": figures})
     return figures
 
 
@@ -196,9 +196,12 @@ def figures_of(report: dict[str, Any]) -> dict[str, Any]:
 
 def _known(path: pathlib.Path, identity: str) -> dict[str, Any] | None:
     try:
-        stored = json.loads(path.read_text())
+        stored = sums.read_json(path)
         return stored["figures"] if stored["identity"] == identity else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except sums.Damaged as error:
+        print(f"{error}: measured anew", file=sys.stderr)
+        return None
+    except (OSError, KeyError):
         return None
 
 

@@ -20,8 +20,8 @@ from scoreflow_jax.data import DataSource, Units
 from scoreflow_jax.data.pipeline import check_epoch_holds_batch, check_workers, train_batches
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.evaluation.point_plots import PointPlots
-from scoreflow_jax.experiment import Experiment
-from scoreflow_jax.model import Model
+from scoreflow_jax.experiment import TRAINING_FIELDS, Experiment, differences, to_plain
+from scoreflow_jax.model import Model, say_edited
 from scoreflow_jax.parallel import (
     Layout,
     check_batch_size,
@@ -32,6 +32,7 @@ from scoreflow_jax.parallel import (
     to_global,
 )
 from scoreflow_jax.processes import Stopped, StopRequests
+from scoreflow_jax.settings import with_end
 from scoreflow_jax.training import (
     PROFILE_AFTER,
     Hooks,
@@ -102,7 +103,7 @@ def _train(
     checkpoints: Checkpoints,
     begin: Start | None = None,
 ) -> None:
-    state, meta = _start(experiment, layout, checkpoints, begin)
+    state, meta = _start(experiment, workdir, layout, checkpoints, begin)
     consumed = meta["batches"]
     first = int(state.step)
     if first >= experiment.schedule.num_steps:
@@ -158,7 +159,7 @@ def _train(
 
 
 def _start(
-    experiment: Experiment, layout: Layout, checkpoints: Checkpoints, begin: Start | None
+    experiment: Experiment, workdir: pathlib.Path, layout: Layout, checkpoints: Checkpoints, begin: Start | None
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state to go on from and what is known of it: the newest whole checkpoint's, else those of step 0."""
     shapes = state_shapes(experiment.initial_state, layout)
@@ -173,6 +174,8 @@ def _start(
     before, now = restored.meta.get("devices"), _devices(layout.mesh.devices.flat)
     moved = f", saved on {before}, on {now}" if before not in (None, now) else ""
     print(f"resuming from step {restored.step}{moved}", flush=True)
+    trained = to_plain(with_end(restored.meta["config"]))
+    say_edited(workdir, restored.step, differences(to_plain(experiment.config), trained, TRAINING_FIELDS))
     if (drawn := draws_of(restored.meta)) != randomness.VERSION:
         print(
             f"its steps were drawn by version {drawn} of the draws, those to come are by version {randomness.VERSION}: of "

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import importlib.util
-import json
 import os
 import pathlib
 import platform
@@ -15,7 +14,7 @@ from typing import Any
 
 import jax
 
-from scoreflow_jax import files, processes, randomness
+from scoreflow_jax import processes, randomness, sums
 from scoreflow_jax.checkpoints import checkpoint_steps
 from scoreflow_jax.data import FACTS, DataSource, TrainedOn, Units, class_counts, numbered
 from scoreflow_jax.errors import UserError, first_line
@@ -62,7 +61,7 @@ def read_units(workdir: pathlib.Path) -> Units:
         UserError: data.json is not there, or does not say.
     """
     try:
-        return Units.of(json.loads((workdir / FACTS).read_text()))
+        return Units.of(sums.read_json(workdir / FACTS))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{workdir / FACTS} does not say how the run standardized its table ({first_line(error)}): restore that file, or "
@@ -113,7 +112,7 @@ def write_data_facts(
     experiment: Experiment, workdir: pathlib.Path, source: DataSource, base: DataSource | None
 ) -> None:
     """Writes data.json: the classes' names, and what the run was trained on."""
-    files.write_json(
+    sums.write_json(
         workdir / FACTS,
         {
             "class_names": source.class_names,
@@ -129,8 +128,8 @@ def write_data_facts(
 def class_names(experiment: Experiment, workdir: pathlib.Path) -> tuple[str, ...]:
     """The names of the model's classes, as the run in the workdir knows them; their numbers where it does not."""
     try:
-        names = tuple(str(name) for name in json.loads((workdir / FACTS).read_text())["class_names"])
-    except (OSError, ValueError, KeyError, TypeError):
+        names = tuple(str(name) for name in sums.read_json(workdir / FACTS)["class_names"])
+    except (OSError, KeyError, TypeError):
         names = ()
     return names if len(names) == experiment.num_classes else tuple(map(str, range(experiment.num_classes)))
 

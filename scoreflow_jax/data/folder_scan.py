@@ -24,6 +24,7 @@ from scoreflow_jax.data.pictures import PASSING, UnreadablePicture, check_pictur
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.files import cache_dir, save_arrays, whole_file
 from scoreflow_jax.progress import progress
+from scoreflow_jax.sums import read_arrays
 
 _VERSION = 1  # of what the cache holds
 _CHUNK = 256  # files given to the threads at a time
@@ -229,9 +230,9 @@ def _from_cache(
 ) -> tuple[Int32[np.ndarray, "files 2"], list[str], Any]:
     sizes, reasons, known = np.zeros((len(keys), 2), np.int32), [""] * len(keys), np.zeros(len(keys), bool)
     try:
-        with np.load(cache, allow_pickle=False) as stored:
-            old, old_sizes, old_reasons = stored["keys"], stored["sizes"], stored["reasons"].tolist()
-            numbers, reader = stored["numbers"], str(stored["reader"])
+        stored = read_arrays(cache)
+        old, old_sizes, old_reasons = stored["keys"], stored["sizes"], stored["reasons"].tolist()
+        numbers, reader = stored["numbers"], str(stored["reader"])
         places = np.clip(np.searchsorted(old, keys), 0, len(old) - 1)
         known = old[places] == keys
         sizes[known] = old_sizes[places[known]]

@@ -1,11 +1,11 @@
 """Data sets packed once at the training size: raw pixels in array_record files, so that training decodes nothing.
 
 A pack is a folder of <split>-00000-of-00003.array_record, each record the pixels of an image, row by row; of <split>-labels.npy;
-and of info.json, written last: without it the pack is not whole. The only module that knows array_record.
+of SHA256SUMS of the labels (records have sums of their own, which array_record compares); and of info.json, written last: without
+it the pack is not whole. The only module that knows array_record.
 """
 
 import itertools
-import json
 import os
 import pathlib
 import re
@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
+from scoreflow_jax import sums
 from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples, NoExamples, user_path
 from scoreflow_jax.errors import UserError, first_line
-from scoreflow_jax.files import write_json
 from scoreflow_jax.progress import progress
 from scoreflow_jax.settings import DataSettings
 
 INFO = "info.json"
 _FORMAT = "scoreflow_jax pack 1"
 _NAME = re.compile(
-    r"(train|test)-(\d{5}-of-\d{5}\.array_record|labels\.npy)"
+    rf"(train|test)-(\d{{5}}-of-\d{{5}}\.array_record|labels\.npy)|{sums.SUMS}"
 )  # of the files that a pack has and may lose
 _MADE_WITH = ("framing", "test_share", "label")  # fields of config.data that a pack has settled
 _KEYS = {"shape", "num_classes", "levels", "class_names", "facts", "made_with", "splits"}
@@ -80,7 +80,7 @@ class Packed(DataSource):
             for i, records in enumerate(info["splits"][split])
         ]
         self._ends = np.cumsum([records for _, records in self._shards])
-        self._labels = self._read_labels(self._folder / f"{split}-labels.npy")
+        self._labels = self._read_labels(self._folder / _labels_name(split))
         self._readers: dict[tuple[int, int], Any] = {}
         for shard in range(len(self._shards)):
             self._reader(shard)
@@ -116,6 +116,8 @@ class Packed(DataSource):
 
     def _read_labels(self, path: pathlib.Path) -> Int32[np.ndarray, " examples"]:
         try:
+            if not sums.check_sums(self._folder, lambda name: name == path.name):
+                sums.say_without(self._folder)
             labels = np.load(path, allow_pickle=False).astype(np.int32)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"cannot read {path} ({first_line(error)}): pack the data again") from error
@@ -169,6 +171,7 @@ def write_pack(
         folder.mkdir(parents=True, exist_ok=True)
         _clear(folder)
         shards = {split: _write_split(folder, split, source) for split, source in splits.items()}
+        sums.write_sums(folder, [_labels_name(split) for split in splits])
         first = next(iter(splits.values()))
         info = {
             "format": _FORMAT,
@@ -180,7 +183,7 @@ def write_pack(
             "made_with": {name: getattr(settings, name) for name in _MADE_WITH if settings is not None},
             "splits": shards,
         }
-        write_json(folder / INFO, info)
+        sums.write_json(folder / INFO, info)
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({first_line(error)}): give another --out") from error
     return info
@@ -229,7 +232,7 @@ def _write_split(folder: pathlib.Path, split: str, source: DataSource) -> list[i
                 labels.append(examples["label"])
                 bar.update(len(examples["label"]))
             _write(writer, None)
-    with (folder / f"{split}-labels.npy").open("wb") as file:
+    with (folder / _labels_name(split)).open("wb") as file:
         np.save(file, np.concatenate(labels))
     return [int(last - first) for first, last in itertools.pairwise(bounds)]
 
@@ -253,10 +256,22 @@ def _read_ahead(source: DataSource, numbers: range, pool: ThreadPoolExecutor) ->
         yield from pool.map(source.read, parts[first : first + group])
 
 
+def _labels_name(split: str) -> str:
+    return f"{split}-labels.npy"
+
+
 def _read_info(folder: pathlib.Path) -> dict[str, Any] | None:
+    """What info.json says; None where there is no whole pack.
+
+    Raises:
+        UserError: it is damaged beside the files of a pack.
+    """
     try:
-        info = json.loads((folder / INFO).read_text())
-    except (OSError, ValueError):
+        info = sums.read_json(folder / INFO)
+    except OSError:
         return None
-    whole = isinstance(info, dict) and info.get("format") == _FORMAT and info.keys() >= _KEYS
-    return info if whole else None
+    except sums.Damaged as error:
+        if not any(folder.glob("*.array_record")):
+            return None  # another program's info.json
+        raise UserError(f"{error}: pack the data again") from error
+    return info if info.get("format") == _FORMAT and info.keys() >= _KEYS else None

@@ -1,9 +1,9 @@
 """Pairs of reflow: points at t = 0 and what a model's ODE made of them, in shards of plain arrays, read as they are needed.
 
-A folder holds pairs.json, which says what they are of, and for each shard x0_<i>.npy, x1_<i>.npy, float32, and labels_<i>.npy.
+A folder holds pairs.json, which says what they are of, for each shard x0_<i>.npy, x1_<i>.npy, float32, and labels_<i>.npy, and
+SHA256SUMS of all of these, with which every shard is compared when the pairs are opened.
 """
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
+from scoreflow_jax import sums
 from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples, user_path
 from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax.progress import progress
 
 ABOUT = "pairs.json"
 
@@ -32,23 +34,35 @@ class Pairs(DataSource):
         """
         folder = user_path(folder)
         try:
-            about = json.loads((folder / ABOUT).read_text())
+            about = sums.read_json(folder / ABOUT)
             count, size = int(about["num_pairs"]), int(about["shard_size"])
             self.class_names = tuple(map(str, about["data"]["class_names"]))
             self.facts: dict[str, Any] = dict(about["data"]["facts"])
+            made = {**about["made"]}
+            self._stated = sums.read_sums(folder)
+        except sums.Damaged as error:
+            raise UserError(f"{error}: remove {folder} and run --mode=reflow again") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folder} holds no pairs ({first_line(error)}): make them by --mode=reflow") from error
+        if self._stated is None:
+            sums.say_without(folder)
         self._folder, self._count, self._size, self.spec = folder, count, size, spec
         self._open: dict[int, tuple[np.ndarray, ...]] = {}
-        for number in range(-(-count // size)):
-            rows = min(size, count - number * size)
-            self._check(number, (rows, *spec.shape))
-        self.facts = {**self.facts, "kind": "pairs", "of": about["made"], "sketch": [about["made"]["parameters"][:16]]}
+        with progress("comparing sums of pairs", count, " pairs") as bar:
+            for number in range(-(-count // size)):
+                rows = min(size, count - number * size)
+                self._check(number, (rows, *spec.shape))
+                bar.update(rows)
+        self.facts = {**self.facts, "kind": "pairs", "of": made, "sketch": [str(made.get("parameters"))[:16]]}
 
     def _check(self, number: int, shape: tuple[int, ...]) -> None:
+        """Refuses a shard whose files are not those that were written, or of another shape."""
+        names = shard_names(number)
         try:
-            found = [np.load(self._folder / shard_name(kind, number), mmap_mode="r") for kind in ("x0", "x1", "labels")]
-        except (OSError, ValueError) as error:
+            if self._stated is not None:
+                sums.check_files(self._folder, self._stated, names)
+            found = [np.load(self._folder / name, mmap_mode="r") for name in names]
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
             raise UserError(
                 f"shard {number} of the pairs in {self._folder} is missing or damaged ({first_line(error)}): run --mode=reflow "
                 "again, which makes what is not there"
@@ -62,8 +76,7 @@ class Pairs(DataSource):
 
     def _shard(self, number: int) -> tuple[np.ndarray, ...]:
         if number not in self._open:
-            names = [self._folder / shard_name(kind, number) for kind in ("x0", "x1", "labels")]
-            self._open[number] = tuple(np.load(name, mmap_mode="r") for name in names)
+            self._open[number] = tuple(np.load(self._folder / name, mmap_mode="r") for name in shard_names(number))
         return self._open[number]
 
     def __len__(self) -> int:
@@ -89,6 +102,6 @@ class Pairs(DataSource):
         return np.concatenate([np.asarray(self._shard(i)[2]) for i in shards]).astype(np.int32)
 
 
-def shard_name(kind: str, number: int) -> str:
-    """The file of one array of a shard: "x0", "x1" or "labels"."""
-    return f"{kind}_{number:06d}.npy"
+def shard_names(number: int) -> tuple[str, ...]:
+    """The files of a shard: x0, x1 and, written last, the labels."""
+    return tuple(f"{kind}_{number:06d}.npy" for kind in ("x0", "x1", "labels"))

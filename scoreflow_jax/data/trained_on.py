@@ -1,13 +1,13 @@
 """What a run was trained on, as its workdir says, against what its config's data are now: one check for every mode."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from scoreflow_jax import sums
 from scoreflow_jax.data.base import SKETCH, DataSource
-from scoreflow_jax.errors import UserError
+from scoreflow_jax.errors import UserError, first_line
 
 FACTS = "data.json"
 """Where a workdir has them: `commands/workdir.py` writes it."""
@@ -31,12 +31,20 @@ class TrainedOn:
 
     @classmethod
     def read(cls, workdir: pathlib.Path) -> "TrainedOn | None":
-        """What the workdir says; None where it does not say it, as of an imported checkpoint."""
+        """What the workdir says; None where it does not say it, as of an imported checkpoint.
+
+        Raises:
+            UserError: data.json is damaged.
+        """
         try:
-            facts = json.loads((workdir / FACTS).read_text())
-        except (OSError, ValueError):
+            facts = sums.read_json(workdir / FACTS)
+        except FileNotFoundError:
             return None
-        return cls(str(workdir), facts) if isinstance(facts, dict) else None
+        except (OSError, sums.Damaged) as error:
+            raise UserError(
+                f"{first_line(error)}: it says which data the run is of. Restore it, or remove it to go on without that check"
+            ) from error
+        return cls(str(workdir), facts)
 
     def check(self, source: DataSource, base: DataSource | None = None, *, files: bool = True) -> None:
         """Refuses other data than the run's.

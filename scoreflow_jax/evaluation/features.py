@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int32
 
-from scoreflow_jax import files, processes
+from scoreflow_jax import files, processes, sums
 from scoreflow_jax.data import DataSource
 from scoreflow_jax.evaluation.extractors import Extractor
 from scoreflow_jax.pixels import to_pixels, to_unit_range_host
@@ -52,7 +52,7 @@ def data_features(source: DataSource, extractor: Extractor, folder: pathlib.Path
         for pixels, chunk_labels in _chunks(source):
             own = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
             last = first + len(pixels)
-            features[first:last] = _cached(pixels, extractor, folder / extractor.identity / own[:2] / f"{own}.npy")
+            features[first:last] = _cached(pixels, extractor, folder / extractor.identity / own[:2] / f"{own}.npz")
             labels[first:last] = chunk_labels
             first = last
             digest.update(own.encode() + chunk_labels.tobytes())
@@ -75,8 +75,7 @@ def _cached(pixels: Stored, extractor: Extractor, path: pathlib.Path) -> Float[n
     if processes.all_agree(kept is not None):  # each host has its own cache, but all compute together or none does
         return kept  # type: ignore[return-value]
     features = extractor(pixels)
-    with files.whole_file(path) as temporary:
-        np.save(temporary, features)
+    files.save_arrays(path, {"features": features}, compressed=False)
     return features
 
 
@@ -84,7 +83,7 @@ def _kept(path: pathlib.Path, shape: tuple[int, int]) -> Float[np.ndarray, "batc
     if not path.is_file():
         return None
     try:
-        features = np.load(path)
-    except Exception:  # a damaged file raises almost anything; it is computed anew
+        features = sums.read_arrays(path)["features"]
+    except (OSError, KeyError, sums.Damaged):  # they are computed anew
         return None
-    return features if features.shape == shape else None
+    return features if features.shape == shape and features.dtype == np.float32 else None

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from scoreflow_jax import figures, files, randomness
+from scoreflow_jax import figures, files, randomness, sums
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.extractors import Extractor
 from scoreflow_jax.evaluation.features import CHUNK
@@ -162,9 +162,8 @@ def _read(path: pathlib.Path, count: int, extractor: Extractor, with_images: boo
     if not path.is_file():
         return None
     try:
-        with np.load(path) as file:
-            chunk = dict(file)
-    except Exception:  # a damaged zip raises almost anything; the chunk is then made anew
+        chunk = sums.read_arrays(path)
+    except (OSError, sums.Damaged):  # the chunk is made anew
         return None
     whole = {"features", "images", *_FIELDS} <= chunk.keys() and chunk["features"].shape == (count, extractor.size)
     return chunk if whole and (len(chunk["images"]) == count or not with_images) else None

@@ -5,8 +5,8 @@ import pathlib
 import re
 from typing import Any
 
-from scoreflow_jax import plots
-from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax import plots, sums
+from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.extractors import RELEASED_NAME
 
 MATTERS = (
@@ -455,13 +455,13 @@ def read_report(path: str) -> dict[str, Any]:
     file = pathlib.Path(path)
     file = file / "report.json" if file.is_dir() else file
     try:
-        report = json.loads(file.read_text())
+        report: Any = sums.read_json(file)
     except OSError:
         raise UserError(
             f"no report {file}; expected the report.json of an evaluation, such as runs/digits/eval/2500"
         ) from None
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({first_line(error)}): evaluate again") from error
+    except sums.Damaged as error:
+        raise UserError(f"{error}: evaluate again") from error
     generation = report.get("generation") if isinstance(report, dict) else None
     if not isinstance(generation, dict) or not generation.get("by_seed") or "extractor" not in report:
         raise UserError(

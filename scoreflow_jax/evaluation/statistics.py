@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int32
 
+from scoreflow_jax import sums
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.evaluation.extractors import Extractor
 from scoreflow_jax.evaluation.features import DataFeatures
@@ -101,9 +102,9 @@ def load_npz(path: str, extractor: Extractor) -> Statistics:
         UserError: no such file, a damaged one, or statistics of another extractor.
     """
     try:
-        with np.load(path) as file:
-            mean, covariance = (np.asarray(file[name], np.float64) for name in ("mu", "sigma"))
-            said = [str(line) for line in file["facts"]] if "facts" in file.files else None
+        file = sums.read_arrays(pathlib.Path(path))
+        mean, covariance = (np.asarray(file[name], np.float64) for name in ("mu", "sigma"))
+        said = [str(line) for line in file["facts"]] if "facts" in file else None
     except FileNotFoundError:
         raise UserError(
             f"config.eval.reference is {path}, which is not a file; expected an npz of mu and sigma"

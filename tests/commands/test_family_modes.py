@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import scoreflow_jax
-from scoreflow_jax import sampling
+from scoreflow_jax import sampling, sums
 from scoreflow_jax.command_line import load_config
 from scoreflow_jax.commands import evaluate, reflow, sample, study, train
 from scoreflow_jax.data import Pairs
@@ -128,6 +128,43 @@ def test_pairs_are_the_models_own(flow):
     model = scoreflow_jax.load(workdir)
     np.testing.assert_allclose(found["image"], model.decode(points), atol=5e-3)
     np.testing.assert_array_equal(pairs.labels(), np.zeros(2000))
+
+
+@pytest.mark.parametrize("name", ["x0_000001.npy", "x1_000003.npy", "labels_000000.npy", "pairs.json", "SHA256SUMS"])
+def test_pairs_with_a_bit_turned_over_are_refused(flow, tmp_path, name):
+    experiment, workdir = flow
+    shutil.copytree(workdir / "reflow" / "2" / "pairs", tmp_path / "pairs")
+    for place in (0.1, 0.5, 0.9):
+        path = tmp_path / "pairs" / name
+        whole = path.read_bytes()
+        content = bytearray(whole)
+        content[int(place * len(content))] ^= 2
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="run --mode=reflow again"):
+            Pairs(tmp_path / "pairs", experiment.spec)
+        path.write_bytes(whole)
+    assert len(Pairs(tmp_path / "pairs", experiment.spec)) == 2000
+
+
+def test_pairs_of_an_earlier_version_get_their_sums_and_damaged_ones_are_made_anew(flow, tmp_path, capsys):
+    experiment, workdir = flow
+    shutil.copytree(workdir, tmp_path / "run")
+    pairs, shards = tmp_path / "run" / "reflow" / "2" / "pairs", range(4)
+    whole = {path.name: path.read_bytes() for path in pairs.iterdir()}
+    assert reflow._there(pairs, shards)[1] == []
+    content = bytearray(whole["x1_000002.npy"])
+    content[-5] ^= 1
+    (pairs / "x1_000002.npy").write_bytes(content)
+    assert reflow._there(pairs, shards)[1] == [2]
+    assert "shard 2 of the pairs in" in capsys.readouterr().err
+    (pairs / "SHA256SUMS").unlink()
+    (pairs / "x1_000002.npy").write_bytes(whole["x1_000002.npy"])
+    (pairs / "labels_000003.npy").unlink()
+    stated, missing = reflow._there(pairs, shards)
+    assert missing == [3]
+    assert len(stated) == 9
+    assert "has no sum" in capsys.readouterr().err
+    assert stated.items() <= sums.read_sums(workdir / "reflow" / "2" / "pairs").items()
 
 
 def test_reflow_goes_on_where_it_was_stopped(flow, tmp_path, capsys):
@@ -286,6 +323,7 @@ def test_a_study_measures_its_cells_goes_on_and_says_what_differs(tmp_path, caps
     # A run of an earlier version says nothing of its draws: it is measured anew, and the page names it.
     for meta in tmp_path.glob("p_2/seed0/checkpoints/*/meta/metadata"):
         meta.write_text(json.dumps({k: v for k, v in json.loads(meta.read_text()).items() if k != "draws"}))
+        (meta.parents[1] / "SHA256SUMS").unlink()
     study.run_command(build(config), tmp_path)
     assert "earlier version of the draws than 2, at least in part: p = 2." in (tmp_path / "study.md").read_text()
     other = {**config, "optimizer": {**config["optimizer"], "b1": 0.8}}

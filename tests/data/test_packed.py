@@ -17,6 +17,10 @@ from scoreflow_jax.errors import UserError
 from tests.data.sources import settings_of
 
 
+def flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
 @pytest.fixture(scope="module")
 def digits_pack(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pack") / "digits"
@@ -106,7 +110,13 @@ def test_nothing_is_overwritten(tmp_path, digits_pack):
         ("test-00000-of-00001.array_record", None, "pack the data again"),
         ("test-labels.npy", lambda b: b[:-8], "pack the data again"),
         ("test-labels.npy", None, "pack the data again"),
-        ("info.json", lambda b: b"{", "no whole pack"),
+        ("info.json", lambda b: b"{", r"info.json is damaged .*pack the data again"),
+        ("info.json", lambda b: b.replace(b'"levels": 17', b'"levels": 16'), r"info.json is damaged .*pack the data again"),
+        ("info.json", None, "no whole pack"),
+        # A bit turned over: array_record compares what it reads, and the rest has sums of our own.
+        ("test-00000-of-00001.array_record", lambda b: flipped(b, len(b) // 2), "pack the data again"),
+        ("test-labels.npy", lambda b: flipped(b, len(b) - 8), "test-labels.npy has another sum"),
+        ("SHA256SUMS", lambda b: flipped(b, 8), "test-labels.npy has another sum|SHA256SUMS is damaged"),
     ],
 )
 def test_damage_is_named(tmp_path, name, change, message):
@@ -152,6 +162,7 @@ def test_labels_outside_the_classes_are_damage(tmp_path):
     labels = np.load(tmp_path / "test-labels.npy")
     labels[5] = 10
     np.save(tmp_path / "test-labels.npy", labels)
+    (tmp_path / "SHA256SUMS").unlink()  # as of an earlier version
     with pytest.raises(UserError, match="labels outside its 10 classes"):
         Packed(tmp_path, "test")
 

@@ -123,11 +123,16 @@ def test_features_are_kept_and_nothing_is_computed_twice(tmp_path):
     whole = data_features(Few(source, 2 * CHUNK), extractor, tmp_path, "digits")
     assert whole.sha256 == again.sha256
     assert sum(seen) == 2 * CHUNK + 200
-    # A file cut short is computed anew.
-    for file in tmp_path.rglob("*.npy"):
-        file.write_bytes(file.read_bytes()[:1000])
+    # A file cut short, or with a bit turned over, is computed anew.
+    files = sorted(tmp_path.rglob("*.npz"))
+    assert len(files) == 3
+    for number, file in enumerate(files):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 4
+        file.write_bytes(content if number else content[:1000])
     repaired = data_features(Few(source, 2 * CHUNK), extractor, tmp_path, "digits")
     np.testing.assert_array_equal(repaired.features, whole.features)
+    assert sum(seen) == 4 * CHUNK + 200
 
 
 def test_padding_order_and_batches_change_no_feature():
@@ -411,10 +416,11 @@ def test_a_comparison_shows_spread_over_seeds_not_the_minimum():
 def test_reports_of_other_kinds_are_refused(tmp_path):
     with pytest.raises(UserError, match="no report .*absent"):
         report.read_report(str(tmp_path / "absent"))
-    (tmp_path / "report.json").write_text("{")
-    with pytest.raises(UserError, match="is damaged"):
-        report.read_report(str(tmp_path))
-    for content in ('{"mode": "sample"}', '{"mode": "eval", "generation": {}}', "[]"):
+    for content in ("{", "[]"):
+        (tmp_path / "report.json").write_text(content)
+        with pytest.raises(UserError, match="is damaged .*: evaluate again"):
+            report.read_report(str(tmp_path))
+    for content in ('{"mode": "sample"}', '{"mode": "eval", "generation": {}}'):
         (tmp_path / "report.json").write_text(content)
         with pytest.raises(UserError, match="not the report of an evaluation"):
             report.read_report(str(tmp_path))
