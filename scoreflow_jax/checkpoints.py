@@ -264,6 +264,18 @@ def restore_ema(directory: pathlib.Path, *, ema: PyTree, step: int | None = None
     raise UserError(_all_damaged(directory, damaged))
 
 
+def check_whole(folder: pathlib.Path) -> bool:
+    """Compares all of a checkpoint's files with their sums; returns whether there are any.
+
+    Args:
+        folder: of one step.
+
+    Raises:
+        sums.Damaged: a file differs, is missing, or has no sum.
+    """
+    return sums.check_sums(folder, lambda name: name not in _AFTER_SUMS)
+
+
 def checkpoint_steps(directory: pathlib.Path) -> list[int]:
     """The steps that have a folder, ascending, whole or not."""
     if not directory.is_dir():

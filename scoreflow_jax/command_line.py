@@ -15,17 +15,18 @@ import pathlib
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from absl import app, flags
 
 from scoreflow_jax import __version__, config_files
-from scoreflow_jax.commands import ALONE, FLAGS, MODES, TRAINING, WITHOUT_DEVICES, WITHOUT_EXPERIMENT
+from scoreflow_jax.commands import ALONE, FLAGS, MODES, OPTIONS, TRAINING, WITHOUT_DEVICES, WITHOUT_EXPERIMENT
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.processor import prepare_bfloat16
 from scoreflow_jax.progress import peak_memory
 from scoreflow_jax.settings import PROCESS_FLAGS, Config
+from scoreflow_jax.user_paths import user_path
 
 DEFAULT_CONFIG = "configs/digits.py"
 EXIT_USAGE = 2
@@ -33,7 +34,8 @@ EXIT_INTERRUPTED = 130  # as a shell reports SIGINT; 143 is SIGTERM
 EXIT_LOST_PEER = 75  # EX_TEMPFAIL: start it again
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES)
 _LARGE = 64  # base channels from which a training step allocates so much that keep_freed_memory pays
-_OWN = tuple(dict.fromkeys(name for names in FLAGS.values() for name in names))  # flags of some modes
+_OWN = tuple(dict.fromkeys(name for table in (FLAGS, OPTIONS) for names in table.values() for name in names))
+_SWITCHES = tuple(name for names in OPTIONS.values() for name, takes in names.items() if not takes)
 _FLAGS = ("config", "mode", "workdir", *_OWN, *PROCESS_FLAGS, "help")
 
 _USAGE = """\
@@ -48,7 +50,10 @@ flags:
   --workdir    where the run lives, default runs/<name of the config>
   --config.SECTION.FIELD=VALUE    changes one field, for example --config.train.num_steps=1000; the fields of an experiment
                stand in its file and in configs/common.py, each with a line on what it does
-  --out        of --mode=pack: the folder to write; of --mode=config: the file
+  --out        of --mode=pack: the folder to write; of --mode=config: the file. Of other modes the folder to write in place of
+               the workdir's, which is then only read:
+               {out}
+  --verify     of --mode=status: compare all that the run has stored with its sums
   --source     of --mode=import: the PyTorch checkpoint, such as checkpoint.pth
   --reports    of --mode=compare: folders of evaluations, such as runs/a/eval/1000,runs/b/eval/1000
   --coordinator=HOST:PORT --num_processes=N --process_id=I
@@ -83,7 +88,8 @@ def main(argv: list[str] | None = None) -> None:
 def usage() -> str:
     """The text of --help."""
     modes = "\n".join(f"  {name:15s} {description}" for name, (_, description) in MODES.items())
-    return _USAGE.format(modes=modes, config=DEFAULT_CONFIG)
+    out = ", ".join(mode for mode, names in OPTIONS.items() if "out" in names)
+    return _USAGE.format(modes=modes, config=DEFAULT_CONFIG, out=out)
 
 
 def parse(argv: list[str]) -> tuple[str, Config, pathlib.Path, dict[str, str]]:
@@ -104,30 +110,31 @@ def parse(argv: list[str]) -> tuple[str, Config, pathlib.Path, dict[str, str]]:
         raise UserError(f"--mode={mode} runs in one process: leave out --{', --'.join(PROCESS_FLAGS)}")
     file = given.get("config", DEFAULT_CONFIG)
     overrides = {name.removeprefix("config."): given[name] for name in given if name.startswith("config.")}
+    more = {name: given[name] for name in (*FLAGS.get(mode, ()), *OPTIONS.get(mode, ())) if name in given}
     if mode in WITHOUT_EXPERIMENT and "workdir" in given and "config" not in given:
-        return mode, {}, pathlib.Path(given["workdir"]), {}
+        return mode, {}, user_path(given["workdir"]), more
     config: Any = load_config(file)
     if isinstance(config, dict):
         _check_fields(overrides, list(config_files.fields(config)), file)
         config = config_files.changed(config, overrides)
     else:
         _check_fields(overrides, list(_dotted(config)), file)
-        old, config = config, _apply(argv, file)
+        old, config = config, _apply(overrides, file)
         with config.ignore_type():
             for section, field in config_files.left_behind(old, overrides):
                 config[section][field] = None
-    workdir = pathlib.Path(given.get("workdir", f"runs/{config['name']}"))
-    return mode, config, workdir, {name: given[name] for name in FLAGS.get(mode, ())}
+    return mode, config, user_path(given.get("workdir", f"runs/{config['name']}")), more
 
 
 def _check_own_flags(mode: str, given: dict[str, str]) -> None:
     """Each mode has its own flags and no other's."""
-    for owner, names in FLAGS.items():
-        for name, takes in names.items():
-            if owner == mode and name not in given:
-                raise UserError(f"--mode={mode} needs --{name}={takes}")
-            if name in given and name not in FLAGS.get(mode, ()):
-                raise UserError(f"--{name} is a flag of --mode={owner}, not of --mode={mode}")
+    for name, takes in FLAGS.get(mode, {}).items():
+        if name not in given:
+            raise UserError(f"--mode={mode} needs --{name}={takes}")
+    for name in _OWN:
+        owners = [owner for table in (FLAGS, OPTIONS) for owner, names in table.items() if name in names]
+        if name in given and mode not in owners:
+            raise UserError(f"--{name} is a flag of --mode={'|'.join(owners)}, not of --mode={mode}")
 
 
 def _given(arguments: list[str]) -> dict[str, str]:
@@ -144,6 +151,11 @@ def _given(arguments: list[str]) -> dict[str, str]:
         if name not in _FLAGS and not name.startswith("config."):
             hint = _nearest(name, _FLAGS) or ". Fields of the config are --config.SECTION.FIELD=VALUE"
             raise UserError(f"unknown flag --{name}{hint}; expected --{', --'.join(_FLAGS[:-1])} or --help")
+        if name in _SWITCHES:
+            if equals:
+                raise UserError(f"--{name} is a switch and takes no value: leave out ={value}")
+            given[name] = "yes"
+            continue
         if not equals:
             value = next(rest, "")
         if not value or (not equals and value.startswith("--")):
@@ -161,7 +173,7 @@ def load_config(file: str) -> Config:
     if config_files.is_json(file):
         return config_files.read_json(file)
     path, _, variant = file.partition(":")
-    if not pathlib.Path(path).is_file():
+    if not user_path(path).is_file():
         known = sorted(str(p) for p in pathlib.Path("configs").glob("*.py") if p.stem not in ("__init__", "common"))
         raise UserError(
             f"no config file {path}{_nearest(path, known)}; expected one of {', '.join(known) or 'configs/'}"
@@ -171,7 +183,7 @@ def load_config(file: str) -> Config:
             f"{path} needs ml_collections, which is not installed: on a machine that has it, write it as JSON by --mode=config "
             f"--config={file} --out=config.json, and give that here as --config=config.json"
         )
-    spec = importlib.util.spec_from_file_location("_scoreflow_config", path)
+    spec = importlib.util.spec_from_file_location("_scoreflow_config", user_path(path))
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file; expected a config such as {DEFAULT_CONFIG}")
     module = importlib.util.module_from_spec(spec)
@@ -214,18 +226,15 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def _apply(argv: list[str], file: str) -> Any:
+def _apply(overrides: Mapping[str, str], file: str) -> Any:
     """Has ml_collections convert and apply the overrides. It finds them in sys.argv, and only there."""
     from ml_collections import config_flags
 
     values = flags.FlagValues()
-    flags.DEFINE_string("mode", None, "", flag_values=values)
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
-    for name in (*_OWN, *PROCESS_FLAGS):
-        flags.DEFINE_string(name, None, "", flag_values=values)
+    argv = ["main.py", *(f"--config.{name}={value}" for name, value in overrides.items())]
     saved, sys.argv = sys.argv, argv
     try:
-        holder = config_flags.DEFINE_config_file("config", file, flag_values=values)
+        holder = config_flags.DEFINE_config_file("config", str(user_path(file)), flag_values=values)
         values(argv)
         return holder.value
     except (flags.Error, ValueError, TypeError, KeyError) as error:

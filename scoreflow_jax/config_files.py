@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import json
-import pathlib
 import typing
 from collections.abc import Iterator, Mapping
 from types import NoneType
@@ -11,6 +10,7 @@ from typing import Any
 
 from scoreflow_jax import settings
 from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax.user_paths import user_path
 
 _SETTINGS: dict[str, Any] = {
     "data": settings.DataSettings,
@@ -37,7 +37,7 @@ def read_json(file: str) -> dict[str, Any]:
     Raises:
         UserError: no such file, or one that is no config.
     """
-    path = pathlib.Path(file)
+    path = user_path(file)
     if not path.is_file():
         raise UserError(f"no config file {file}; expected one such as the config.json in the workdir of a run")
     try:

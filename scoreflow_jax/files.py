@@ -1,9 +1,13 @@
 """Files that are whole or not there, and the folder for what can be made again."""
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import pathlib
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -25,8 +29,28 @@ def writing() -> bool:
 
 
 def cache_dir() -> pathlib.Path:
-    """$XDG_CACHE_HOME/scoreflow_jax, else ~/.cache/scoreflow_jax."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "scoreflow_jax"
+    """$XDG_CACHE_HOME/scoreflow_jax, else ~/.cache/scoreflow_jax; else, said in a line, a folder that ends with the process."""
+    return _usable(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
+
+
+@functools.cache
+def _usable(root: str) -> pathlib.Path:
+    folder = pathlib.Path(root) / "scoreflow_jax"
+    try:
+        if root.startswith("~"):
+            raise OSError("this user has no home")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        print(
+            f"no cache in {folder} ({error.strerror or error}): what it would keep is made anew each time; XDG_CACHE_HOME names "
+            "another place",
+            file=sys.stderr,
+        )
+    temporary = tempfile.mkdtemp(prefix="scoreflow_jax-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return pathlib.Path(temporary)
 
 
 @contextlib.contextmanager

@@ -38,6 +38,7 @@ from scoreflow_jax.sampling import Sampler, Solved, SolveStats
 from scoreflow_jax.sampling.guidance import guided
 from scoreflow_jax.settings import with_end
 from scoreflow_jax.typing import HostState, PRNGKey, PyTree
+from scoreflow_jax.user_paths import user_path
 
 LabelsLike = ArrayLike | list[int] | tuple[int, ...] | None
 """A label for all, one for each example, or None for an unconditional model."""
@@ -731,7 +732,7 @@ def load(
     Raises:
         UserError: no run or no whole checkpoint there.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = user_path(workdir)
     layout = make_layout(devices) if devices else make_layout()
     return load_model(build(read_config(workdir)), workdir, step=step, batch_size=batch_size, layout=layout)
 

@@ -69,7 +69,9 @@ def check_sums(folder: pathlib.Path, wanted: Callable[[str], bool] | None = None
     stated = read_sums(folder)
     if stated is None:
         return False
-    check_files(folder, stated, {name for name in (*stated, *files_below(folder)) if wanted is None or wanted(name)} - {SUMS})
+    check_files(
+        folder, stated, {name for name in (*stated, *files_below(folder)) if wanted is None or wanted(name)} - {SUMS}
+    )
     return True
 
 
@@ -125,8 +127,12 @@ def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
         temporary.write_text(json.dumps({**value, _OF_OBJECT: _of_object(value)}, indent=2) + "\n")
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: pathlib.Path, *, say: bool = True) -> dict[str, Any]:
     """Reads what `write_json` wrote, without its sum.
+
+    Args:
+        path: of the file.
+        say: whether a line says that it has none.
 
     Raises:
         FileNotFoundError: there is none.
@@ -141,7 +147,8 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
         raise Damaged(f"{path} is damaged (no JSON object)")
     stated = value.pop(_OF_OBJECT, None)
     if stated is None:
-        say_without(path)
+        if say:
+            say_without(path)
     elif stated != _of_object(value):
         raise Damaged(f"{path} is damaged (its content is not what its sum is of)")
     return value

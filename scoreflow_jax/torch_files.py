@@ -24,6 +24,7 @@ import ml_dtypes
 import numpy as np
 
 from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax.user_paths import user_path
 
 STORAGES: dict[str, Any] = {
     "FloatStorage": np.float32,
@@ -73,7 +74,7 @@ def read_torch_file(path: str | pathlib.Path) -> Any:
     Raises:
         TorchFileError: with what is wrong, and where the file asks for more than tensors and plain containers.
     """
-    path = pathlib.Path(path)
+    path = user_path(path)
     try:
         return _read(path)
     except TorchFileError as error:

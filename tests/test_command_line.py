@@ -279,3 +279,31 @@ def test_another_part_by_name_comes_with_its_own_fields(as_json, digits_json):
     _, config, _, _ = parse("--mode=train", f"--config={file}", "--config.path.t_max=0.9")
     assert build(config).path.t_max == 0.9
     assert build(config).objective.weight_exponent == 1.0
+
+
+def test_flags_that_may_be_left_out_and_switches():
+    assert parse("--mode=status", "--workdir=x")[3] == {}
+    assert parse("--mode=status", "--workdir=x", "--verify")[3] == {"verify": "yes"}
+    assert parse("--mode=status", "--verify", "--config=configs/digits.py:smoke")[3] == {"verify": "yes"}
+    assert parse("--mode=sample", "--out=x")[3] == {"out": "x"}
+    assert parse("--mode=eval")[3] == {}
+    for arguments, match in (
+        (("--mode=train", "--verify"), "--verify is a flag of --mode=status, not of --mode=train"),
+        (("--mode=train", "--out=x"), r"--out is a flag of --mode=pack\|config\|sample.*, not of --mode=train"),
+        (("--mode=status", "--verify=no"), "--verify is a switch and takes no value: leave out =no"),
+        (("--mode=pack",), "--mode=pack needs --out=DIR"),
+    ):
+        with pytest.raises(UserError, match=match):
+            parse(*arguments)
+
+
+def test_a_home_is_meant_in_every_path(monkeypatch, tmp_path):
+    """A folder that is called ~ never appears."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text((ROOT / "configs" / "digits.py").read_text())
+    assert parse("--mode=train", "--workdir=~/run", "--config=~/mine.py")[2] == tmp_path / "run"
+    assert parse("--mode=status", "--workdir=~/run")[2] == tmp_path / "run"
+    with pytest.raises(UserError, match="no config file ~/other.json"):
+        parse("--mode=train", "--config=~/other.json")
+    with pytest.raises(UserError, match="there is no folder ~nobody-of-that-name/run"):
+        parse("--mode=train", "--workdir=~nobody-of-that-name/run")

@@ -33,8 +33,7 @@ def test_json_comes_back_and_any_flipped_bit_is_damage_or_changes_nothing(tmp_pa
         path.write_bytes(changed)
         try:
             value = sums.read_json(path)
-        except sums.Damaged as error:
-            assert "data.json is damaged" in str(error)
+        except sums.Damaged:
             noticed += 1
             continue
         value.pop(next(iter(value.keys() - VALUE.keys()), None), None)  # where the name of the sum itself was hit
@@ -84,7 +83,10 @@ def test_a_line_with_a_flipped_bit_is_no_record_or_the_same(tmp_path):
 def test_arrays_with_a_flipped_bit_are_damage_or_the_same(tmp_path, compressed):
     """NumPy itself reads of an array what it needs, and may stop before the end, where zip compares."""
     path = tmp_path / "a.npz"
-    arrays = {"features": np.random.default_rng(0).normal(size=(20, 30)).astype(np.float32), "text": np.asarray(["x: 1"])}
+    arrays = {
+        "features": np.random.default_rng(0).normal(size=(20, 30)).astype(np.float32),
+        "text": np.asarray(["x: 1"]),
+    }
     save_arrays(path, arrays, compressed=compressed)
     whole, same = path.read_bytes(), 0
     for changed in flips(whole, 800):

@@ -68,6 +68,15 @@ FLAGS = {
 }
 """Flags besides the common ones and what they take, for the modes that have some; they are required."""
 
+OPTIONS: dict[str, dict[str, str]] = {
+    "status": {"verify": ""},
+    **{
+        mode: {"out": "DIR"}
+        for mode in ("sample", "translate", "interpolate", "figures", "eval", "statistics", "difference-flow")
+    },
+}
+"""The same of flags that may be left out; one that takes nothing is a switch. --out is where to write in place of the workdir."""
+
 WITHOUT_EXPERIMENT = ("status", "diagnose")
 """Modes that look at a workdir alone: run_command(workdir, **flags). They need neither data nor the run's config."""
 

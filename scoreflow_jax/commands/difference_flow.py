@@ -41,6 +41,7 @@ from scoreflow_jax.sampling.noise import noise_for
 from scoreflow_jax.sampling.smoothed_score import bandwidth_limits, smoothed_score
 from scoreflow_jax.training.classifier import ClassifierDifference
 from scoreflow_jax.typing import HostState, PyTree
+from scoreflow_jax.user_paths import user_path
 
 
 class Mover(NamedTuple):
@@ -59,7 +60,7 @@ class Mover(NamedTuple):
     told: dict[str, Any]
 
 
-def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
+def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:
     """Writes difference_flow/{particles.npz, panels.png, animation.gif, kl.png, report.json}.
 
     Raises:
@@ -70,6 +71,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     learned = settings.scores == "learned"  # the others need no run, and know classes of no other data than these
     data = Data(workdirs.of_run(experiment, workdir) if learned else experiment)
     training = _examples(data, settings.target, settings.num_data)
+    folder = workdirs.out_folder(workdir / "difference_flow", out)
     start = _start(data)
     began = time.perf_counter()
     mover = {"kernel": _by_kernels, "learned": _by_models, "classifier": _by_classifier}[settings.scores](
@@ -90,7 +92,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
                 mover.difference, start, flow, _key(experiment, "move"), memory=mover.memory, kept=kept, watch=watch
             )
     seconds = time.perf_counter() - began
-    _write(experiment, workdir / "difference_flow", data, flowed, kept, flow)
+    _write(experiment, folder, data, flowed, kept, flow)
     report = {
         **_head(experiment, mover),
         "cost": {
@@ -103,9 +105,9 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
         "kl": estimates,
         **measure_particles(data, np.asarray(flowed.particles), np.asarray(training), settings.target),
     }
-    _draw_kl(workdir / "difference_flow" / "kl.png", estimates, settings.kl_bandwidth)
-    files.write_json(workdir / "difference_flow" / "report.json", report)
-    print(_line(report, workdir / "difference_flow"))
+    _draw_kl(folder / "kl.png", estimates, settings.kl_bandwidth)
+    files.write_json(folder / "report.json", report)
+    print(_line(report, folder))
 
 
 def _key(experiment: Experiment, name: str) -> Any:
@@ -154,7 +156,7 @@ def _by_models(experiment: Experiment, workdir: pathlib.Path, training: Any, sta
         return Mover(score_difference(score_p, exclude_self=settings.exclude_self), {"p": model.params}, 1, told)
     left = model
     if settings.other is not None:
-        folder = pathlib.Path(settings.other)
+        folder = user_path(settings.other)
         left = load_model(build(read_config(folder)), folder, batch_size=len(start))
         if left.image_shape != model.image_shape:
             raise UserError(f"config.difference.other is of {left.image_shape}, expected the run's {model.image_shape}")

@@ -77,30 +77,30 @@ class _Case:
         return {str(c): self.names[c] for c in classes}
 
 
-def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
+def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:
     """Writes figures/{figure3.png, figure4.png, figure5.png, figure6.png, report.json}, as many as the model can have."""
     _check(experiment)
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.figures.batch_size)
+    folder = workdirs.out_folder(workdir / "figures", out)
     case = _Case(model, workdirs.class_names(experiment, workdir))
     left_out = _left_out(experiment)
     for why in dict.fromkeys(left_out.values()):
         numbers = [str(number) for number in left_out if left_out[number] == why]
         s, are = ("s", "are") if len(numbers) > 1 else ("", "is")
         print(f"figure{s} {' and '.join(numbers)} {are} left out: {why}")
-    out = workdir / "figures"
     told = {}
     for number, draw in (_BASE_FIGURES if experiment.data.base else _FIGURES).items():
         name = f"figure{number}"
         if number in left_out:
-            (out / f"{name}.png").unlink(missing_ok=True)  # of an earlier command: the report is silent on it
+            (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier command: the report is silent on it
             continue
         lines, told[name] = draw(case)
-        with files.whole_file(out / f"{name}.png") as path:
+        with files.whole_file(folder / f"{name}.png") as path:
             figures.save_panels(path, lines)
-        print(f"drew {out / name}.png: {told[name]['shows']}")
+        print(f"drew {folder / name}.png: {told[name]['shows']}")
     head = workdirs.report_head(model, "figures", seed=experiment.figures.seed)
     reasons = {f"figure{number}": why for number, why in left_out.items()}
-    files.write_json(out / "report.json", {**head, "figures": told, "left_out": reasons})
+    files.write_json(folder / "report.json", {**head, "figures": told, "left_out": reasons})
 
 
 def _check(experiment: Experiment) -> None:

@@ -54,16 +54,16 @@ FEATURES = {"generation", "translation", "sweep", "audit", "straightness"}
 """Parts that compare features, and so need the extractor and its weights."""
 
 
-def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
+def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:
     """Writes eval/<step>/{report.json, report.md, pictures}, after each part what there is."""
     chosen = [name for name in PARTS if getattr(experiment.eval, name) not in (False, "none")]
     if not chosen:
         raise UserError(f"every part of the evaluation is off: switch one on, config.eval.{', '.join(PARTS)}")
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.eval.batch_size)
+    folder = workdirs.out_folder(workdir / "eval" / str(model.step), out)
     data = Data(model.experiment)
     for split in ("train", "test"):
         data.source(split)
-    out = workdir / "eval" / str(model.step)
     report = {
         **workdirs.report_head(model, "eval", seed=None, by_sampler=True),
         "seeds": list(experiment.eval.seeds),
@@ -72,13 +72,13 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     }
     for name in chosen:
         start = time.perf_counter()
-        report[name] = _plain(PARTS[name](model, data, out))
-        sums.write_json(out / "report.json", report)
-        with files.whole_file(out / "report.md") as path:
+        report[name] = _plain(PARTS[name](model, data, folder))
+        sums.write_json(folder / "report.json", report)
+        with files.whole_file(folder / "report.md") as path:
             path.write_text(page(report) + "\n")
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     print(summary(report))
-    print(f"see {out / 'report.md'}")
+    print(f"see {folder / 'report.md'}")
 
 
 def _opened(data: Data, chosen: list[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from scoreflow_jax.model import Model
 from scoreflow_jax.typing import HostState
 
 
-def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
+def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:
     """Writes interpolate/{strip.png, interpolations.npz, report.json}."""
     settings = experiment.interpolate
     if experiment.data.base:
@@ -27,22 +27,22 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     classes = settings.labels or tuple(range(experiment.num_classes))
     labels = balanced_labels(settings.num_pairs, classes)
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)
+    folder = workdirs.out_folder(workdir / "interpolate", out)
     pairs = None if latents else _real_pairs(model.experiment, labels, settings.num_pairs)
     first, second = _latent_pairs(model, settings.seed, settings.num_pairs) if pairs is None else pairs
     solved, encoding = model.solve_interpolate(
         first, second, labels, num_steps=settings.num_steps, rule=settings.rule, latents=latents
     )
-    out = workdir / "interpolate"
     stored = labels if labels is not None else np.zeros(settings.num_pairs, np.int32)
     examples = points.stored(experiment, workdir, solved.y)
-    files.save_arrays(out / "interpolations.npz", {points.noun(experiment): examples, "labels": stored})
-    _draw(experiment, workdir, out / "strip.png", solved.y, labels)
+    files.save_arrays(folder / "interpolations.npz", {points.noun(experiment): examples, "labels": stored})
+    _draw(experiment, workdir, folder / "strip.png", solved.y, labels)
     head = workdirs.report_head(model, "interpolate", seed=settings.seed)
     cost = {"cost": solved.stats.summary()} | ({"encode_cost": encoding.summary()} if encoding else {})
     facts = {"between": settings.between, "rule": settings.rule, "num_steps": settings.num_steps}
-    files.write_json(out / "report.json", {**head, **facts, **cost})
+    files.write_json(folder / "report.json", {**head, **facts, **cost})
     print(
-        f"interpolated {settings.num_pairs} pairs: {workdirs.cost_line(solved.stats)}; see {workdirs.seen(out / 'strip.png')}"
+        f"interpolated {settings.num_pairs} pairs: {workdirs.cost_line(solved.stats)}; see {workdirs.seen(folder / 'strip.png')}"
     )
 
 

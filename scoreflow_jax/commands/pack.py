@@ -5,10 +5,11 @@ import pathlib
 import time
 
 from scoreflow_jax.commands import workdir as workdirs
-from scoreflow_jax.data import NoExamples, is_packed, open_source, user_path
+from scoreflow_jax.data import NoExamples, is_packed, open_source
 from scoreflow_jax.data.packed import write_pack
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
+from scoreflow_jax.user_paths import user_path
 
 
 def run_command(experiment: Experiment, workdir: pathlib.Path, out: str) -> None:

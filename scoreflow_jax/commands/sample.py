@@ -19,10 +19,11 @@ from scoreflow_jax.sampling.guidance import network_calls
 _GRID_ROWS = 20  # of grid.png at the most; samples.npz holds all
 
 
-def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
+def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:
     """Writes sample/{samples.npz, grid.png, report.json}."""
     settings = experiment.sample
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size, with_data=False)
+    folder = workdirs.out_folder(workdir / "sample", out)
     labels = balanced_labels(settings.num_images, settings.labels or tuple(range(experiment.num_classes)))
     key = jax.random.key(settings.seed)
     if settings.likelihood and settings.guidance != 1.0:
@@ -41,23 +42,22 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
         solved, extra = _with_likelihood(model, workdir, noise, labels)
     else:
         solved = model.solve_samples(key, settings.num_images, labels, guidance=settings.guidance)
-    out = workdir / "sample"
     stored = labels if labels is not None else np.zeros(len(solved.y), np.int32)
     what = points.noun(experiment)
     examples = points.stored(experiment, workdir, solved.y)
-    files.save_arrays(out / "samples.npz", {what: examples, "labels": stored, **extra})
+    files.save_arrays(folder / "samples.npz", {what: examples, "labels": stored, **extra})
     if experiment.spec.levels:
-        with files.whole_file(out / "grid.png") as path:
+        with files.whole_file(folder / "grid.png") as path:
             figures.save_grid(path, solved.y[: _GRID_ROWS * settings.columns], columns=settings.columns)
     else:
-        points.point_plots(experiment, workdir).samples(out / "grid.png", solved.y, labels)
+        points.point_plots(experiment, workdir).samples(folder / "grid.png", solved.y, labels)
     head = workdirs.report_head(model, "sample", seed=settings.seed, by_sampler=not settings.likelihood)
     told: dict[str, Any] = {"guidance": settings.guidance, "cost": solved.stats.summary(calls)}
     if settings.likelihood:
         told["likelihood"] = _what_likelihood(model)
-    files.write_json(out / "report.json", {**head, **told})
+    files.write_json(folder / "report.json", {**head, **told})
     print(
-        f"generated {len(solved.y)} {what}: {workdirs.cost_line(solved.stats, calls)}; see {workdirs.seen(out / 'grid.png')}"
+        f"generated {len(solved.y)} {what}: {workdirs.cost_line(solved.stats, calls)}; see {workdirs.seen(folder / 'grid.png')}"
     )
 
 

@@ -12,18 +12,18 @@ from scoreflow_jax.evaluation.statistics import jpeg_warning, save_npz
 from scoreflow_jax.experiment import Experiment
 
 
-def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
+def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:
     """Writes statistics/{train.npz, test.npz, report.json}: the usual mu and sigma, and how far the two splits are apart.
 
     That distance is what a perfect model would reach with as many images as the test split has, and a check of the whole
     measurement: CIFAR-10's is published.
     """
     data = Data(experiment)
+    folder = workdirs.out_folder(workdir / "statistics", out)
     splits = {split: data.statistics(split) for split in ("train", "test")}
-    out = workdir / "statistics"
     for split, statistics in splits.items():
         if statistics.gaussian is not None:
-            with files.whole_file(out / f"{split}.npz") as path:
+            with files.whole_file(folder / f"{split}.npz") as path:
                 save_npz(path, statistics)
         else:
             print(f"{split}: {statistics.facts['images']} images are too few for a covariance, so no {split}.npz")
@@ -32,7 +32,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     apart = distances(test, splits["train"], data.extractor)
     head = workdirs.environment()
     files.write_json(
-        out / "report.json",
+        folder / "report.json",
         {
             "mode": "statistics",
             **head,
@@ -48,4 +48,4 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     shares = {f"the {split} split": x.facts.get("jpeg") for split, x in splits.items()}
     if (warning := jpeg_warning(shares)) is not None:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"see {out / 'report.json'}")
+    print(f"see {folder / 'report.json'}")

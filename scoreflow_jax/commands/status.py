@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from scoreflow_jax import sums
 from scoreflow_jax.checkpoints import checkpoint_steps
+from scoreflow_jax.commands.verify import verify as verify_all
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.experiment import config_hash
 from scoreflow_jax.model import read_config
@@ -56,13 +57,19 @@ class Progress(NamedTuple):
         return max(self.num_steps - self.step, 0) * self.batch_size / self.rate if self.rate else None
 
 
-def run_command(workdir: pathlib.Path) -> None:
+def run_command(workdir: pathlib.Path, verify: str = "") -> None:
     """Prints the screen.
 
+    Args:
+        workdir: of the run.
+        verify: where given, all that the run has stored is compared with its sums as well.
+
     Raises:
-        UserError: no run there.
+        UserError: no run there, or something is damaged.
     """
-    print("\n".join(screen(workdir, time.time(), characters_for(sys.stdout.encoding))))
+    print("\n".join(screen(workdir, time.time(), characters_for(sys.stdout.encoding))), flush=True)
+    if verify:
+        print("\n".join(verify_all(workdir)))
 
 
 def screen(workdir: pathlib.Path, now: float, characters: Characters) -> list[str]:

@@ -19,15 +19,16 @@ from scoreflow_jax.sampling import TRANSLATIONS, Solved
 from scoreflow_jax.settings import TranslateSettings
 
 
-def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
+def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:
     """Writes translate/{translations.npz, grid.png, path.png, report.json}."""
     settings = experiment.translate
     if experiment.data.base:
-        translate_base.run_command(experiment, workdir)
+        translate_base.run_command(experiment, workdir, out)
         return
     if not experiment.conditional:
         raise UserError("an unconditional model cannot translate: it has no classes. Use a conditional config")
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)
+    folder = workdirs.out_folder(workdir / "translate", out)
     experiment = model.experiment
     job, names = _job(experiment, workdir)
     times = np.linspace(0.0, 1.0, settings.num_times)
@@ -36,9 +37,8 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     data = Data(experiment)
     figures_by_method = {m: _measure(m, s, job, data) for m, s in solved.items()}
     chosen, what = solved[settings.method], points.noun(experiment)
-    out = workdir / "translate"
     files.save_arrays(
-        out / "translations.npz",
+        folder / "translations.npz",
         {
             f"source_{what}": points.stored(experiment, workdir, job.images),
             f"translated_{what}": points.stored(experiment, workdir, chosen.y),
@@ -47,16 +47,16 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
         },
     )
     if experiment.spec.levels:
-        _draw(out, job, names, solved, settings.method, settings.shown, times)
+        _draw(folder, job, names, solved, settings.method, settings.shown, times)
     else:
-        _draw_points(out, points.point_plots(experiment, workdir), job, solved, settings)
+        _draw_points(folder, points.point_plots(experiment, workdir), job, solved, settings)
     head = workdirs.report_head(model, "translate", seed=None)
     images = f"folder {settings.images}" if settings.images else f"split {experiment.data.test_split}"
     files.write_json(
-        out / "report.json", {**head, "method": settings.method, what: images, "methods": figures_by_method}
+        folder / "report.json", {**head, "method": settings.method, what: images, "methods": figures_by_method}
     )
     print(
-        f"translated {len(job.images)} {what} by {settings.method}; see {workdirs.seen(out / 'grid.png', out / 'path.png')}"
+        f"translated {len(job.images)} {what} by {settings.method}; see {workdirs.seen(folder / 'grid.png', folder / 'path.png')}"
     )
     for name, f in figures_by_method.items():
         recognized = f.get("recognized_as_target")

@@ -21,7 +21,7 @@ BASE, DATA = 0, 1
 """What `config.translate.source` and `target` mean for such a model: the data at t = 0 and at t = 1."""
 
 
-def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
+def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:
     """Writes translate/{translations.npz, grid.png, path.png, report.json}: both ways, or the one that `source` names."""
     if experiment.conditional:
         raise UserError(
@@ -31,22 +31,22 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     if not experiment.spec.levels:
         raise UserError("points have no pictures to translate: --mode=sample carries those at t = 0 to t = 1")
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.translate.batch_size)
+    folder = workdirs.out_folder(workdir / "translate", out)
     names, pixels = _names_and_pixels(model.experiment, ways)
     levels = 256 if experiment.translate.images is not None else experiment.spec.levels
     scaling = dataclasses.replace(experiment.scaling, levels=levels)
     times = np.linspace(0.0, 1.0, experiment.translate.num_times)
     solved = {way: _carry(model, scaling.to_images(pixels[way]), way, times) for way in ways}
     back = {way: _carry(model, solved[way].y, 1 - way, None) for way in ways}
-    out = workdir / "translate"
     joined = {
         "source_images": scaling.to_pixels(np.concatenate([scaling.to_images(pixels[way]) for way in ways])),
         "translated_images": scaling.to_pixels(np.concatenate([solved[way].y for way in ways])),
         "source_labels": np.concatenate([np.full(len(pixels[way]), way, np.int32) for way in ways]),
         "target_labels": np.concatenate([np.full(len(pixels[way]), 1 - way, np.int32) for way in ways]),
     }
-    files.save_arrays(out / "translations.npz", joined)
+    files.save_arrays(folder / "translations.npz", joined)
     _draw(
-        out,
+        folder,
         experiment,
         names,
         ways,
@@ -63,8 +63,8 @@ def run_command(experiment: Experiment, workdir: pathlib.Path) -> None:
     }
     head = workdirs.report_head(model, "translate", seed=None, by_sampler=True)
     by = "the ODE itself" if experiment.sampler.name == "ode" else "the SDE of config.sampler"
-    files.write_json(out / "report.json", {**head, "method": by, "translations": told})
-    print(f"translated by {by}; see {workdirs.seen(out / 'grid.png', out / 'path.png')}")
+    files.write_json(folder / "report.json", {**head, "method": by, "translations": told})
+    print(f"translated by {by}; see {workdirs.seen(folder / 'grid.png', folder / 'path.png')}")
     for name, f in told.items():
         print(
             f"  {name}: {f['images']} images, there and back within {f['there_and_back_error']:.1e} in [-1, 1], "

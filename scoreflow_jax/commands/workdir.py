@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from scoreflow_jax import processes, randomness, sums
+from scoreflow_jax import files, processes, randomness, sums
 from scoreflow_jax.checkpoints import checkpoint_steps
 from scoreflow_jax.data import FACTS, DataSource, TrainedOn, Units, class_counts, numbered
 from scoreflow_jax.errors import UserError, first_line
@@ -33,6 +33,7 @@ from scoreflow_jax.experiment import (
 from scoreflow_jax.model import Model, load_model, read_config
 from scoreflow_jax.sampling import SolveStats
 from scoreflow_jax.settings import Config
+from scoreflow_jax.user_paths import user_path, writable_folder
 
 _LOCK = ".lock"
 _SHARED_WITHIN = 20.0  # seconds that a network file system may take to show a file to another host
@@ -211,6 +212,20 @@ def _lock(workdir: pathlib.Path) -> Iterator[None]:
         file.write(f"{platform.node()} {os.getpid()} {time.time_ns()}")
         file.flush()
         yield
+
+
+def out_folder(default: pathlib.Path, given: str | None) -> pathlib.Path:
+    """Where a mode writes, found to be writable before it computes.
+
+    Args:
+        default: in the workdir.
+        given: by --out, in its place.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    folder = default if given is None else user_path(given)
+    return writable_folder(folder, "--out") if files.writing() else folder
 
 
 def of_run(experiment: Experiment, workdir: pathlib.Path) -> Experiment:

@@ -25,7 +25,6 @@ from scoreflow_jax.data.base import (
     numbered,
     read_all,
     spread,
-    user_path,
 )
 from scoreflow_jax.data.combined import Merged, Selected
 from scoreflow_jax.data.digits import Digits
@@ -175,5 +174,4 @@ __all__ = [
     "read_all",
     "read_pictures",
     "spread",
-    "user_path",
 ]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from scoreflow_jax.data.base import SKETCH, DataSource, DataSpec, Example, Examples, NoExamples, user_path
+from scoreflow_jax.data.base import SKETCH, DataSource, DataSpec, Example, Examples, NoExamples
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.settings import DataSettings
+from scoreflow_jax.user_paths import user_path
 
 NAMES = "class_names"
 """The array of the classes' names, which a file may have."""

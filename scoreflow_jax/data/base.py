@@ -4,14 +4,13 @@ Random access is all that shuffling, sharding and exact resume need; `pipeline.p
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, Int32, UInt8
 
-from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax.errors import UserError
 
 FRAMINGS = ("crop", "fit", "right_half")
 """How pictures of other proportions are brought to the training shape; `pictures.py` does it."""
@@ -104,18 +103,6 @@ def spread(labels: Int32[np.ndarray, " examples"], count: int) -> Int[np.ndarray
     rank = np.empty(len(labels), np.int64)  # of each example within its class
     rank[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     return np.lexsort((labels, rank))[:count]
-
-
-def user_path(path: str | pathlib.Path) -> pathlib.Path:
-    """A path as a user gives it, with ~ for a home.
-
-    Raises:
-        UserError: the home of a user that there is not.
-    """
-    try:
-        return pathlib.Path(path).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"there is no folder {path}: {first_line(error)} Give the whole path") from error
 
 
 def class_counts(source: DataSource) -> list[int] | None:

@@ -19,12 +19,13 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Int32, UInt64
 
-from scoreflow_jax.data.base import SKETCH, user_path
+from scoreflow_jax.data.base import SKETCH
 from scoreflow_jax.data.pictures import PASSING, UnreadablePicture, check_picture, printable, suffixes, why_not_read
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.files import cache_dir, save_arrays, whole_file
 from scoreflow_jax.progress import progress
 from scoreflow_jax.sums import read_arrays
+from scoreflow_jax.user_paths import user_path
 
 _VERSION = 1  # of what the cache holds
 _CHUNK = 256  # files given to the threads at a time

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
-from scoreflow_jax.data.base import DataSource, DataSpec, Example, NoExamples, user_path
+from scoreflow_jax.data.base import DataSource, DataSpec, Example, NoExamples
 from scoreflow_jax.data.folder_scan import NOT_OURS, Scan, refuse_skipped, scan_folder, warning_of
 from scoreflow_jax.data.obtain import how_to_get
 from scoreflow_jax.data.pictures import FILTER, UnreadablePicture, printable, read_picture, suffixes, why_not_read
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.settings import DataSettings
+from scoreflow_jax.user_paths import user_path
 
 ENLARGED = 4
 """Pictures that would have to be enlarged by more than this are tiny: they are skipped, or refused under strict."""

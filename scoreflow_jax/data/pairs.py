@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Int32
 
 from scoreflow_jax import sums
-from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples, user_path
+from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.progress import progress
+from scoreflow_jax.user_paths import user_path
 
 ABOUT = "pairs.json"
 

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int32, UInt64
 
-from scoreflow_jax.data.base import SKETCH, DataSource, DataSpec, Example, Examples, user_path
+from scoreflow_jax.data.base import SKETCH, DataSource, DataSpec, Example, Examples
 from scoreflow_jax.data.table_files import Columns, read_table
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.settings import DataSettings
+from scoreflow_jax.user_paths import user_path
 
 LABELS = ("label", "labels")
 """Names of the column of classes where `config.data.label` gives none."""

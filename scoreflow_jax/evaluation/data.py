@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.files import cache_dir
 from scoreflow_jax.models.lpips import SMALLEST, lpips
 from scoreflow_jax.perceptual import lpips_weights
+from scoreflow_jax.user_paths import user_path
 
 _DRAW_SEED = 0
 _CLASSES_SHOWN = 12
@@ -111,7 +111,7 @@ class Data:
         if split not in self._statistics:
             e = self.experiment
             name = {"train": e.data.train_split, "test": e.data.test_split}[split]
-            folder = pathlib.Path(self.settings.cache) if self.settings.cache else cache_dir() / "features"
+            folder = user_path(self.settings.cache) if self.settings.cache else cache_dir() / "features"
             found = data_features(self.source(split), self.extractor, folder, f"{e.data.name} {name}")
             jpeg = self.source(split).facts.get("jpeg")
             self._statistics[split] = statistics_of(found, e.data.name, name, self.extractor, jpeg)

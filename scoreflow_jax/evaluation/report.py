@@ -1,13 +1,13 @@
 """An evaluation as a Markdown page, and several evaluations in one table."""
 
 import json
-import pathlib
 import re
 from typing import Any
 
 from scoreflow_jax import plots, sums
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.extractors import RELEASED_NAME
+from scoreflow_jax.user_paths import user_path
 
 MATTERS = (
     "trained_config_hash",
@@ -452,7 +452,7 @@ def read_report(path: str) -> dict[str, Any]:
     Raises:
         UserError: no such file, or another kind of report.
     """
-    file = pathlib.Path(path)
+    file = user_path(path)
     file = file / "report.json" if file.is_dir() else file
     try:
         report: Any = sums.read_json(file)

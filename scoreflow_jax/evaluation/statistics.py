@@ -13,6 +13,7 @@ from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.evaluation.extractors import Extractor
 from scoreflow_jax.evaluation.features import DataFeatures
 from scoreflow_jax.metrics.frechet import Gaussian, gaussian_of
+from scoreflow_jax.user_paths import user_path
 
 _ALIKE = 0.1  # difference of the shares of JPEG in two sets, up to which they are compared without a word
 
@@ -102,7 +103,7 @@ def load_npz(path: str, extractor: Extractor) -> Statistics:
         UserError: no such file, a damaged one, or statistics of another extractor.
     """
     try:
-        file = sums.read_arrays(pathlib.Path(path))
+        file = sums.read_arrays(user_path(path))
         mean, covariance = (np.asarray(file[name], np.float64) for name in ("mu", "sigma"))
         said = [str(line) for line in file["facts"]] if "facts" in file else None
     except FileNotFoundError:

@@ -3,16 +3,20 @@
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 
+from scoreflow_jax import sums
 from scoreflow_jax.commands import status
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.errors import UserError
+from scoreflow_jax.files import save_arrays
 from scoreflow_jax.text_plots import ASCII, BRAILLE
 from tests.commands.runs import experiment_of
 from tests.conftest import ROOT
@@ -301,3 +305,38 @@ def test_no_run_is_one_line_and_exit_code_2(tmp_path):
     assert result.stderr.splitlines()[0] == (
         f"error: {tmp_path}/none holds no run (no config.json): train first, or give the workdir of a run"
     )
+
+
+def test_verify_reads_everything_and_names_what_is_damaged(digits_run, tmp_path, capsys):
+    """A bit turned over in each kind of file of a run."""
+    run = tmp_path / "run"
+    shutil.copytree(digits_run, run)
+    save_arrays(run / "eval" / "4" / "generation" / "0.npz", {"features": np.ones((2, 3), np.float32)})
+    sums.write_json(run / "eval" / "4" / "report.json", {"mode": "eval", "value": 1.5})
+    result = command(f"--workdir={run}", "--verify")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.splitlines()[-1] == "[]"
+    assert "whole        JSON: 3, arrays: 1, checkpoints: 2, records: 1\n" in result.stdout
+    capsys.readouterr()
+    for path, what in (
+        (next((run / "checkpoints" / "4" / "train" / "d").iterdir()), "checkpoints/4: train/d/"),
+        (run / "checkpoints" / "2" / "meta" / "metadata", "checkpoints/2: meta/metadata has another sum"),
+        (run / "eval" / "4" / "generation" / "0.npz", "eval/4/generation/0.npz: "),
+        (run / "eval" / "4" / "report.json", "eval/4/report.json: "),
+        (run / "data.json", "data.json: "),
+        (run / "metrics.jsonl", "metrics.jsonl: 1 of "),
+    ):
+        whole = path.read_bytes()
+        content = bytearray(whole)
+        content[len(whole) // 2] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=f"^1 of [0-9]+ are damaged: {what}"):
+            status.run_command(run, verify="yes")
+        path.write_bytes(whole)
+    shutil.rmtree(run / "checkpoints" / "2" / "meta")
+    (run / "checkpoints" / "4" / "SHA256SUMS").unlink()
+    with pytest.raises(UserError, match="checkpoints/2: meta/.* is missing"):
+        status.run_command(run, verify="yes")
+    shutil.rmtree(run / "checkpoints" / "2")
+    status.run_command(run, verify="yes")
+    assert "without sums, of an earlier version: checkpoints/4" in capsys.readouterr().out

@@ -111,7 +111,11 @@ def test_nothing_is_overwritten(tmp_path, digits_pack):
         ("test-labels.npy", lambda b: b[:-8], "pack the data again"),
         ("test-labels.npy", None, "pack the data again"),
         ("info.json", lambda b: b"{", r"info.json is damaged .*pack the data again"),
-        ("info.json", lambda b: b.replace(b'"levels": 17', b'"levels": 16'), r"info.json is damaged .*pack the data again"),
+        (
+            "info.json",
+            lambda b: b.replace(b'"levels": 17', b'"levels": 16'),
+            r"info.json is damaged .*pack the data again",
+        ),
         ("info.json", None, "no whole pack"),
         # A bit turned over: array_record compares what it reads, and the rest has sums of our own.
         ("test-00000-of-00001.array_record", lambda b: flipped(b, len(b) // 2), "pack the data again"),
