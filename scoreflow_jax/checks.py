@@ -118,10 +118,6 @@ def check_data(settings: DataSettings) -> None:
     ):
         if value not in names:
             raise UserError(f"config.data.{name} is {value!r}, expected one of {', '.join(names)}")
-    if not 0 <= settings.test_share < 1:
-        raise UserError(f"config.data.test_share is {settings.test_share}, expected at least 0 and less than 1")
-    if any(type(c) is not int for c in settings.classes):
-        raise UserError(f"config.data.classes is {settings.classes}, expected whole numbers, such as (3, 5)")
     if settings.label is not None and settings.source not in ("tfds", "table"):
         raise UserError(
             f"config.data.label is {settings.label!r}, but classes of {settings.source} are not features or columns: leave it"

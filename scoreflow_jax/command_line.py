@@ -253,7 +253,8 @@ def _run(mode: str, config: Config, workdir: pathlib.Path, more: dict[str, str],
     from scoreflow_jax import processes
 
     try:
-        if mode == "train" and config["model"].get("base_channels", 0) >= _LARGE:
+        channels = config["model"].get("base_channels", 0) if mode == "train" else 0
+        if isinstance(channels, int) and channels >= _LARGE:
             from scoreflow_jax.parallel import keep_freed_memory
 
             keep_freed_memory()

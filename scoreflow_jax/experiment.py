@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import optax
 
 from scoreflow_jax import data, models, objectives, paths
-from scoreflow_jax.checks import check, check_data
+from scoreflow_jax.checks import POINTS, check, check_data
 from scoreflow_jax.data import DataSource, DataSpec, TrainedOn
 from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax.field_types import checked
 from scoreflow_jax.models import Network
 from scoreflow_jax.models.lpips import SMALLEST
 from scoreflow_jax.objectives import Objective
@@ -281,6 +282,8 @@ def resolve(
     if run is not None and "t_max" in (path := to_plain(run).get("path", {})):
         plain = with_end(plain, {path["name"]: path["t_max"]} if path["name"] in FORMER_ENDS else {})
     section, model = dict(plain.get("data", {})), dict(plain.get("model", {}))
+    if "shape" in section:
+        section["shape"] = _whole_shape(section["shape"], section.get("source"))
     asked = [name for name, unknown in (("num_classes", None), ("shape", ())) if section.get(name, 0) == unknown]
     if asked and trained is not None:
         section.update({name: to_plain(trained["data"])[name] for name in asked})
@@ -290,6 +293,14 @@ def resolve(
     if model.get("conditional", False) is None:
         model["conditional"] = section.get("num_classes", 0) > 1
     return {**plain, **{k: v for k, v in (("data", section), ("model", model)) if k in plain}}
+
+
+def _whole_shape(shape: Any, source: Any) -> Any:
+    """Of images 64 or (64,) is (64, 64, 3), and (64, 48) is (64, 48, 3)."""
+    numbers = (shape,) if type(shape) is int else shape
+    if source in POINTS or not isinstance(numbers, tuple) or len(numbers) not in (1, 2):
+        return numbers
+    return (numbers[0], numbers[-1], 3)
 
 
 _ENDS = {name: paths.PATHS[name].t_max for name in FORMER_ENDS}
@@ -318,10 +329,15 @@ def build(config: Config) -> Experiment:
     unknown = sections.keys() - set(_SECTIONS)
     if unknown:
         raise UserError(f"unknown config section {sorted(unknown)[0]!r}")
+    checked(_heads, "", {name: sections[name] for name in ("name", "seed")})
+    for name, section in sections.items():
+        if name not in ("name", "seed") and not isinstance(section, dict):
+            raise UserError(f"config.{name} is {section!r}, expected a section")
     settings = _section(DataSettings, "data", sections["data"])
     check_data(settings)
     spec = DataSpec(shape=settings.shape, num_classes=settings.num_classes, levels=settings.levels)  # type: ignore[arg-type]
     conditional = _pop(sections["model"], "model", "conditional")
+    checked(_conditional, "model", {"conditional": conditional})
     path = _member(paths.PATHS, "path", sections["path"], gaussian_source=not settings.base)
     objective = _objective(sections["objective"], path, spec)
     schedule_names = {f.name for f in dataclasses.fields(Schedule)}
@@ -356,6 +372,14 @@ def build(config: Config) -> Experiment:
     )
     check(experiment)
     return experiment
+
+
+def _heads(name: str, seed: int) -> None:
+    """What a config has besides sections, for its types."""
+
+
+def _conditional(conditional: bool) -> None:
+    """The field of config.model that is no field of a network."""
 
 
 def to_plain(config: Config) -> dict[str, Any]:
@@ -443,6 +467,7 @@ def flatten(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _section(constructor: Callable[..., Any], name: str, fields: dict[str, Any]) -> Any:
     """Calls a constructor with a section's fields, turning what it refuses into one line."""
+    fields = checked(constructor, name, fields)
     try:
         return constructor(**fields)
     except (TypeError, ValueError) as error:
@@ -453,7 +478,7 @@ def _member(table: Mapping[str, Any], name: str, fields: dict[str, Any], **built
     """Builds the member of a family that a section names, from its other fields and from parts already built."""
     rest = dict(fields)
     member = _pop(rest, name, "name")
-    if member not in table:
+    if not isinstance(member, str) or member not in table:
         raise UserError(_unknown_name(f"{name}.name", member, table))
     return _section(table[member], name, {**rest, **built})
 
@@ -469,7 +494,7 @@ def _pop(section: dict[str, Any], name: str, field: str) -> Any:
     return section.pop(field)
 
 
-def _unknown_name(field: str, got: str, table: Mapping[str, Any]) -> str:
+def _unknown_name(field: str, got: Any, table: Mapping[str, Any]) -> str:
     return f"config.{field} is {got!r}, expected one of {', '.join(table)}"
 
 
@@ -500,7 +525,7 @@ def _network(section: dict[str, Any], spec: DataSpec, conditional: bool, outputs
     """Builds the network and checks that it can halve the images."""
     dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
     dtype = _pop(section, "model", "dtype")
-    if dtype not in dtypes:
+    if not isinstance(dtype, str) or dtype not in dtypes:
         raise UserError(_unknown_name("model.dtype", dtype, dtypes))
     if conditional and spec.num_classes < 1:
         raise UserError("config.model.conditional is True, but config.data.num_classes is 0: set it to False")

@@ -45,7 +45,7 @@ def with_end(config: Mapping[str, Any], ends: Mapping[str, float] = FORMER_ENDS)
         ends: t_max by the path's name.
     """
     path = config.get("path")
-    if not isinstance(path, dict) or path.get("t_max") is not None or path.get("name") not in ends:
+    if not isinstance(path, dict) or path.get("t_max") is not None or str(path.get("name")) not in ends:
         return dict(config)
     return {**config, "path": {**path, "t_max": ends[path["name"]]}}
 
@@ -78,6 +78,13 @@ class DataSettings:
     base: dict[str, Any] = dataclasses.field(default_factory=dict)
     units: dict[str, Any] = dataclasses.field(default_factory=dict)
     pairs: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what would fail as soon as the data are opened, which may be before all else of a config is looked at."""
+        if not 0 <= self.test_share < 1:
+            raise ValueError(f"test_share is {self.test_share}, expected at least 0 and less than 1")
+        if not isinstance(self.classes, tuple) or any(type(c) is not int for c in self.classes):
+            raise ValueError(f"classes is {self.classes}, expected whole numbers, such as (3, 5)")
 
     def split_name(self, split: str) -> str:
         """What the data set calls the split that training ("train") or evaluation ("test") uses."""

@@ -160,7 +160,10 @@ def line_of(record: dict[str, Any]) -> str:
 
 
 def record_of(line: str) -> dict[str, Any] | None:
-    """The record of a line, without its sum; None for one cut short or damaged. Lines of earlier versions have no sum."""
+    """The record of a line, without its sum; None for one cut short or damaged. Lines of earlier versions have no sum.
+
+    All else in a record is a number: a text in it is a sum whose name was damaged.
+    """
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -168,7 +171,15 @@ def record_of(line: str) -> dict[str, Any] | None:
     if not isinstance(record, dict):
         return None
     stated = record.pop(_OF_LINE, None)
-    return record if stated in (None, _of_record(record)) else None
+    whole = stated in (None, _of_record(record)) and all(isinstance(v, (int, float)) for v in record.values())
+    return record if whole else None
+
+
+def damaged_lines(text: str) -> list[int]:
+    """Numbers, from 1, of the lines of records that are none. The last one does not count where it was cut short by a stop."""
+    lines = text.splitlines()
+    whole = lines if text.endswith("\n") else lines[:-1]
+    return [number for number, line in enumerate(whole, 1) if record_of(line) is None]
 
 
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -30,22 +30,25 @@ class Writer(Protocol):
 class JsonlWriter:
     """One JSON object a line: the step first, then the values, and the line's sum (`sums.line_of`)."""
 
-    def __init__(self, path: pathlib.Path, *, first_step: int = 0) -> None:
+    def __init__(self, path: pathlib.Path, *, first_step: int = 0, logged: int = 0) -> None:
         """Opens for appending.
 
         Args:
             path: the file.
             first_step: records of later steps are dropped: a resumed run writes them again.
+            logged: the step of which there must be a record, or of a later one: where the file has none, a line says so.
         """
         if path.exists():
-            lines = path.read_text(errors="replace").splitlines()
-            kept = [line for line in lines if step_of(line) <= first_step]
-            damaged = sum(math.isinf(step_of(line)) for line in lines[:-1])  # the last one may have been cut short
-            if damaged:
-                print(f"{path} has {damaged} damaged lines, which are left out", file=sys.stderr)
+            text = path.read_text(errors="replace")
+            kept = [line for line in text.splitlines() if step_of(line) <= first_step]
+            if broken := sums.damaged_lines(text):
+                print(f"{path} has {len(broken)} damaged lines, which are left out", file=sys.stderr)
             temporary = path.with_suffix(".tmp")
             temporary.write_text("".join(line + "\n" for line in kept))
             os.replace(temporary, path)
+            last = max(map(step_of, kept), default=0)
+            if last < logged:
+                print(f"{path} has no record between the steps {last:.0f} and {logged}: they are lost", file=sys.stderr)
         self._file = path.open("a")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -105,17 +108,18 @@ class _Several:
             writer.close()
 
 
-def open_writers(workdir: pathlib.Path, *, first_step: int, tensorboard: bool) -> Writer:
+def open_writers(workdir: pathlib.Path, *, first_step: int, tensorboard: bool, logged: int = 0) -> Writer:
     """Opens metrics.jsonl, and TensorBoard where it is wanted and there.
 
     Args:
         workdir: of the run; TensorBoard's files go to `<workdir>/tensorboard`.
         first_step: the step the run starts or resumes from.
+        logged: see `JsonlWriter`.
         tensorboard: whether it is wanted. Where TensorFlow or clu is missing, one line says so and the run goes on.
     """
     if not files.writing():
         return _Several([])
-    writers: list[Any] = [JsonlWriter(workdir / "metrics.jsonl", first_step=first_step)]
+    writers: list[Any] = [JsonlWriter(workdir / "metrics.jsonl", first_step=first_step, logged=logged)]
     if tensorboard:
         missing = [name for name in ("tensorflow", "clu") if importlib.util.find_spec(name) is None]
         if missing:

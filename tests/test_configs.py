@@ -256,7 +256,7 @@ def test_differences_names_what_changed_below_the_fields_asked_for():
         ("optimizer.learning_rate", 0.0, "expected a positive number"),
         ("solver.max_steps", 0, "max_steps is 0"),
         ("solver.num_steps", 5000, "max_steps is 4096, expected at least 5000"),
-        ("sample.labels", (True,), "has True"),
+        ("sample.labels", (True,), "expected a tuple of whole numbers"),
         ("eval.num_images", 1, "at least 2"),
         ("eval.extractor", "vgg", "config.eval.extractor has 'vgg', expected inception or pixels"),
         ("eval.resize", "bicubic", "expected tensorflow or half_pixel"),

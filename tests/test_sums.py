@@ -70,10 +70,9 @@ def test_a_line_with_a_flipped_bit_is_no_record_or_the_same(tmp_path):
     for changed in flips(line.encode(), 10_000):
         found = sums.record_of(changed.decode(errors="replace"))
         if found is not None:
-            found.pop(next(iter(found.keys() - record.keys()), None), None)
             assert found == record
             same += 1
-    assert same < 8 * (len("crc32") + line.count(" "))
+    assert same < 8 * line.count(" ")
     for text in ("", "3", "null", "[1]", line[:-1], '{"step": 40, "lo'):
         assert sums.record_of(text) is None
     assert sums.record_of('{"step": 40, "loss": 0.5}') == {"step": 40, "loss": 0.5}  # of an earlier version

@@ -35,10 +35,28 @@ def test_damaged_lines_are_left_out_with_a_word(tmp_path, capsys):
     content[1] = content[1].replace(b'"step": 20', b'"step": 24')
     content[2] = content[2].replace(b"0.0", b"0.4")
     content[3] = b"\xff" + content[3]
-    path.write_bytes(b"\n".join([*content, b'{"step": "x"}', b""]))
+    path.write_bytes(b"\n".join([*content, b"nonsense", b'{"step": 60, "lo']))
     writers.JsonlWriter(path, first_step=50).close()
     assert lines(path) == [{"step": 10, "loss": 0.1}, {"step": 50, "loss": 0.02}]
-    assert "has 3 damaged lines, which are left out" in capsys.readouterr().err
+    assert "has 4 damaged lines, which are left out" in capsys.readouterr().err
+
+
+def test_records_that_are_lost_are_said(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    writer = writers.JsonlWriter(path)
+    for step in (10, 20, 30):
+        writer.scalars(step, {"loss": 1.0})
+    writer.close()
+    writers.JsonlWriter(path, first_step=33, logged=30).close()
+    assert capsys.readouterr().err == ""
+    writers.JsonlWriter(path, first_step=44, logged=40).close()
+    assert "no record between the steps 30 and 40: they are lost" in capsys.readouterr().err
+    path.write_text("")
+    writers.JsonlWriter(path, first_step=44, logged=40).close()
+    assert "between the steps 0 and 40" in capsys.readouterr().err
+    path.unlink()  # as of an imported checkpoint
+    writers.JsonlWriter(path, first_step=44, logged=40).close()
+    assert capsys.readouterr().err == ""
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):

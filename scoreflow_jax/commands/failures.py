@@ -122,10 +122,7 @@ def run_command(workdir: pathlib.Path) -> None:
         )
     folder = kept[-1].parent
     experiment, state = _restore(folder)
-    try:
-        batch = sums.read_arrays(folder / "examples.npz")
-    except (OSError, sums.Damaged) as error:
-        raise UserError(f"the examples of that step cannot be read ({first_line(error)}): restore that file") from error
+    batch = read_examples(folder)
     found = _repeat(experiment, state, batch)
     if experiment.config["model"]["dtype"] != "float32":
         exact = experiment.with_network(models.float32_compute(experiment.network))
@@ -134,6 +131,18 @@ def run_command(workdir: pathlib.Path) -> None:
     for line in _lines(found, int(state.step) + 1):
         print(line)
     print(f"all of it is in {folder / 'diagnosis.json'}")
+
+
+def read_examples(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    """The examples of a kept step, by name.
+
+    Raises:
+        UserError: they are not there, or damaged.
+    """
+    try:
+        return sums.read_arrays(folder / "examples.npz")
+    except (OSError, sums.Damaged) as error:
+        raise UserError(f"the examples of that step cannot be read ({first_line(error)}): restore that file") from error
 
 
 def _restore(folder: pathlib.Path) -> tuple[Experiment, TrainState]:

@@ -122,7 +122,10 @@ def _train(
     print(overview.splitlines()[-1] + f"; all by name in {workdir / 'parameters.txt'}", flush=True)
     steps = compiled_steps(experiment, layout, state)
     batches = global_batches(experiment, sources, layout, consumed)
-    writer = writers.open_writers(workdir, first_step=first, tensorboard=experiment.train.tensorboard)
+    every = meta.get("config", {}).get("train", {}).get("log_every", 1)  # of the steps until now
+    writer = writers.open_writers(
+        workdir, first_step=first, tensorboard=experiment.train.tensorboard, logged=_logged(first, every)
+    )
     start = time.perf_counter()
     with (
         Profile(workdir / "profile", first + PROFILE_AFTER, experiment.train.profile_steps) as profile,
@@ -156,6 +159,11 @@ def _train(
             batches.close()
     seconds = time.perf_counter() - start
     print(f"trained steps {first} to {experiment.schedule.num_steps} in {seconds:.0f} s; see {workdir / 'train'}")
+
+
+def _logged(step: int, every: int) -> int:
+    """The last step up to this one of which there is a record."""
+    return step - step % every
 
 
 def _start(

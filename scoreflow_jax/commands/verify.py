@@ -73,8 +73,7 @@ def _compare(kind: str, path: pathlib.Path) -> bool:
     elif kind == "JSON":
         sums.read_json(path, say=False)
     else:
-        lines = path.read_text(errors="replace").splitlines()
-        broken = [number for number, line in enumerate(lines[:-1], 1) if sums.record_of(line) is None]
+        broken = sums.damaged_lines(path.read_text(errors="replace"))
         if broken:
-            raise sums.Damaged(f"{len(broken)} of {len(lines)} lines are damaged, the first is line {broken[0]}")
+            raise sums.Damaged(f"{len(broken)} lines are damaged, the first is line {broken[0]}")
     return True

@@ -34,6 +34,7 @@ from scoreflow_jax.data.table import Table, Units
 from scoreflow_jax.data.toy import Toy
 from scoreflow_jax.data.trained_on import FACTS, TrainedOn
 from scoreflow_jax.errors import UserError
+from scoreflow_jax.field_types import checked
 from scoreflow_jax.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -140,7 +141,11 @@ def changed(data: DataSettings, fields: dict[str, Any], where: str) -> DataSetti
         raise UserError(
             f"config.data.{where} has {unknown[0]!r}, expected of config.data's fields {', '.join(PART_FIELDS)}"
         )
-    return dataclasses.replace(data, parts={}, base={}, units={}, pairs=None, **fields)
+    fields = checked(DataSettings, f"data.{where}", fields)
+    try:
+        return dataclasses.replace(data, parts={}, base={}, units={}, pairs=None, **fields)
+    except ValueError as error:
+        raise UserError(f"config.data.{where}: {error}") from error
 
 
 __all__ = [

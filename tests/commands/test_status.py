@@ -324,7 +324,7 @@ def test_verify_reads_everything_and_names_what_is_damaged(digits_run, tmp_path,
         (run / "eval" / "4" / "generation" / "0.npz", "eval/4/generation/0.npz: "),
         (run / "eval" / "4" / "report.json", "eval/4/report.json: "),
         (run / "data.json", "data.json: "),
-        (run / "metrics.jsonl", "metrics.jsonl: 1 of "),
+        (run / "metrics.jsonl", "metrics.jsonl: 1 lines are damaged, the first is line [12]"),
     ):
         whole = path.read_bytes()
         content = bytearray(whole)
