@@ -7,12 +7,14 @@ latents = model.encode(images, [3, 3, 7])
 sevens = model.translate(images, source=3, target=7)
 """
 
+import collections
 import dataclasses
 import functools
 import hashlib
 import json
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -33,12 +35,18 @@ from scoreflow_jax.likelihood import PROBES, draw_probes, generate_with_likeliho
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.parallel import Layout, make_layout, one_device, shard
 from scoreflow_jax.paths import AffinePath, DDPMPath
-from scoreflow_jax.randomness import key_of
+from scoreflow_jax.randomness import KeyLike, as_key, key_of
 from scoreflow_jax.sampling import Sampler, Solved, SolveStats
 from scoreflow_jax.sampling.guidance import guided
 from scoreflow_jax.settings import with_end
 from scoreflow_jax.typing import HostState, PRNGKey, PyTree
 from scoreflow_jax.user_paths import user_path
+
+_PROGRAMS = 24
+"""Compiled solves that are kept: some 40 MB each for a network of 1.5 million parameters on CPU."""
+
+_FAR = 10.0
+"""Beyond it nothing is an image in [-1, 1], whatever noise or error is in it."""
 
 LabelsLike = ArrayLike | list[int] | tuple[int, ...] | None
 """A label for all, one for each example, or None for an unconditional model."""
@@ -48,8 +56,9 @@ class Model:
     """A drift with its solver: generates, encodes, translates and interpolates.
 
     Images go in and come out as float32 in [-1, 1], shape (batch, height, width, channel); `scoreflow_jax.to_pixels` makes
-    8-bit ones of them. Points of a table go in and out as float32 (batch, dimension), standardized: `data.Units` goes to the
-    table's own units by shift and scale in the run's data.json. Methods return arrays; their twins `solve_*` also what it cost.
+    8-bit ones of them, and 8-bit ones (uint8) go in as well and are scaled. Points of a table go in and out as float32
+    (batch, dimension), standardized: `data.Units` goes to the table's own units by shift and scale in the run's data.json. Keys
+    may be seeds, such as 0. Methods return arrays; their twins `solve_*` also what it cost.
 
     Attributes:
         experiment: what it was built from.
@@ -78,7 +87,8 @@ class Model:
         self.step = step
         self.batch_size = batch_size
         self._bases: dict[str, DataSource] = {}
-        self._compiled: dict[Any, Callable[..., Any]] = {}  # solves, by name, solver's kind, times and batch size
+        # Solves, by name, solver's kind, times and batch size, the one used last at the end.
+        self._compiled: collections.OrderedDict[Any, Callable[..., Any]] = collections.OrderedDict()
         self._drift = jax.jit(lambda params, x, t, label: experiment.drift(params)(x, t, label))
         self._noise = jax.jit(lambda key, indices: sampling.noise_for(key, indices, experiment.spec.shape))
 
@@ -120,7 +130,7 @@ class Model:
 
     def generate(
         self,
-        key: PRNGKey,
+        key: KeyLike,
         labels: LabelsLike = None,
         *,
         num_images: int | None = None,
@@ -132,7 +142,7 @@ class Model:
         to the last state, which `encode` goes back from.
 
         Args:
-            key: from jax.random.key.
+            key: from jax.random.key, or a seed.
             labels: a class for each image.
             num_images: how many; by default as many as labels.
             guidance: weight of classifier-free guidance, one for all or one for each; 1 or None: off. Only for models that
@@ -141,15 +151,19 @@ class Model:
         Raises:
             UserError: labels outside the classes, or neither labels nor num_images, or guidance for a model without it.
         """
-        return self.solve_samples(key, _count(labels, num_images), labels, guidance=guidance).y
+        return self.solve_samples(as_key(key), _count(labels, num_images), labels, guidance=guidance).y
 
     def encode(self, images: ArrayLike, labels: LabelsLike = None) -> HostState:
-        """Carries images at t = 1 to their latents at t = 0, the inverse of `decode`."""
-        return self.solve_encode(images, labels).y
+        """Carries images at t = 1 to their latents at t = 0, the inverse of `decode`.
+
+        Raises:
+            UserError: images of another shape, or far outside [-1, 1]; labels outside the classes.
+        """
+        return self.solve_encode(self._data(images), labels).y
 
     def decode(self, latents: ArrayLike, labels: LabelsLike = None) -> HostState:
         """Carries latents at t = 0 to images at t = 1."""
-        return self.solve_generate(latents, labels).y
+        return self.solve_generate(self._images(latents, latents=True), labels).y
 
     def translate(
         self, images: ArrayLike, source: LabelsLike, target: LabelsLike, *, method: str = "latent"
@@ -165,7 +179,7 @@ class Model:
         Raises:
             UserError: an unconditional model, an unknown method, or labels outside the classes.
         """
-        return self.solve_translate(images, source, target, method=method).y
+        return self.solve_translate(self._data(images), source, target, method=method).y
 
     def interpolate(
         self,
@@ -186,14 +200,15 @@ class Model:
             rule: "square_root" (the paper's), "slerp" or "linear".
             latents: first and second are latents at t = 0 already.
         """
-        return self.solve_interpolate(first, second, labels, num_steps=num_steps, rule=rule, latents=latents)[0].y
+        ends = (first, second) if latents else (self._data(first), self._data(second))
+        return self.solve_interpolate(*ends, labels, num_steps=num_steps, rule=rule, latents=latents)[0].y
 
     def log_likelihood(
         self,
         images: ArrayLike,
         labels: LabelsLike = None,
         *,
-        key: PRNGKey | None = None,
+        key: KeyLike | None = None,
         probe: str = "rademacher",
         probes: int = 1,
         time: float | None = None,
@@ -218,6 +233,10 @@ class Model:
             UserError: a source that is not Gaussian, an unknown probe, a time outside the path's, or images or labels that do
                 not fit.
         """
+        images = (
+            self._data(images) if time is None else images
+        )  # on the way there is noise in them, as much as the path has
+        key = None if key is None else as_key(key)
         return self.solve_log_likelihood(images, labels, key=key, probe=probe, probes=probes, time=time).y[0]
 
     def formula_log_density(
@@ -225,7 +244,7 @@ class Model:
         images: ArrayLike,
         labels: LabelsLike = None,
         *,
-        key: PRNGKey | None = None,
+        key: KeyLike | None = None,
         formula: DensityFormula | None = None,
         reference: Gaussian | None = None,
     ) -> tuple[Float[np.ndarray, " batch"], Float[np.ndarray, " batch"]]:
@@ -244,12 +263,13 @@ class Model:
         Raises:
             UserError: a source that is not Gaussian, or images or labels that do not fit.
         """
+        images, key = self._data(images), None if key is None else as_key(key)
         value, error, _ = self.solve_formula_density(images, labels, key=key, formula=formula, reference=reference).y
         return value, error
 
     def generate_with_likelihood(
         self,
-        key: PRNGKey,
+        key: KeyLike,
         labels: LabelsLike = None,
         *,
         num_images: int | None = None,
@@ -260,6 +280,7 @@ class Model:
 
         They are the last states of the ODE, of which the density is: no expected data end them, as `generate`'s may.
         """
+        key = as_key(key)
         noise = self.source_points(key, _count(labels, num_images))
         solved = self.solve_generate_with_likelihood(noise, labels, key=key, probe=probe, probes=probes)
         density, images, _ = solved.y
@@ -277,7 +298,8 @@ class Model:
             UserError: that data set is not there.
         """
         if not self.experiment.data.base:
-            return self.experiment.path.prior_scale * self._noise(key, jnp.arange(first, first + count))
+            noise = self._noise(key, np.arange(first, first + sampling.padded(count)))  # few programs here too
+            return jax.device_put(np.float32(self.experiment.path.prior_scale) * np.asarray(noise)[:count])
         base = self._base(split)
         order = np.asarray(jax.random.permutation(key_of(key, "base order"), len(base)))
         pixels = base.read(order[np.arange(first, first + count) % len(order)])["image"]
@@ -613,7 +635,7 @@ class Model:
     ) -> tuple[Solved, SolveStats | None]:
         """`interpolate`, y being (batch, steps, height, width, channel), with what decoding and what encoding cost."""
         encoding = None
-        z0, z1 = self._images(first), self._images(second)
+        z0, z1 = self._images(first, latents=latents), self._images(second, latents=latents)
         if not latents:
             twice = None if labels is None else np.tile(self._labels(labels, len(z0)), 2)
             encoded = self.solve_encode(jnp.concatenate([z0, z1]), twice)
@@ -648,21 +670,62 @@ class Model:
 
         def compile_solve(*arrays: Any) -> Callable[..., Any]:
             program = (name, solver.kind, times, len(arrays[0]), *(a is None for a in arrays))
-            if program not in self._compiled:
+            if program in self._compiled:
+                self._compiled.move_to_end(program)
+            else:
                 # Every process is given all of the solution: what comes of it is computed by all alike.
                 jitted = jax.jit(solve, out_shardings=self.layout.replicated)
                 self._compiled[program] = jitted.lower(
                     self.params, solver.numbers, *shard(arrays, self.layout)
                 ).compile()
-            return lambda *arrays: self._compiled[program](self.params, solver.numbers, *shard(arrays, self.layout))
+                while len(self._compiled) > _PROGRAMS:
+                    self._compiled.popitem(last=False)
+            compiled = self._compiled[program]
+            return lambda *arrays: compiled(self.params, solver.numbers, *shard(arrays, self.layout))
 
-        arrays = (images, *extra, *(self._labels(label, len(images)) for label in labels))
+        # On the host, where to choose and repeat some of them compiles nothing.
+        arrays = (np.asarray(images), *extra, *(self._labels(label, len(images)) for label in labels))
         return sampling.solve_in_batches(compile_solve, arrays, self.batch_size, multiple=self.layout.mesh.size, **said)
 
-    def _images(self, x: ArrayLike) -> Float[Array, "batch ..."]:
-        x = jnp.asarray(x, jnp.float32)
+    def _images(self, x: ArrayLike, *, latents: bool = False) -> Float[Array, "batch ..."]:
+        """float32 states; 8-bit pictures, which latents are none of, are scaled to [-1, 1].
+
+        Raises:
+            UserError: another shape, or whole numbers of another kind.
+        """
+        x = x if isinstance(x, jax.Array) else np.asarray(x)
         if x.shape[1:] != self.image_shape or not x.ndim:
             raise UserError(f"got images of shape {x.shape}, expected (batch, {', '.join(map(str, self.image_shape))})")
+        if self.experiment.spec.levels and not jnp.issubdtype(x.dtype, jnp.floating):
+            if latents or x.dtype != jnp.uint8:
+                wanted = "float32" if latents else "uint8 from 0 to 255, or float32 in [-1, 1]"
+                raise UserError(f"got {'latents' if latents else 'images'} of {x.dtype}, expected {wanted}")
+            x = self.experiment.scaling.from_eight_bits(np.asarray(x))
+        if isinstance(x, jax.Array):
+            return jnp.asarray(x, jnp.float32)
+        return jax.device_put(np.asarray(x, np.float32))  # jnp.asarray compiles a program for every shape
+
+    def _data(self, images: ArrayLike) -> Float[Array, "batch ..."]:
+        """Images of a user's, at t = 1: `_images`, whose values can be seen to be no pixels' or other pixels'.
+
+        Raises:
+            UserError: values far outside [-1, 1], or not finite.
+        """
+        x = self._images(images)
+        if not self.experiment.spec.levels or isinstance(x, jax.core.Tracer) or not x.size:
+            return x
+        low, high = float(jnp.min(x)), float(jnp.max(x))
+        if not (low >= -_FAR and high <= _FAR):
+            raise UserError(
+                f"got images from {low:.4g} to {high:.4g}, expected -1 (black) to 1 (white): give 8-bit pictures as uint8, which "
+                "are scaled, or scale them"
+            )
+        if 0.0 <= low < high:
+            warnings.warn(
+                f"images from {low:.4g} to {high:.4g} have nothing darker than the middle grey, which is 0 here: black is -1 and "
+                "white 1. Pictures in [0, 1] become such by 2 x - 1",
+                stacklevel=3,
+            )
         return x
 
     def _weights(self, guidance: ArrayLike, labels: LabelsLike, count: int) -> np.ndarray:
@@ -695,11 +758,14 @@ class Model:
             return None  # the unconditional drift
         if labels is None:
             raise UserError(f"this model has {self.num_classes} classes: give a label for each image")
-        array = np.asarray(labels)
-        if not np.issubdtype(array.dtype, np.integer):
+        traced = isinstance(labels, jax.core.Tracer)
+        array: Any = labels if traced else np.asarray(labels)
+        if not jnp.issubdtype(array.dtype, jnp.integer):
             raise UserError(f"labels are {array.dtype}, expected integers from 0 to {self.num_classes - 1}")
         if array.shape not in ((), (count,)):
             raise UserError(f"got labels of shape {array.shape} for {count} images, expected one, or one for each")
+        if traced:  # what they are is not known yet
+            return jnp.broadcast_to(array, (count,)).astype(jnp.int32)
         if array.size and not (array.min() >= 0 and array.max() < self.num_classes):
             wrong = array[(array < 0) | (array >= self.num_classes)].flat[0]
             raise UserError(f"label {wrong} is outside the classes, expected 0 to {self.num_classes - 1}")
@@ -708,7 +774,9 @@ class Model:
 
 def _count(labels: LabelsLike, num_images: int | None) -> int:
     if num_images is not None:
-        return num_images
+        if type(num_images) is bool or not isinstance(num_images, int | np.integer) or num_images < 1:
+            raise UserError(f"num_images is {num_images!r}, expected a whole number of at least 1")
+        return int(num_images)
     if labels is None:
         raise UserError("give labels, or num_images for an unconditional model")
     return int(np.size(np.asarray(labels)))

@@ -9,8 +9,12 @@ Noise alone has no name: that of sample i is drawn from fold_in(key, i), as the 
 """
 
 import hashlib
+from typing import Any
 
 import jax
+import numpy as np
+
+from scoreflow_jax.errors import UserError
 
 VERSION = 2
 """Of the addresses. In version 1, until 2026-11, some draws shared bits. It stands in what identifies stored samples, pairs and
@@ -73,6 +77,33 @@ def key_of(key: jax.Array, name: str) -> jax.Array:
         KeyError: no such name.
     """
     return jax.random.fold_in(key, _NUMBERS[name])
+
+
+KeyLike = Any
+"""A key of jax.random.key, or the seed of one."""
+
+
+def as_key(key: KeyLike) -> jax.Array:
+    """A key as users give it: one of jax.random.key, a seed, or one of the older jax.random.PRNGKey.
+
+    Raises:
+        UserError: several keys, or something else.
+    """
+    if isinstance(key, int | np.integer) and type(key) is not bool:
+        if not 0 <= key < 2**63:
+            raise UserError(f"the seed is {key}, expected a whole number from 0 to 2^63 - 1")
+        return jax.random.key(int(key))
+    if isinstance(key, jax.Array) and jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.shape:
+            raise UserError(
+                f"got keys of shape {key.shape}, expected one: sample i draws from fold_in(key, i), so that all differ"
+            )
+        return key
+    older = jax.random.key_data(jax.random.key(0))
+    if isinstance(key, jax.Array | np.ndarray) and (key.dtype, key.shape) == (older.dtype, older.shape):
+        return jax.random.wrap_key_data(jax.numpy.asarray(key))
+    what = f"{key.dtype} of shape {key.shape}" if isinstance(key, jax.Array | np.ndarray) else repr(key)
+    raise UserError(f"got {what} for a key, expected jax.random.key(0) or a seed such as 0")
 
 
 def _number(name: str) -> int:

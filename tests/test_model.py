@@ -1,5 +1,7 @@
 """The model in the hand: its methods undo each other, and say what is wrong with what they are given."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,12 +114,79 @@ def test_drift_takes_one_time_or_many_and_numpy(model):
             lambda m: m.interpolate(np.zeros((1, 8, 8, 1)), np.zeros((1, 8, 8, 1)), 1, rule="x"),
             "unknown interpolation rule",
         ),
-        (lambda m: m.encode(np.full((1, 8, 8, 1), np.nan), 1), "the solve of examples 0 to 0 failed"),
+        (lambda m: m.encode(np.full((1, 8, 8, 1), np.nan), 1), "from nan to nan, expected -1"),
+        (lambda m: m.decode(np.full((1, 8, 8, 1), np.nan), 1), "the solve of examples 0 to 0 failed"),
+        (lambda m: m.encode(255.0 * np.ones((1, 8, 8, 1)), 1), "from 255 to 255, expected -1 .black. to 1 .white."),
+        (lambda m: m.translate(np.full((1, 8, 8, 1), -30.0), 1, 2), "from -30 to -30"),
+        (lambda m: m.log_likelihood(255.0 * np.ones((1, 8, 8, 1)), 1), "from 255 to 255"),
+        (lambda m: m.formula_log_density(255.0 * np.ones((1, 8, 8, 1)), 1), "from 255 to 255"),
+        (lambda m: m.interpolate(np.full((1, 8, 8, 1), 99.0), np.zeros((1, 8, 8, 1)), 1), "from 99 to 99"),
+        (
+            lambda m: m.encode(np.ones((1, 8, 8, 1), np.int64), 1),
+            "images of int64, expected uint8 from 0 to 255, or float32",
+        ),
+        (lambda m: m.encode(np.ones((1, 8, 8, 1), bool), 1), "images of bool"),
+        (lambda m: m.decode(np.ones((1, 8, 8, 1), np.uint8), 1), "latents of uint8, expected float32"),
+        (
+            lambda m: m.generate(jax.random.split(jax.random.key(0), 3), [1, 2, 3]),
+            r"keys of shape \(3,\), expected one",
+        ),
+        (lambda m: m.generate(-1, [1]), "the seed is -1, expected a whole number from 0"),
+        (lambda m: m.generate(0.5, [1]), "got 0.5 for a key"),
+        (lambda m: m.generate("0", [1]), "got '0' for a key"),
+        (lambda m: m.generate(0, num_images=0), "num_images is 0, expected a whole number of at least 1"),
     ],
 )
 def test_says_what_is_wrong(model, call, match):
     with pytest.raises(ValueError, match=match):
         call(model)
+
+
+def test_seeds_and_older_keys_are_keys(model):
+    images = model.generate(jax.random.key(7), [1])
+    np.testing.assert_array_equal(model.generate(7, [1]), images)
+    np.testing.assert_array_equal(model.generate(np.int64(7), [1]), images)
+    np.testing.assert_array_equal(model.generate(jax.random.PRNGKey(7), [1]), images)
+    density = model.log_likelihood(images, 1, key=jax.random.key(3))
+    np.testing.assert_array_equal(model.log_likelihood(images, 1, key=3), density)
+    np.testing.assert_array_equal(
+        model.generate_with_likelihood(7, [1])[0], model.generate_with_likelihood(jax.random.key(7), [1])[0]
+    )
+
+
+def test_eight_bit_pictures_are_scaled(model):
+    """In every method that takes images; for a model of 17 levels as the nearest of these, in [-1, 1]."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
+    images = pixels.astype(np.float32) / 127.5 - 1
+    np.testing.assert_array_equal(model.encode(pixels, 1), model.encode(images, 1))
+    np.testing.assert_array_equal(model.translate(pixels, 1, 2), model.translate(images, 1, 2))
+    np.testing.assert_array_equal(model.log_likelihood(pixels, 1), model.log_likelihood(images, 1))
+    np.testing.assert_array_equal(model.drift(pixels, 1.0, 1), model.drift(images, 1.0, 1))
+    ends = [(pixels[:1], pixels[1:]), (images[:1], images[1:])]
+    np.testing.assert_array_equal(*(model.interpolate(*pair, 1, num_steps=2) for pair in ends))
+
+
+def test_images_from_0_to_1_are_warned_of(model):
+    images = np.random.default_rng(0).uniform(0, 1, (2, 8, 8, 1))
+    with pytest.warns(
+        UserWarning, match=r"nothing darker than the middle grey.*Pictures in \[0, 1\] become such by 2 x - 1"
+    ):
+        model.encode(images, 1)
+
+
+def test_few_programs_serve_all_numbers_of_images_and_few_are_kept(model, monkeypatch):
+    """Compilations counted by JAX's own events; what a batch is padded with changes no sample but through the step control."""
+    many = model.with_experiment(dataclasses.replace(model.experiment, solver=Solver(method="euler", num_steps=3)))
+    many.batch_size = 64
+    images, events = many.generate(0, np.arange(64) % 10), []
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: events.append(name))
+    for count in (5, 6, 7, 8, 9, 11, 13, 16, 17, 23, 24):
+        np.testing.assert_allclose(many.generate(0, np.arange(count) % 10), images[:count], atol=1e-5)
+    assert sum("backend_compile" in name for name in events) == 2 * 3  # for 8, 16 and 24 of noise and of the solve
+    assert [program[3] for program in many._compiled] == [64, 8, 16, 24]
+    monkeypatch.setattr("scoreflow_jax.model._PROGRAMS", 2)
+    many.generate(0, [1, 2])
+    assert [program[3] for program in many._compiled] == [24, 2]
 
 
 def test_public_names():

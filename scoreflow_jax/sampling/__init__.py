@@ -1,6 +1,6 @@
 """Generate, encode, translate, interpolate: pure functions of a drift, blind to where it came from."""
 
-from scoreflow_jax.sampling.batches import Solved, SolveStats, solve_in_batches
+from scoreflow_jax.sampling.batches import Solved, SolveStats, padded, solve_in_batches
 from scoreflow_jax.sampling.flow import encode, generate
 from scoreflow_jax.sampling.interpolate import RULES, interpolate_latents
 from scoreflow_jax.sampling.noise import noise_for
@@ -25,6 +25,7 @@ __all__ = [
     "generate",
     "interpolate_latents",
     "noise_for",
+    "padded",
     "sample_keys",
     "sample_stochastically",
     "solve_in_batches",
