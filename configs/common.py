@@ -130,6 +130,7 @@ def data() -> ConfigDict:
             "flip": True,  # mirror training images at random
             # Of images of another shape. crop: the largest centred part; fit: all of it, on white; right_half: crop of that half.
             "framing": "crop",
+            "white_level": placeholder(int),  # of 16-bit grey pictures the value of white; None: 65535. 12 bits: 4095
             # Held out: files of a folder without folders train and test, by their names; rows of a table, by their numbers.
             "test_share": 0.1,
             "strict": False,  # an error instead of a warning for files, and rows of a table, that cannot be used
@@ -413,6 +414,7 @@ def translate() -> ConfigDict:
             "images": placeholder(str),  # a folder of pictures instead; then source must be given
             "batch_size": 100,
             "shown": 8,  # rows of grid.png and of path.png
+            "save_pictures": False,  # each translation as a picture of its own too, in pictures/
             "num_times": 9,  # pictures along t in path.png
         }
     )

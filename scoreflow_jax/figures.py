@@ -62,6 +62,13 @@ def save_grid(path: pathlib.Path, images: HostImages, *, columns: int) -> None:
     save_rows(path, in_rows(images, columns))
 
 
+def save_picture(path: pathlib.Path, pixels: UInt8[np.ndarray, "height width channel"]) -> None:
+    """Writes one image as it is, without a frame."""
+    from PIL import Image
+
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(path)
+
+
 def in_rows(images: HostImages, columns: int) -> list[Row]:
     """Images in rows of `columns`, in order; the last may be shorter."""
     return [images[i : i + columns] for i in range(0, len(images), columns)]

@@ -30,18 +30,23 @@ def writing() -> bool:
 
 def cache_dir() -> pathlib.Path:
     """$XDG_CACHE_HOME/scoreflow_jax, else ~/.cache/scoreflow_jax; else, said in a line, a folder that ends with the process."""
-    return _usable(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
+    return _cache(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))[0]
+
+
+def cache_lasts() -> bool:
+    """Whether what is in `cache_dir` is there when the process has ended."""
+    return _cache(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))[1]
 
 
 @functools.cache
-def _usable(root: str) -> pathlib.Path:
+def _cache(root: str) -> tuple[pathlib.Path, bool]:
     folder = pathlib.Path(root) / "scoreflow_jax"
     try:
         if root.startswith("~"):
             raise OSError("this user has no home")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            return folder
+            return folder, True
     except OSError as error:
         print(
             f"no cache in {folder} ({error.strerror or error}): what it would keep is made anew each time; XDG_CACHE_HOME names "
@@ -50,7 +55,7 @@ def _usable(root: str) -> pathlib.Path:
         )
     temporary = tempfile.mkdtemp(prefix="scoreflow_jax-")
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-    return pathlib.Path(temporary)
+    return pathlib.Path(temporary), False
 
 
 @contextlib.contextmanager

@@ -68,6 +68,7 @@ class DataSettings:
     path: str | None = None
     dequantize: bool = False
     framing: str = "crop"
+    white_level: int | None = None
     test_share: float = 0.1
     strict: bool = False
     label: str | None = None
@@ -83,6 +84,8 @@ class DataSettings:
         """Refuses what would fail as soon as the data are opened, which may be before all else of a config is looked at."""
         if not 0 <= self.test_share < 1:
             raise ValueError(f"test_share is {self.test_share}, expected at least 0 and less than 1")
+        if self.white_level is not None and not 1 <= self.white_level <= 65535:
+            raise ValueError(f"white_level is {self.white_level}, expected 1 to 65535, such as 4095")
         if not isinstance(self.classes, tuple) or any(type(c) is not int for c in self.classes):
             raise ValueError(f"classes is {self.classes}, expected whole numbers, such as (3, 5)")
 
@@ -133,6 +136,7 @@ class TranslateSettings:
     batch_size: int
     shown: int
     num_times: int
+    save_pictures: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import numpy as np
 from scoreflow_jax import figures, files
 from scoreflow_jax.commands import points, translate_base
 from scoreflow_jax.commands import workdir as workdirs
+from scoreflow_jax.commands.translated import save_pictures, stored_names
 from scoreflow_jax.data import read_pictures, spread
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
@@ -30,7 +31,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)
     folder = workdirs.out_folder(workdir / "translate", out)
     experiment = model.experiment
-    job, names = _job(experiment, workdir)
+    job, names, taken = _job(experiment, workdir)
     times = np.linspace(0.0, 1.0, settings.num_times)
     images_and_labels = (job.images, job.source, job.target)
     solved = {m: model.solve_translate(*images_and_labels, method=m, times=times) for m in TRANSLATIONS}
@@ -44,8 +45,10 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
             f"translated_{what}": points.stored(experiment, workdir, chosen.y),
             "source_labels": job.source,
             "target_labels": job.target,
+            **stored_names(taken),
         },
     )
+    save_pictures(folder, experiment, chosen.y, taken)
     if experiment.spec.levels:
         _draw(folder, job, names, solved, settings.method, settings.shown, times)
     else:
@@ -67,9 +70,14 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
         )
 
 
-def _job(experiment: Experiment, workdir: pathlib.Path) -> tuple[Job, tuple[str, ...]]:
-    """The images to translate, from a folder or from the test split, and the names of all classes."""
-    settings, classes = experiment.translate, experiment.spec.num_classes
+def _job(experiment: Experiment, workdir: pathlib.Path) -> tuple[Job, tuple[str, ...], tuple[str, ...]]:
+    """The images to translate, from a folder or the test split, the names of all classes, and of the folder's files."""
+    settings = experiment.translate
+    taken: tuple[str, ...] = ()
+    if settings.source is not None and settings.source == settings.target:
+        raise UserError(
+            f"config.translate.source and target are both {settings.source}: there is nothing to translate. Give two classes"
+        )
     if settings.images is not None:
         if not experiment.spec.levels:
             raise UserError(
@@ -79,10 +87,8 @@ def _job(experiment: Experiment, workdir: pathlib.Path) -> tuple[Job, tuple[str,
             raise UserError(
                 "config.translate.images is a folder, so say its class: give --config.translate.source=CLASS"
             )
-        pixels, levels = (
-            read_pictures(settings.images, experiment.spec.shape, settings.num_images, experiment.data.framing),
-            256,
-        )
+        data, levels = experiment.data, 256
+        taken, pixels = read_pictures(settings.images, experiment.spec.shape, data.framing, data.white_level)
         names = workdirs.class_names(experiment, workdir)
         source = np.full(len(pixels), settings.source, np.int32)
     else:
@@ -100,10 +106,20 @@ def _job(experiment: Experiment, workdir: pathlib.Path) -> tuple[Job, tuple[str,
         pixels, source, levels = test["image"], test["label"], experiment.spec.levels
     if settings.target is not None:
         target = np.full(len(pixels), settings.target, np.int32)
-    else:  # every other class in turn
-        target = ((source + 1 + np.arange(len(source)) % (classes - 1)) % classes).astype(np.int32)
+    else:
+        target = _in_turn(source, workdirs.trained_classes(experiment))
     scaling = dataclasses.replace(experiment.scaling, levels=levels)
-    return Job(scaling.to_images(pixels), source, target, np.arange(len(source))), names
+    return Job(scaling.to_images(pixels), source, target, np.arange(len(source))), names, taken
+
+
+def _in_turn(source: np.ndarray, trained: list[int]) -> np.ndarray:
+    """A target for each image: every other class that the model was trained on in turn."""
+    others = {
+        label: [c for c in trained if c > label] + [c for c in trained if c < label] for label in {*source.tolist()}
+    }
+    if not all(others.values()):
+        raise UserError("the model was trained on examples of one class alone: there is no other to translate to")
+    return np.asarray([others[label][i % len(others[label])] for i, label in enumerate(source.tolist())], np.int32)
 
 
 def _measure(method: str, solved: Solved, job: Job, data: Data) -> dict[str, Any]:

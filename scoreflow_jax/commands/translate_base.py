@@ -9,6 +9,7 @@ import numpy as np
 
 from scoreflow_jax import figures, files
 from scoreflow_jax.commands import workdir as workdirs
+from scoreflow_jax.commands.translated import save_pictures, stored_names
 from scoreflow_jax.data import DataSource, read_pictures, spread
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
@@ -32,7 +33,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
         raise UserError("points have no pictures to translate: --mode=sample carries those at t = 0 to t = 1")
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.translate.batch_size)
     folder = workdirs.out_folder(workdir / "translate", out)
-    names, pixels = _names_and_pixels(model.experiment, ways)
+    names, pixels, taken = _names_and_pixels(model.experiment, ways)
     levels = 256 if experiment.translate.images is not None else experiment.spec.levels
     scaling = dataclasses.replace(experiment.scaling, levels=levels)
     times = np.linspace(0.0, 1.0, experiment.translate.num_times)
@@ -43,7 +44,9 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
         "translated_images": scaling.to_pixels(np.concatenate([solved[way].y for way in ways])),
         "source_labels": np.concatenate([np.full(len(pixels[way]), way, np.int32) for way in ways]),
         "target_labels": np.concatenate([np.full(len(pixels[way]), 1 - way, np.int32) for way in ways]),
+        **stored_names(taken),
     }
+    save_pictures(folder, model.experiment, np.concatenate([solved[way].y for way in ways]), taken)
     files.save_arrays(folder / "translations.npz", joined)
     _draw(
         folder,
@@ -80,21 +83,29 @@ def _ways(experiment: Experiment) -> list[int]:
             raise UserError(
                 f"config.translate.{name} is {getattr(settings, name)}, expected {BASE} (the data at t = 0) or {DATA} (at t = 1)"
             )
+    if settings.source is not None and settings.source == settings.target:
+        raise UserError(
+            f"config.translate.source and target are both {settings.source}: give {BASE} and {DATA}, or one of them"
+        )
     if settings.images is not None and settings.source is None:
         raise UserError("config.translate.images is a folder, so say what it holds: --config.translate.source=0 or 1")
     first = settings.source if settings.source is not None else None if settings.target is None else 1 - settings.target
     return [BASE, DATA] if first is None else [first]
 
 
-def _names_and_pixels(experiment: Experiment, ways: list[int]) -> tuple[tuple[str, str], dict[int, Pixels]]:
-    """What both data sets are called, and the test images, or the folder's, to start from."""
+def _names_and_pixels(
+    experiment: Experiment, ways: list[int]
+) -> tuple[tuple[str, str], dict[int, Pixels], tuple[str, ...]]:
+    """What both data sets are called, the test images, or the folder's, to start from, and the names of its files."""
     count, folder = experiment.translate.num_images, experiment.translate.images
     if folder is not None:
-        pictures = read_pictures(folder, experiment.spec.shape, count, experiment.data.framing)
-        return ("data at t=0", "data at t=1"), {ways[0]: pictures}
+        data = experiment.data
+        files, pictures = read_pictures(folder, experiment.spec.shape, data.framing, data.white_level)
+        return ("data at t=0", "data at t=1"), {ways[0]: pictures}, files
     sources = experiment.base_source("test"), experiment.source("test")
     first, second = (_name(source, number) for number, source in enumerate(sources))
-    return (first, second), {way: sources[way].read(spread(sources[way].labels(), count))["image"] for way in ways}
+    read = {way: sources[way].read(spread(sources[way].labels(), count))["image"] for way in ways}
+    return (first, second), read, ()
 
 
 def _name(source: DataSource, number: int) -> str:

@@ -99,14 +99,23 @@ def describe(source: DataSource, sampling: str = "") -> str:
 
 
 def warn_of_empty_classes(source: DataSource) -> None:
-    """A class without training examples is one that the model is asked for and never saw."""
+    """A class without training examples is one that the model is asked for and never sees."""
     empty = [name for name, n in zip(source.class_names, class_counts(source) or (), strict=False) if not n]
     if empty:
+        more = f" and {len(empty) - _CLASSES_SHOWN} more" if len(empty) > _CLASSES_SHOWN else ""
         print(
-            f"warning: nothing to train on in {', '.join(empty)}: all that there is is held out. Add some, or lower "
-            "config.data.test_share",
+            f"warning: no training examples of {len(empty)} of {len(source.class_names)} classes, "
+            f"{', '.join(empty[:_CLASSES_SHOWN])}{more}: the model is told of classes that it never sees. Number the classes "
+            "from 0 without gaps, or add examples; where all that there are are held out, lower config.data.test_share",
             file=sys.stderr,
         )
+
+
+def trained_classes(experiment: Experiment) -> list[int]:
+    """The classes of which the run in hand had training examples; all where it does not say."""
+    counts = experiment.trained_on.facts.get("train_images_by_class") if experiment.trained_on is not None else None
+    every = range(experiment.num_classes)
+    return [c for c in every if counts[c]] if counts is not None and len(counts) == len(every) else list(every)
 
 
 def write_data_facts(

@@ -73,9 +73,9 @@ def _with_pillow(name: str) -> Callable[[str, DataSettings], DataSource]:
 
 
 def read_pictures(
-    folder: str, shape: tuple[int, ...], limit: int, framing: str = "crop"
-) -> UInt8[np.ndarray, "batch height width channel"]:
-    """The first pictures of a folder: `image_folder.read_pictures`.
+    folder: str, shape: tuple[int, ...], framing: str = "crop", white_level: int | None = None
+) -> tuple[tuple[str, ...], UInt8[np.ndarray, "batch height width channel"]]:
+    """The pictures of a folder and their names: `image_folder.read_pictures`.
 
     Raises:
         UserError: Pillow is missing, or whatever that says.
@@ -83,7 +83,7 @@ def read_pictures(
     _check_pillow(f"the folder of pictures {folder}")
     from scoreflow_jax.data.image_folder import read_pictures as read
 
-    return read(folder, shape, limit, framing)
+    return read(folder, shape, framing, white_level)
 
 
 def _merged(split: str, data: DataSettings) -> DataSource:
@@ -125,7 +125,8 @@ def open_source(split: str, data: DataSettings) -> DataSource:
 
 
 PART_FIELDS = (
-    "source", "name", "path", "train_split", "test_split", "framing", "test_share", "strict", "label", "classes",
+    "source", "name", "path", "train_split", "test_split", "framing", "white_level", "test_share", "strict", "label",
+    "classes",
 )  # fmt: skip
 """Fields that parts of merged data, and the data at t = 0, can have of their own; the others are those of `config.data`."""
 

@@ -1,4 +1,4 @@
-"""What a folder of pictures holds: classes, files, and by name everything in it that cannot be used.
+"""What a folder of pictures, or a zip of one, holds: classes, files, and by name everything in it that cannot be used.
 
 Every picture is read to its end once, since a truncated one shows nowhere else, and what was found is kept in the cache under the
 file's name, size and time of change; so a second scan reads only what is new. Links are not followed: nothing outside the
@@ -19,15 +19,16 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Int32, UInt64
 
+from scoreflow_jax.data import archives, dataset_json
 from scoreflow_jax.data.base import SKETCH
 from scoreflow_jax.data.pictures import PASSING, UnreadablePicture, check_picture, printable, suffixes, why_not_read
 from scoreflow_jax.errors import UserError, first_line
-from scoreflow_jax.files import cache_dir, save_arrays, whole_file
+from scoreflow_jax.files import cache_dir, cache_lasts, save_arrays, whole_file
 from scoreflow_jax.progress import progress
 from scoreflow_jax.sums import read_arrays
 from scoreflow_jax.user_paths import user_path
 
-_VERSION = 1  # of what the cache holds
+_VERSION = 2  # of what the cache holds
 _CHUNK = 256  # files given to the threads at a time
 _NAMED = 20  # skipped files in a warning; all of them stand in a file
 _EXPECTED = "a folder of pictures, or of one sub-folder for each class"
@@ -74,6 +75,7 @@ class Scan:
         names: of the readable pictures, relative to it, in order of class and name.
         labels: their classes.
         sides: the shorter side of each, in pixels.
+        peaks: the largest value of each that has 16 bits, 0 of the others.
         hashes: of each one's name: a number that changes with nothing else, from which splits are made.
         sketch: the smallest hashes of names and sizes together. Two folders' sketches have in common what the folders have.
         class_names: of the sub-folders with pictures in them; empty where there are none.
@@ -85,6 +87,7 @@ class Scan:
     names: Names
     labels: Int32[np.ndarray, " files"]
     sides: Int32[np.ndarray, " files"]
+    peaks: Int32[np.ndarray, " files"]
     hashes: UInt64[np.ndarray, " files"]
     sketch: tuple[str, ...]
     class_names: tuple[str, ...]
@@ -92,35 +95,38 @@ class Scan:
     read: int
 
 
-def scan_folder(folder: pathlib.Path | str) -> Scan:
+def scan_folder(folder: pathlib.Path | str, *, with_classes: bool = True) -> Scan:
     """Walks a folder, with a bar for what has to be read.
 
     Args:
-        folder: with a sub-folder for each class, or with pictures and no sub-folders.
+        folder: with a sub-folder for each class, or with pictures and no sub-folders; a zip file is a folder too.
+        with_classes: whether its sub-folders are classes.
 
     Raises:
         UserError: no such folder, no picture in it, or two classes that other systems would not tell apart.
     """
     root = user_path(folder)
-    if not os.path.isdir(root):
+    if not archives.is_folder(root):
         raise UserError(f"{printable(str(folder))} is not a folder; expected {_EXPECTED}")
     root = root.resolve()
     skipped: dict[str, str] = {}
-    found = _files_of_classes(root, skipped)
-    _check_class_names(root, sorted({f.folder for f in found}))
+    found = _files_of_classes(root, skipped, with_classes)
+    folders = [f.folder if with_classes else "" for f in found]
+    _check_class_names(root, sorted({*folders}))
     sizes, reasons, read = _check(root, found, np.asarray([f.key for f in found], np.uint64))
     skipped.update({printable(f.name): r for f, r in zip(found, reasons, strict=True) if r})
     good = [i for i, reason in enumerate(reasons) if not reason]
     if not good:
         why = f" that can be used ({_first(skipped)})" if skipped else ", which is empty"
         raise UserError(f"no pictures in {printable(str(root))}{why}: expected {_EXPECTED}")
-    found, sides = [found[i] for i in good], sizes[good].min(axis=1)
-    number = {name: i for i, name in enumerate(dict.fromkeys(f.folder for f in found))}
+    found, folders = [found[i] for i in good], [folders[i] for i in good]
+    number = {name: i for i, name in enumerate(dict.fromkeys(folders))}
     return Scan(
         root=root,
         names=Names([f.name for f in found]),
-        labels=np.asarray([number[f.folder] for f in found], np.int32),
-        sides=sides,
+        labels=np.asarray([number[name] for name in folders], np.int32),
+        sides=sizes[good, :2].min(axis=1),
+        peaks=sizes[good, 2],
         hashes=np.asarray([_hash(_normal(f.name)) for f in found], np.uint64),
         sketch=tuple(f"{h:016x}" for h in sorted(_hash(f"{_normal(f.name)}|{f.size}") for f in found)[:SKETCH]),
         class_names=tuple(_normal(name) for name in number if name),
@@ -141,10 +147,13 @@ class _File:
         return self.name.split("/", 1)[0] if "/" in self.name else ""
 
 
-def _files_of_classes(root: pathlib.Path, skipped: dict[str, str]) -> list[_File]:
+def _files_of_classes(root: pathlib.Path, skipped: dict[str, str], with_classes: bool) -> list[_File]:
     """Files with a picture's ending in order of class and name, and none outside the classes where there are any."""
     folders: set[str] = set()
-    found = list(_walk(root, skipped, folders))
+    walk = _walk if archives.split_path(root) is None else _walk_archive
+    found = list(walk(root, skipped, folders))
+    if not with_classes:
+        return sorted(found, key=lambda f: (_normal(f.name), f.name))
     told = {printable(f.folder) for f in found} | {name.split("/")[0] for name in skipped}
     skipped.update({name: "an empty folder" for name in map(printable, folders) if name not in told})
     if any(f.folder for f in found):
@@ -165,7 +174,7 @@ def _walk(root: pathlib.Path, skipped: dict[str, str], folders: set[str]) -> Ite
             continue
         for entry in entries:
             name = prefix + entry.name
-            if entry.name.startswith(".") or entry.name in NOT_OURS:
+            if entry.name.startswith(".") or entry.name in NOT_OURS or name == dataset_json.NAME:
                 continue
             try:
                 kind = _kind(entry, name)
@@ -178,6 +187,27 @@ def _walk(root: pathlib.Path, skipped: dict[str, str], folders: set[str]) -> Ite
                 folders.update(() if prefix else (entry.name,))
             else:
                 skipped[printable(name)] = kind
+
+
+def _walk_archive(root: pathlib.Path, skipped: dict[str, str], folders: set[str]) -> Iterator[_File]:
+    """The same of a zip file, or of a folder in one."""
+    place = archives.split_path(root)
+    assert place is not None
+    try:
+        found = list(archives.entries(root))
+    except Exception as error:  # a damaged zip raises almost anything
+        raise UserError(f"cannot read the zip {printable(str(place[0]))} ({first_line(error)}): repair it") from error
+    for info in found:
+        name = info.filename[len(place[1]) + 1 :] if place[1] else info.filename
+        parts = name.split("/")
+        if any(part.startswith(".") or part in NOT_OURS for part in parts):
+            continue
+        if len(parts) > 1:
+            folders.add(parts[0])
+        if os.path.splitext(name)[1].lower() in suffixes():
+            yield _File(name, info.file_size, _hash(f"{name}|{info.file_size}|{info.CRC}"))
+        elif name != dataset_json.NAME:
+            skipped[printable(name)] = OTHER
 
 
 def _kind(entry: os.DirEntry[str], name: str) -> _File | str | None:
@@ -196,8 +226,8 @@ def _kind(entry: os.DirEntry[str], name: str) -> _File | str | None:
 
 def _check(
     root: pathlib.Path, found: list[_File], keys: UInt64[np.ndarray, " files"]
-) -> tuple[Int32[np.ndarray, "files 2"], list[str], int]:
-    """(width, height) of each file, a reason where it cannot be read, and how many had to be read now."""
+) -> tuple[Int32[np.ndarray, "files 3"], list[str], int]:
+    """(width, height, peak) of each file, a reason where it cannot be read, and how many had to be read now."""
     cache = cache_dir() / "folders" / f"{_hash(str(root)):016x}-{_VERSION}.npz"
     sizes, reasons, known = _from_cache(cache, keys)
     missing = np.flatnonzero(~known)
@@ -219,17 +249,17 @@ def _check(
     return sizes, reasons, len(missing)
 
 
-def _read(path: pathlib.Path) -> tuple[tuple[int, int], str]:
+def _read(path: pathlib.Path) -> tuple[tuple[int, int, int], str]:
     try:
         return check_picture(path), ""
     except UnreadablePicture as error:
-        return (0, 0), str(error)
+        return (0, 0, 0), str(error)
 
 
 def _from_cache(
     cache: pathlib.Path, keys: UInt64[np.ndarray, " files"]
-) -> tuple[Int32[np.ndarray, "files 2"], list[str], Any]:
-    sizes, reasons, known = np.zeros((len(keys), 2), np.int32), [""] * len(keys), np.zeros(len(keys), bool)
+) -> tuple[Int32[np.ndarray, "files 3"], list[str], Any]:
+    sizes, reasons, known = np.zeros((len(keys), 3), np.int32), [""] * len(keys), np.zeros(len(keys), bool)
     try:
         stored = read_arrays(cache)
         old, old_sizes, old_reasons = stored["keys"], stored["sizes"], stored["reasons"].tolist()
@@ -247,7 +277,7 @@ def _from_cache(
 
 
 def _to_cache(
-    cache: pathlib.Path, keys: UInt64[np.ndarray, " files"], sizes: Int32[np.ndarray, "files 2"], reasons: list[str]
+    cache: pathlib.Path, keys: UInt64[np.ndarray, " files"], sizes: Int32[np.ndarray, "files 3"], reasons: list[str]
 ) -> None:
     different = sorted({"", *reasons})
     number = {reason: i for i, reason in enumerate(different)}
@@ -275,6 +305,8 @@ def warning_of(skipped: dict[str, str], root: pathlib.Path) -> str:
         path = cache_dir() / "folders" / f"{_hash(str(root)):016x}-skipped.txt"
         where = f": see {path}"
         try:
+            if not cache_lasts():
+                raise OSError("there is no cache")
             with whole_file(path) as temporary:
                 temporary.write_text("\n".join(line.strip() for line in lines) + "\n", encoding="utf-8")
         except OSError as error:

@@ -1,19 +1,21 @@
-"""Pictures from folders of the user's own: sub-folders are classes, loose pictures have none."""
+"""Pictures from folders and zips of the user's own: sub-folders are classes, loose pictures have none."""
 
 import dataclasses
 import os
 import pathlib
 import sys
+import zipfile
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
+from scoreflow_jax.data import archives, dataset_json
 from scoreflow_jax.data.base import DataSource, DataSpec, Example, NoExamples
 from scoreflow_jax.data.folder_scan import NOT_OURS, Scan, refuse_skipped, scan_folder, warning_of
 from scoreflow_jax.data.obtain import how_to_get
 from scoreflow_jax.data.pictures import FILTER, UnreadablePicture, printable, read_picture, suffixes, why_not_read
-from scoreflow_jax.errors import UserError
+from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.settings import DataSettings
 from scoreflow_jax.user_paths import user_path
 
@@ -23,6 +25,7 @@ ENLARGED = 4
 _TRAIN_FOLDERS = ("training",)
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 _LOOKED_AT = 1000
+_CLASSES_SHOWN = 5
 _TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
 _warned: set[tuple[str, ...]] = set()  # what was said in this process is not said again for the other split
 
@@ -31,7 +34,9 @@ class ImageFolder(DataSource):
     """The pictures of one split of a folder.
 
     Layouts: <path>/<class>/... and <path>/... without sub-folders, from which every file is held out or not by a hash of its
-    own name, so that new files change nothing for old ones; and <path>/train/..., <path>/test/... of either kind.
+    own name, so that new files change nothing for old ones; <path>/train/..., <path>/test/... of either kind; and those of
+    `dataset_json.py`, where a file says which classes the pictures have. Where all is in one sub-folder that has several, these
+    are the classes.
     """
 
     def __init__(self, split: str, settings: DataSettings) -> None:
@@ -39,14 +44,15 @@ class ImageFolder(DataSource):
 
         Args:
             split: "train" or "test".
-            settings: path, shape, framing, test_share and strict of `config.data`.
+            settings: path, shape, framing, white_level, test_share and strict of `config.data`.
 
         Raises:
             UserError: no path, no such folder, no pictures in it or in this split of it, a file that cannot be used under
                 strict, or two classes that other systems would not tell apart.
         """
         layout = _layout(_given_folder(settings), split, settings)
-        scan = scan_folder(layout.folder)
+        listed = _Listed.of(layout)
+        scan = scan_folder(layout.folder, with_classes=listed is None)
         height, width, channels = settings.shape
         smallest = -(-min(height, width) // ENLARGED)
         chosen = scan.sides >= smallest
@@ -54,8 +60,11 @@ class ImageFolder(DataSource):
             printable(scan.names[int(i)]): f"tiny: {scan.sides[i]} pixels, expected {smallest} at least"
             for i in np.flatnonzero(~chosen)
         }
-        _tell({**layout.unread, **scan.skipped, **tiny}, scan.root, strict=settings.strict)
-        classes, labels = _classes(scan, layout, smallest)
+        unlisted = {} if listed is None else listed.differences(scan)
+        chosen &= np.asarray([printable(name) not in unlisted for name in scan.names], bool) if unlisted else True
+        _tell({**layout.unread, **scan.skipped, **unlisted, **tiny}, scan.root, strict=settings.strict)
+        self._tell_of_dark(scan, settings)
+        classes, labels = _classes(scan, layout, smallest) if listed is None else listed.classes(scan)
         held_out = "a folder of its own"
         if layout.by_hash:
             chosen &= (scan.hashes / 2.0**64 < settings.test_share) == (split == "test")
@@ -78,6 +87,7 @@ class ImageFolder(DataSource):
     ) -> None:
         """Keeps the scan and the numbers of the files chosen from it."""
         self._root, self._names, self._framing = scan.root, scan.names, settings.framing
+        self._white = settings.white_level
         self._chosen = chosen
         if not len(self._chosen):
             raise NoExamples(
@@ -85,6 +95,20 @@ class ImageFolder(DataSource):
                 f"{tiny} are too small for config.data.shape, and of the others config.data.test_share={settings.test_share:g} "
                 "holds out a part by their names' hash. Add pictures, change that share, or make folders train and test"
             )
+
+    @staticmethod
+    def _tell_of_dark(scan: Scan, settings: DataSettings) -> None:
+        """Warns of pictures of 16 bits that use few of them: with white at 65535 they are almost black."""
+        count, peak = int(np.sum(scan.peaks > 0)), int(scan.peaks.max(initial=0))
+        white = settings.white_level or 65535
+        if not count or white / 4 <= peak <= white:
+            return
+        bits = next((2**n - 1 for n in (8, 10, 12, 14, 16) if peak < 2**n), 65535)
+        what = "are almost black" if peak < white else "are cut off above it"
+        _say(
+            f"the {count} pictures of 16 bits in {printable(scan.root.name)} go up to {peak}, and with white at {white} they "
+            f"{what}: config.data.white_level={bits} if they have {bits.bit_length()} bits"
+        )
 
     def _jpeg_share(self) -> float:
         """The share of JPEG files by their names' endings, of some of them: a distance to others counts the compression too."""
@@ -99,7 +123,7 @@ class ImageFolder(DataSource):
         """Picture number `index`, read from its file."""
         name = self._names[int(self._chosen[index])]
         try:
-            image = read_picture(self._root / name, self.spec.shape, self._framing)
+            image = read_picture(self._root / name, self.spec.shape, self._framing, self._white)
         except UnreadablePicture as error:
             raise UserError(
                 f"cannot read {printable(str(self._root / name))}: {error}. It could be read when the folder was scanned"
@@ -118,12 +142,55 @@ def _given_folder(settings: DataSettings) -> pathlib.Path:
             f"to a folder with a sub-folder for each class, or with pictures.{how_to_get(settings.name)}"
         )
     root = user_path(settings.path)
-    if not os.path.isdir(root):
+    if not archives.is_folder(root):
         raise UserError(
-            f"config.data.path is {printable(settings.path)}, which is not a folder; expected a folder of pictures, or of one "
-            f"sub-folder for each class.{how_to_get(settings.name)}"
+            f"config.data.path is {printable(settings.path)}, which is not a folder; expected a folder or zip of pictures, or of "
+            f"one sub-folder for each class.{how_to_get(settings.name)}"
         )
     return root
+
+
+@dataclasses.dataclass(frozen=True)
+class _Listed:
+    """The classes that a dataset.json states.
+
+    Attributes:
+        labels: by file of the split's folder; empty where the data have no classes.
+        count: of classes, of all splits.
+    """
+
+    labels: dict[str, int]
+    count: int
+
+    @classmethod
+    def of(cls, layout: "_Layout") -> "_Listed | None":
+        """None where the split's folder has no such file."""
+        labels = dataset_json.read_labels(layout.folder)
+        if labels is None:
+            return None
+        train = labels if layout.folder == layout.train else dataset_json.read_labels(layout.train) or {}
+        return cls(labels, max((label + 1 for label in (*labels.values(), *train.values())), default=0))
+
+    def differences(self, scan: Scan) -> dict[str, str]:
+        """Pictures without a label, and labels without a picture, with the reason."""
+        if not self.labels:
+            return {}
+        known = {*scan.names}
+        return {
+            **{printable(name): f"without a label in {dataset_json.NAME}" for name in known - self.labels.keys()},
+            **{
+                printable(name): f"not there, but in {dataset_json.NAME}"
+                for name in self.labels.keys() - known
+                if printable(name) not in scan.skipped
+            },
+        }
+
+    def classes(self, scan: Scan) -> tuple[tuple[str, ...], Int32[np.ndarray, " files"]]:
+        """Names of the classes, their numbers, and the label of every file, -1 of those without one."""
+        names = tuple(map(str, range(self.count)))
+        if self.count < 2:
+            return (), np.zeros(len(scan.names), np.int32)
+        return names, np.asarray([self.labels.get(name, -1) for name in scan.names], np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,17 +212,14 @@ class _Layout:
 
 def _layout(root: pathlib.Path, split: str, settings: DataSettings) -> _Layout:
     """Folders train and test, whatever their case, where there are any; else splits are made."""
-    folders = sorted(
-        e.name
-        for e in _entries(root)
-        if os.path.isdir(e.path) and not e.name.startswith(".") and e.name not in NOT_OURS
-    )
+    folders = _folders(root)
     for name in (settings.train_split, settings.test_split):
         if pathlib.PurePath(name).name != name:
             raise UserError(f"the split {printable(name)!r} leads out of the folder, of which nothing outside is read")
     named = {name.casefold(): name for name in folders}
     train = _first_of(named, (settings.train_split, *(_TRAIN_FOLDERS if settings.train_split == "train" else ())))
     if train is None:
+        root = _descended(root)
         return _Layout(root, root, True, {})
     test = _first_of(named, (settings.test_split, *_TEST_FOLDERS))
     others = [name for name in folders if name not in (train, test)]
@@ -170,16 +234,56 @@ def _layout(root: pathlib.Path, split: str, settings: DataSettings) -> _Layout:
                 f"{printable(str(root / name))} leads out of the folder, of which nothing outside is read: copy the pictures "
                 "into it, or set config.data.path to where they are"
             )
-    folder = root / (train if split == "train" or test is None else test)
     reason = "beside the folders of the splits, so not read"
-    return _Layout(folder, root / train, test is None, {printable(name): reason for name in others})
+    training = _descended(root / train)
+    folder = training if split == "train" or test is None else _descended(root / test)
+    return _Layout(folder, training, test is None, {printable(name): reason for name in others})
 
 
-def _entries(root: pathlib.Path) -> list[os.DirEntry[str]]:
+def _descended(root: pathlib.Path) -> pathlib.Path:
+    """The folder itself; or its only sub-folder, where that has several sub-folders with pictures, which are the classes then."""
+    if dataset_json.read_labels(root) is not None:
+        return root
+    folders = _folders(root)
+    if len(folders) != 1 or _has_pictures(root):
+        return root
+    inner = root / folders[0]
+    classes = [name for name in _folders(inner) if _has_pictures(inner / name)]
+    if len(classes) < 2 or _has_pictures(inner):
+        return root
+    more = ", ..." if len(classes) > _CLASSES_SHOWN else ""
+    _say(
+        f"{printable(str(root))} holds nothing but {printable(folders[0])}: its sub-folders are the classes, "
+        f"{printable(', '.join(classes[:_CLASSES_SHOWN]))}{more}"
+    )
+    return inner
+
+
+def _folders(root: pathlib.Path) -> list[str]:
+    """Names of the sub-folders, but for hidden ones."""
+    return sorted(
+        name
+        for name in _names(root)
+        if not name.startswith(".") and name not in NOT_OURS and archives.is_folder(root / name)
+    )
+
+
+def _has_pictures(root: pathlib.Path) -> bool:
+    """Whether a file directly in the folder is a picture by its name."""
+    return any(map(_is_picture, _names(root)))
+
+
+def _is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in suffixes() and not name.startswith(".")
+
+
+def _names(root: pathlib.Path) -> list[str]:
     try:
-        return list(os.scandir(root))
+        return os.listdir(root) if archives.split_path(root) is None else archives.names_in(root)
     except OSError as error:
         raise UserError(f"cannot list {printable(str(root))} ({why_not_read(error)})") from error
+    except zipfile.BadZipFile as error:
+        raise UserError(f"cannot read the zip {printable(str(root))} ({first_line(error)}): repair it") from error
 
 
 def _first_of(named: dict[str, str], wanted: tuple[str, ...]) -> str | None:
@@ -207,6 +311,13 @@ def _classes(scan: Scan, layout: _Layout, smallest: int) -> tuple[tuple[str, ...
     return names, np.asarray([names.index(name) if name in names else -1 for name in own], np.int32)[scan.labels]
 
 
+def _say(text: str) -> None:
+    """A warning, once in a process."""
+    if (text,) not in _warned:
+        _warned.add((text,))
+        print(f"warning: {text}", file=sys.stderr)
+
+
 def _tell(skipped: dict[str, str], root: pathlib.Path, *, strict: bool) -> None:
     """Refuses what cannot be used, or warns of it, once."""
     if strict:
@@ -218,37 +329,36 @@ def _tell(skipped: dict[str, str], root: pathlib.Path, *, strict: bool) -> None:
 
 
 def read_pictures(
-    folder: str, shape: tuple[int, ...], limit: int | None = None, framing: str = "crop"
-) -> UInt8[np.ndarray, "batch height width channel"]:
+    folder: str, shape: tuple[int, ...], framing: str = "crop", white_level: int | None = None
+) -> tuple[tuple[str, ...], UInt8[np.ndarray, "batch height width channel"]]:
     """Reads the pictures of a folder, in order of their names, at the given size.
 
     Args:
-        folder: searched without its sub-folders.
+        folder: searched without its sub-folders; a zip file is one too.
         shape: (height, width, channels), with 1 channel (grey) or 3 (RGB).
-        limit: at most this many.
         framing: "crop" or "fit".
+        white_level: see `pictures.read_picture`.
 
     Returns:
-        Pixels 0 .. 255.
+        Names, and pixels 0 .. 255.
 
     Raises:
         UserError: no such folder, no picture in it, or one that cannot be read.
     """
     root = user_path(folder)
-    if not os.path.isdir(root):
+    if not archives.is_folder(root):
         raise UserError(f"{printable(folder)} is not a folder; expected a folder of pictures")
-    found = sorted(
-        path for path in root.iterdir() if path.suffix.lower() in suffixes() and not path.name.startswith(".")
-    )[:limit]
+    found = sorted(name for name in _names(root) if _is_picture(name))
     if not found:
         raise UserError(f"no pictures in {printable(folder)}; expected files such as a.jpg or a.png")
-    return np.stack([_read_or_name(path, shape, framing) for path in found])
+    read = [_read_or_name(root / name, shape, framing, white_level) for name in found]
+    return tuple(map(printable, found)), np.stack(read)
 
 
 def _read_or_name(
-    path: pathlib.Path, shape: tuple[int, ...], framing: str
+    path: pathlib.Path, shape: tuple[int, ...], framing: str, white_level: int | None
 ) -> UInt8[np.ndarray, "height width channel"]:
     try:
-        return read_picture(path, shape, framing)
+        return read_picture(path, shape, framing, white_level)
     except UnreadablePicture as error:
         raise UserError(f"cannot read {printable(str(path))}: {error}. Repair or remove it") from error

@@ -28,7 +28,7 @@ _FORMAT = "scoreflow_jax pack 1"
 _NAME = re.compile(
     rf"(train|test)-(\d{{5}}-of-\d{{5}}\.array_record|labels\.npy)|{sums.SUMS}"
 )  # of the files that a pack has and may lose
-_MADE_WITH = ("framing", "test_share", "label")  # fields of config.data that a pack has settled
+_MADE_WITH = ("framing", "white_level", "test_share", "label")  # fields of config.data that a pack has settled
 _KEYS = {"shape", "num_classes", "levels", "class_names", "facts", "made_with", "splits"}
 _SHARD_BYTES = 2**30
 _CHUNK = 256

@@ -1,9 +1,10 @@
 """Pictures of any size and mode become 8-bit grey or RGB of one size.
 
-One rule for every source: the first frame, turned as its EXIF tag says; what is transparent becomes white; 16-bit values are
-divided by 257 (of 16-bit colours Pillow reads the higher byte). Then the largest centred part of the wanted proportions is cut
-out ("crop"), or the whole is kept ("fit"), and Lanczos resizes it (Pillow's, whose window widens when it shrinks); what "fit"
-leaves free is white. "right_half" crops from the right half, for pix2pix's pictures of pairs. Colour profiles are not applied.
+One rule for every source: the first frame, turned as its EXIF tag says; what is transparent becomes white; 16-bit grey values
+go from 0 to 65535, or to the white level that is given (of 16-bit colours Pillow reads the higher byte). Then the largest
+centred part of the wanted proportions is cut out ("crop"), or the whole is kept ("fit"), and Lanczos resizes it (Pillow's, whose
+window widens when it shrinks); what "fit" leaves free is white. "right_half" crops from the right half, for pix2pix's pictures of
+pairs. Colour profiles are not applied.
 """
 
 import errno
@@ -18,11 +19,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from scoreflow_jax.data import archives
 from scoreflow_jax.data.base import FRAMINGS as FRAMINGS
 from scoreflow_jax.errors import first_line
 
 FILTER = "Lanczos"
 _WHITE = 255
+_LARGEST = 65535  # of 16 bits
 
 # Formats that Pillow only recognizes, or that start another program (EPS is given to Ghostscript, and so is EPS within IPTC), or
 # need one more package.
@@ -68,14 +71,15 @@ def _formats() -> tuple[str, ...]:
 
 
 def read_picture(
-    path: pathlib.Path | str, shape: tuple[int, ...], framing: str = "crop"
+    path: pathlib.Path | str, shape: tuple[int, ...], framing: str = "crop", white_level: int | None = None
 ) -> UInt8[np.ndarray, "height width channel"]:
     """Reads a file at the given size.
 
     Args:
-        path: of the file; a link is not followed.
+        path: of the file; a link is not followed. It may lead through a zip.
         shape: (height, width, channels), with 1 channel (grey) or 3 (RGB).
         framing: one of `FRAMINGS`, see the module.
+        white_level: the value of white in pictures of 16 bits, such as 4095 where 12 of them are used; None: 65535.
 
     Returns:
         Pixels 0 .. 255.
@@ -83,16 +87,20 @@ def read_picture(
     Raises:
         UnreadablePicture: with the reason.
     """
-    return framed(_decode(path, "L" if shape[2] == 1 else "RGB"), shape, framing)
+    return framed(_decode(path, "L" if shape[2] == 1 else "RGB", white_level or _LARGEST)[0], shape, framing)
 
 
-def check_picture(path: pathlib.Path | str) -> tuple[int, int]:
-    """Reads a whole file to see that it can be; returns its (width, height), turned as EXIF says.
+def check_picture(path: pathlib.Path | str) -> tuple[int, int, int]:
+    """Reads a whole file to see that it can be.
+
+    Returns:
+        Width and height, turned as EXIF says, and the largest value of a grey picture of 16 bits, 0 of others.
 
     Raises:
         UnreadablePicture: with the reason.
     """
-    return _decode(path, "RGB").size
+    picture, peak = _decode(path, "RGB", _LARGEST)
+    return (*picture.size, peak)
 
 
 def framed(
@@ -136,15 +144,17 @@ def _fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
     return canvas
 
 
-def _decode(path: pathlib.Path | str, mode: str) -> Image.Image:
-    """The first frame of a file, decoded, turned, and in mode "L" or "RGB"."""
+def _decode(path: pathlib.Path | str, mode: str, white: int) -> tuple[Image.Image, int]:
+    """The first frame of a file, decoded, turned, and in mode "L" or "RGB"; and the largest value of one of 16 bits, else 0."""
     try:
         with _open(path) as file, Image.open(file, formats=_formats()) as picture:
             limit = Image.MAX_IMAGE_PIXELS
             if limit and picture.width * picture.height > limit:
                 raise UnreadablePicture(_too_large(picture.width * picture.height))
             picture.load()
-            return _plain(_turned(picture), mode)
+            turned = _turned(picture)
+            peak = int(np.max(np.asarray(turned))) if turned.mode.startswith("I") else 0
+            return _plain(turned, mode, white), peak
     except UnreadablePicture:
         raise
     except UnidentifiedImageError:
@@ -178,9 +188,12 @@ def _too_large(pixels: int | None) -> str:
 
 
 def _open(path: pathlib.Path | str) -> Any:
-    """Opens a regular file and nothing else: no link out of the folder, no pipe that would block."""
+    """Opens a regular file and nothing else: no link out of the folder, no pipe that would block. Or a file in a zip."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    number = os.open(path, flags)
+    try:
+        number = os.open(path, flags)
+    except NotADirectoryError:
+        return archives.read_entry(pathlib.Path(path))
     if not stat.S_ISREG(os.fstat(number).st_mode):
         os.close(number)
         raise UnreadablePicture("not a file")
@@ -196,14 +209,15 @@ def _turned(picture: Image.Image) -> Image.Image:
     return picture if turn is None else picture.transpose(turn)
 
 
-def _plain(picture: Image.Image, mode: str) -> Image.Image:
-    """Any of Pillow's modes as "L" or "RGB"."""
+def _plain(picture: Image.Image, mode: str, white: int) -> Image.Image:
+    """Any of Pillow's modes as "L" or "RGB"; 16-bit values up to `white`."""
     if picture.mode.startswith("I"):  # 16 bits, also where they come as 32
         values = np.asarray(picture).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
+        if values.min() < 0 or values.max() > _LARGEST:
             raise UnreadablePicture(f"its values are {values.min()} to {values.max()}, expected at most 16 bits")
         clear = values == picture.info.get("transparency", -1)
-        picture = Image.fromarray(np.where(clear, _WHITE, np.round(values / 257.0)).astype(np.uint8))
+        scaled = np.minimum(np.round(values * (_WHITE / white)), _WHITE)
+        picture = Image.fromarray(np.where(clear, _WHITE, scaled).astype(np.uint8))
     elif picture.mode == "F":
         raise UnreadablePicture("its values are floating-point numbers, whose range a picture does not say")
     elif picture.mode == "LAB":  # Pillow has no way from it to grey

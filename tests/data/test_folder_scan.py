@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from scoreflow_jax import files
 from scoreflow_jax.data import folder_scan, pictures
 from scoreflow_jax.data.folder_scan import (
     LINK,
@@ -337,15 +338,24 @@ def test_a_damaged_cache_is_as_none(folder, cache, damage):
     assert scan_folder(folder).read == 0
 
 
-def test_a_cache_that_cannot_be_written_costs_time_only(folder, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("home", ["a file", "none", "of nobody"])
+def test_without_a_cache_a_process_has_its_own(home, folder, tmp_path, monkeypatch, capsys):
+    """A line says so, once; the next process reads all again."""
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    if home == "a file":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    else:
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setenv("HOME", "/proc/none" if home == "none" else "")
+    if home == "of nobody":  # a user id without an entry
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    files._cache.cache_clear()
     write(folder, "1.png")
-    for _ in range(2):
-        assert scan_folder(folder).read == 1
+    assert [scan_folder(folder).read for _ in range(2)] == [1, 0]
     error = capsys.readouterr().err
-    assert error.count("cannot keep the scan in") == 2
-    assert "it is made anew each time" in error
+    assert error.count("no cache in ") == 1
+    assert "is made anew each time; XDG_CACHE_HOME names another place" in error
+    files._cache.cache_clear()
 
 
 def test_a_cache_without_permission_costs_time_only(capsys):
@@ -355,7 +365,7 @@ def test_a_cache_without_permission_costs_time_only(capsys):
         (folder / "cache").mkdir(mode=0o555)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         with without_rights():
-            assert [scan_folder(folder / "pictures").read for _ in range(2)] == [1, 1]
+            assert [scan_folder(folder / "pictures").read for _ in range(2)] == [1, 0]
         assert "Permission denied" in capsys.readouterr().err
 
 

@@ -399,12 +399,13 @@ def test_pictures_are_cropped_in_the_middle_and_resized(tmp_path):
     Image.fromarray(np.full((20, 20), 77, np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "notes.txt").write_text("not a picture")
     write(tmp_path, "folder/c.png", "._a.png")
-    pictures = read_pictures(str(tmp_path), (16, 16, 3))
+    names, pictures = read_pictures(str(tmp_path), (16, 16, 3))
+    assert names == ("a.png", "b.png")
     assert pictures.shape == (2, 16, 16, 3)
     np.testing.assert_array_equal(pictures[0], 77)
     np.testing.assert_array_equal(pictures[1], np.broadcast_to([200, 100, 50], (16, 16, 3)))
-    np.testing.assert_array_equal(read_pictures(str(tmp_path), (16, 16, 1), limit=1), 77 * np.ones((1, 16, 16, 1)))
-    fit = read_pictures(str(tmp_path), (16, 16, 3), framing="fit")[1]
+    np.testing.assert_array_equal(read_pictures(str(tmp_path), (16, 16, 1))[1][:1], 77 * np.ones((1, 16, 16, 1)))
+    fit = read_pictures(str(tmp_path), (16, 16, 3), framing="fit")[1][1]
     np.testing.assert_array_equal(fit, read_picture(tmp_path / "b.png", (16, 16, 3), "fit"))
 
 
