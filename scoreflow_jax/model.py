@@ -675,13 +675,14 @@ class Model:
             else:
                 # Every process is given all of the solution: what comes of it is computed by all alike.
                 jitted = jax.jit(solve, out_shardings=self.layout.replicated)
-                self._compiled[program] = jitted.lower(
-                    self.params, solver.numbers, *shard(arrays, self.layout)
-                ).compile()
+                numbers = {**solver.numbers, "rows": np.int32(0)}
+                self._compiled[program] = jitted.lower(self.params, numbers, *shard(arrays, self.layout)).compile()
                 while len(self._compiled) > _PROGRAMS:
                     self._compiled.popitem(last=False)
             compiled = self._compiled[program]
-            return lambda *arrays: compiled(self.params, solver.numbers, *shard(arrays, self.layout))
+            return lambda rows, *arrays: compiled(
+                self.params, {**solver.numbers, "rows": rows}, *shard(arrays, self.layout)
+            )
 
         # On the host, where to choose and repeat some of them compiles nothing.
         arrays = (np.asarray(images), *extra, *(self._labels(label, len(images)) for label in labels))

@@ -74,11 +74,19 @@ class Solution(NamedTuple):
         return cls(y, None, count, jnp.zeros_like(count), jnp.isfinite(result).all())
 
 
-def rms_norm(tree: PyTree) -> Float[Array, ""]:
-    """Root mean square over all numbers of a pytree, scipy's norm of the flattened batch."""
+def rms_norm(tree: PyTree, rows: Int[Array, ""] | None = None) -> Float[Array, ""]:
+    """Root mean square over all numbers of a pytree, scipy's norm of the flattened batch.
+
+    Args:
+        tree: arrays with the batch first.
+        rows: how many of the batch count, the first ones; None: all. Those that a batch is filled up with then change nothing.
+    """
     leaves = jax.tree.leaves(tree)
-    total = sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)
-    return jnp.sqrt(total / sum(leaf.size for leaf in leaves))
+    if rows is None:
+        return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in leaves) / sum(leaf.size for leaf in leaves))
+    squares = [jnp.sum(jnp.square(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in leaves]
+    total = sum(jnp.sum(jnp.where(jnp.arange(len(s)) < rows, s, 0.0)) for s in squares)
+    return jnp.sqrt(total / (rows * sum(leaf.size // len(leaf) for leaf in leaves)))
 
 
 class _Tally(NamedTuple):
@@ -188,6 +196,9 @@ class Solver:
     Raises:
         ValueError: an unknown method, a tolerance that is not positive, or Euler without num_steps.
     """
+
+    rows = None
+    """How many of a batch count in its step control (`rms_norm`): no field, but a number that a compiled program is given."""
 
     method: str = "dopri5"
     rtol: float = 1e-5
@@ -301,7 +312,10 @@ class Solver:
         )
 
     def _step_control(self) -> ScipyStepControl:
-        return ScipyStepControl(rtol=self.rtol, atol=self.atol, error_factor=ERROR_FACTORS.get(self.method, 1.0))
+        counted = self.rows is not None and not self.per_sample
+        norm = jax.tree_util.Partial(rms_norm, rows=self.rows) if counted else rms_norm
+        factor = ERROR_FACTORS.get(self.method, 1.0)
+        return ScipyStepControl(rtol=self.rtol, atol=self.atol, norm=norm, error_factor=factor)
 
     def _count(self, tally: Any, method: Any) -> tuple[Array, Array]:
         """Field evaluations and rejected steps.

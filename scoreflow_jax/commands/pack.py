@@ -5,7 +5,7 @@ import pathlib
 import time
 
 from scoreflow_jax.commands import workdir as workdirs
-from scoreflow_jax.data import NoExamples, is_packed, open_source
+from scoreflow_jax.data import NoExamples, check_spec, is_packed, open_source
 from scoreflow_jax.data.packed import write_pack
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
@@ -38,6 +38,13 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str) -> None
         print(
             "only the data at t = 1 are packed: pack those of config.data.base by --config.data.path=THEIRS, to another --out"
         )
+    check_spec(
+        splits["train"],
+        experiment.spec,
+        whole.name,
+        with_classes=experiment.conditional and not experiment.data.classes,
+    )
+    workdirs.warn_of_empty_classes(splits["train"])
     start = time.perf_counter()
     write_pack(out, splits, whole)
     seconds, images = time.perf_counter() - start, sum(map(len, splits.values()))

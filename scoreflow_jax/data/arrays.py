@@ -1,4 +1,8 @@
-"""Images in an npz file, held in memory whole: NumPy alone reads them, so that nothing has to be installed for a data set."""
+"""Images in an npz file, held in memory whole: NumPy alone reads them, so that nothing has to be installed for a data set.
+
+A file has <split>_images, and <split>_labels where they have classes. One of arr_0, 8-bit images, and perhaps arr_1, labels, such
+as guided-diffusion's samples, has no splits: an image is held out or not by a hash of its pixels.
+"""
 
 import hashlib
 import heapq
@@ -7,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Bool, Int32, UInt8
 
 from scoreflow_jax.data.base import SKETCH, DataSource, DataSpec, Example, Examples, NoExamples
 from scoreflow_jax.errors import UserError, first_line
@@ -17,19 +21,22 @@ from scoreflow_jax.user_paths import user_path
 NAMES = "class_names"
 """The array of the classes' names, which a file may have."""
 
+UNSPLIT, UNSPLIT_LABELS = "arr_0", "arr_1"
+"""What NumPy calls arrays that are saved without names."""
+
 _MOST_CLASSES = 100_000  # labels beyond are no numbers of classes
 _EXPECTED = "uint8 (images, height, width, channels)"
 
 
 class Arrays(DataSource):
-    """The images of one split: <split>_images, 8-bit, with <split>_labels where they have classes."""
+    """The images of one split."""
 
     def __init__(self, split: str, settings: DataSettings) -> None:
         """Reads the file.
 
         Args:
             split: "train" or "test".
-            settings: path, train_split, test_split and shape of `config.data`.
+            settings: path, train_split, test_split, test_share and shape of `config.data`.
 
         Raises:
             UserError: no path, no such file, a damaged one, or arrays that are missing or of another kind, shape or length.
@@ -41,12 +48,27 @@ class Arrays(DataSource):
             )
         path, name = user_path(settings.path), settings.split_name(split)
         stored = _read(path, (name, *(settings.split_name(s) for s in ("train", "test"))))
-        self._images = _images(path, f"{name}_images", stored, settings.shape)
+        unsplit = UNSPLIT in stored and f"{name}_images" not in stored
+        if unsplit:
+            stored = {
+                f"{name}_images": stored[UNSPLIT],
+                f"{name}_labels": stored.get(UNSPLIT_LABELS),
+                NAMES: stored.get(NAMES),
+            }
+        self._images = _images(path, UNSPLIT if unsplit else f"{name}_images", stored, settings.shape, f"{name}_images")
         labels, self.class_names = _classes(path, name, stored)
         if labels is not None and len(labels) != len(self._images):
             raise UserError(
                 f"{path} has {len(self._images)} images in {name}_images and {len(labels)} labels in {name}_labels, expected "
                 "one label for each image"
+            )
+        here = _held_out(self._images, settings.test_share) == (split == "test") if unsplit else np.array([], bool)
+        if unsplit:
+            self._images, labels = self._images[here], None if labels is None else labels[here]
+        if not len(self._images):
+            raise NoExamples(
+                f"no images of {path} are in the split {split!r}: config.data.test_share={settings.test_share:g} holds out a "
+                "part by their pixels' hash. Add images, or change that share"
             )
         classes = len(self.class_names)
         self._labels = labels if labels is not None and classes > 1 else np.zeros(len(self._images), np.int32)
@@ -55,6 +77,7 @@ class Arrays(DataSource):
         self.facts: dict[str, Any] = {
             "kind": "arrays",
             "split": name,
+            **({"held_out": f"{settings.test_share:g} of the images, by a hash of their pixels"} if unsplit else {}),
             "sketch": _sketch(self._images, self._labels),
         }
 
@@ -76,11 +99,17 @@ class Arrays(DataSource):
         return self._labels
 
 
+def _held_out(images: UInt8[np.ndarray, "images height width channels"], share: float) -> Bool[np.ndarray, " images"]:
+    """Which images are held out: equal ones are on one side, and new ones change nothing for the others."""
+    digests = [hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images]
+    return np.frombuffer(b"".join(digests), ">u8") / 2.0**64 < share
+
+
 def _read(path: pathlib.Path, splits: tuple[str, ...]) -> dict[str, np.ndarray | None]:
     """The file's arrays by name: images of the first split, labels of all, names of classes; None for others, not read."""
     if not path.is_file():
         raise UserError(f"{path} is not a file: give an npz of images as config.data.path")
-    wanted = {f"{splits[0]}_images", *(f"{split}_labels" for split in splits), NAMES}
+    wanted = {f"{splits[0]}_images", *(f"{split}_labels" for split in splits), NAMES, UNSPLIT, UNSPLIT_LABELS}
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: np.asarray(file[name]) if name in wanted else None for name in file.files}
@@ -89,9 +118,9 @@ def _read(path: pathlib.Path, splits: tuple[str, ...]) -> dict[str, np.ndarray |
 
 
 def _images(
-    path: pathlib.Path, name: str, stored: dict[str, np.ndarray | None], shape: tuple[int, ...]
+    path: pathlib.Path, name: str, stored: dict[str, np.ndarray | None], shape: tuple[int, ...], key: str
 ) -> UInt8[np.ndarray, "images height width channels"]:
-    images = stored.get(name)
+    images = stored.get(key)
     if images is None:
         raise NoExamples(
             f"{path} holds {', '.join(stored) or 'nothing'}, expected {name}: correct config.data.path, train_split or "

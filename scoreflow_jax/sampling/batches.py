@@ -90,7 +90,8 @@ def solve_in_batches(
     """Calls a compiled solve on slices of the arrays, padding the last one by repetition.
 
     Args:
-        compile_solve: from arrays with the batch first to a compiled function of such arrays that returns a solution.
+        compile_solve: from arrays with the batch first to a compiled function that returns a solution: of the number of
+            examples that count, the others being there to fill up the batch, and of such arrays.
         arrays: with the examples first; None is passed on as it is.
         batch_size: at most this many at a time; where there are not that many, their number rounded up by `padded`.
         multiple: the number of devices, which must divide what is solved at a time: it is rounded up to one of its multiples.
@@ -112,7 +113,7 @@ def solve_in_batches(
     for first in range(0, count, size):
         chosen = np.minimum(np.arange(first, first + size), count - 1)
         kept = min(size, count - first)
-        solution = jax.device_get(solve(*(None if a is None else a[chosen] for a in arrays)))
+        solution = jax.device_get(solve(np.int32(kept), *(None if a is None else a[chosen] for a in arrays)))
         if not np.all(solution.succeeded[:kept] if solution.succeeded.ndim else solution.succeeded):
             failed = UserError(
                 f"the solve of examples {first} to {first + kept - 1} failed after "

@@ -19,6 +19,7 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import build, differences, resolve, to_plain
 from tests.commands.runs import SHRUNK, experiment_of, report
 from tests.conftest import ROOT, shared
+from tests.data.folders import write
 from tests.data.sources import settings_of
 
 SMALL = {"sample__likelihood": False, "train__num_steps": 2, "train__sample_every": 0, "train__checkpoint_every": 1}
@@ -132,7 +133,7 @@ def test_a_class_that_is_wholly_held_out_is_said(capsys):
             return np.minimum(super().labels(), 8)
 
     workdirs.warn_of_empty_classes(Lacking("train"))
-    assert "nothing to train on in 9: all that there is is held out" in capsys.readouterr().err
+    assert "no training examples of 1 of 10 classes, 9: the model is told of classes that it never sees" in capsys.readouterr().err
     workdirs.warn_of_empty_classes(Digits("train"))
     assert capsys.readouterr().err == ""
 
@@ -154,7 +155,7 @@ def test_real_animals_from_scan_to_translation(tmp_path, capsys):
     assert {image.tobytes() for image in stored["source_images"]} < cats
     assert (set(stored["source_labels"]), set(stored["target_labels"])) == ({0}, {2})
     every = experiment_of("image_folder.py", tmp_path / "pack", **{**made, "translate__num_images": 3})
-    job, names = translate._job(every, tmp_path / "run")  # of a source that lists one class after the other
+    job, names, _ = translate._job(every, tmp_path / "run")  # of a source that lists one class after the other
     assert (sorted(job.source), names) == ([0, 1, 2], ("cat", "dog", "wild"))
 
 
@@ -200,7 +201,7 @@ def test_tables_are_not_packed_and_data_at_t_0_apart(tmp_path, capsys):
     ("fields", "message"),
     [
         ({"base": {"framing": "nope"}}, "config.data.framing is 'nope'"),
-        ({"base": {"test_share": 9.0}}, "config.data.test_share is 9.0"),
+        ({"base": {"test_share": 9.0}}, "config.data.base: test_share is 9.0"),
         (
             {"base": {"sampling": "balanced"}},
             "config.data.base has 'sampling', expected of config.data's fields source",
@@ -314,3 +315,45 @@ def test_evaluation_between_data_sets_generates_each_image_once(between):
     held_out = len(Selected(Digits("test"), (3,)))
     assert measured["generation"]["images"] == held_out < 40
     assert "reversibility" in measured
+
+
+def test_packing_names_empty_classes_and_other_numbers_of_them(tmp_path, capsys):
+    """Labels 1, 5 and 9 are ten classes, of which seven are empty."""
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1), np.uint8)
+    labels = np.resize([1, 5, 9], 30)
+    path = tmp_path / "images.npz"
+    np.savez(path, train_images=images, train_labels=labels, test_images=images[:6], test_labels=labels[:6])
+    fields = {"data__source": "arrays", "data__levels": 256, "data__num_classes": 10}
+    pack.run_command(experiment_of("digits.py", path, **fields), tmp_path, out=str(tmp_path / "pack"))
+    assert (
+        "no training examples of 7 of 10 classes, 0, 2, 3, 4, 6, 7, 8: the model is told of" in capsys.readouterr().err
+    )
+    other = experiment_of("digits.py", path, **{**fields, "data__num_classes": 3})
+    with pytest.raises(UserError, match="num_classes=10.*but the config describes .*num_classes=3"):
+        pack.run_command(other, tmp_path, out=str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_translation_goes_to_classes_that_were_trained(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
+    labels = np.resize([0, 2], 40)
+    path = tmp_path / "images.npz"
+    np.savez(path, train_images=images, train_labels=labels, test_images=images[:8], test_labels=labels[:8])
+    fields = {"data__source": "arrays", "data__levels": 256, "data__num_classes": 3, "eval__classifier": False}
+    experiment = experiment_of("digits.py", path, **fields)
+    train.run_command(experiment, tmp_path / "run")
+    translate.run_command(experiment, tmp_path / "run")
+    with np.load(tmp_path / "run" / "translate" / "translations.npz") as stored:
+        np.testing.assert_array_equal(stored["target_labels"], 2 - stored["source_labels"])
+        assert "files" not in stored
+    pictures = write(tmp_path / "pictures", *(f"{i:03d}.png" for i in range(12)))
+    from_folder = {"images": str(pictures), "source": 0, "num_images": 3, "save_pictures": True}
+    experiment = experiment_of("digits.py", path, **fields, **{f"translate__{k}": v for k, v in from_folder.items()})
+    translate.run_command(experiment, tmp_path / "run", out=str(tmp_path / "out"))
+    with np.load(tmp_path / "out" / "translations.npz") as stored:
+        assert stored["files"].tolist() == [f"{i:03d}.png" for i in range(12)]
+        written = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out" / "pictures").iterdir())]
+        np.testing.assert_array_equal(written, stored["translated_images"][..., 0])
+    same = experiment_of("digits.py", path, **fields, translate__source=2, translate__target=2)
+    with pytest.raises(UserError, match="source and target are both 2"):
+        translate.run_command(same, tmp_path / "run")

@@ -159,3 +159,25 @@ def test_the_sketch_tells_other_images_from_more_of_the_same(tmp_path):
     assert _share_kept(sketch(first), sketch(more)) == 1.0
     assert _share_kept(sketch(first), sketch(other)) == 0.0
     assert _share_kept(sketch(first), sketch(relabelled)) == 0.0
+
+
+def test_arrays_without_names_are_images_and_labels_of_one_split(tmp_path):
+    """As guided-diffusion writes samples; every image is in one split, whatever else the file holds."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (60, 8, 8, 3), np.uint8), np.arange(60) % 3
+    np.savez(tmp_path / "samples.npz", images, labels)
+    settings = settings_of("arrays", path=str(tmp_path / "samples.npz"), test_share=0.3)
+    train, test = (open_source(split, settings) for split in ("train", "test"))
+    assert (train.spec.num_classes, train.class_names) == (3, ("0", "1", "2"))
+    assert 8 < len(test) < 30
+    found = np.concatenate([read_all(source)["image"] for source in (train, test)])
+    where = [next(i for i, image in enumerate(images) if np.array_equal(image, one)) for one in found]
+    assert sorted(where) == list(range(60))
+    np.testing.assert_array_equal(np.concatenate([train.labels(), test.labels()]), labels[where])
+    np.savez(tmp_path / "samples.npz", images[:40])  # without labels, and fewer
+    fewer = open_source("test", settings)
+    assert fewer.spec.num_classes == 0
+    kept = [i for i in where[len(train) :] if i < 40]
+    np.testing.assert_array_equal(read_all(fewer)["image"], images[sorted(kept)])
+    with pytest.raises(NoExamples, match="test_share=0 holds out"):
+        open_source("test", settings_of("arrays", path=settings.path, test_share=0.0))
