@@ -1,4 +1,4 @@
-"""A low-dimensional density from a table of your own: columns of a csv or npz file.
+"""A low-dimensional density from a table of your own: columns of a file of text, of NumPy or of parquet.
 
 Command     python main.py --config=configs/table.py --mode=train --config.data.path=points.csv
             (then --mode=sample, translate, interpolate, eval with the same path)
@@ -9,8 +9,9 @@ Expect      --mode=eval states the mean log likelihood of held-out points in nat
             (600 held out) where that is 1.07; NFE of sampling about 55
 Data        points.csv: a line of names or none, then a row a point. A column "label" (or --config.data.label=NAME) holds the
             class, a number or a word; without one the model is unconditional. The coordinates are all other columns of
-            numbers, or --config.data.columns="('x', 'y')". points.npz: an array (rows, columns), and "label" for
-            classes; or an array for each column. A tenth of the rows is held out
+            numbers, or --config.data.columns="('x', 'y')". Cells may be parted by semicolons or tabs, decimal signs be commas,
+            and the file be a .tsv or a .csv.gz. points.npz: an array (rows, columns), and "label" for classes; or an array for
+            each column. points.npy; points.parquet, where pyarrow is installed. A tenth of the rows is held out
 Variants    configs/table.py:smoke    a few steps of a tiny network, in seconds
 
 Columns and classes are found in the table (with two columns and three classes the network has 1,186,306 parameters). Coordinates

@@ -176,7 +176,9 @@ def test_images_from_0_to_1_are_warned_of(model):
 
 def test_what_a_batch_is_filled_up_with_does_not_count_in_its_step_control(model):
     """Five of a program for eight: the steps, and so the samples, of five by themselves; of likelihoods as well."""
-    images = model.source_points(jax.random.key(2), 5) * np.array([0.1, 0.1, 0.1, 0.1, 3.0], np.float32).reshape(-1, 1, 1, 1)
+    images = model.source_points(jax.random.key(2), 5) * np.array([0.1, 0.1, 0.1, 0.1, 3.0], np.float32).reshape(
+        -1, 1, 1, 1
+    )
     eight, five = (model.with_experiment(model.experiment) for _ in range(2))
     eight.batch_size, five.batch_size = 8, 5  # the last one is repeated, and is steeper
     for solve in (lambda m: m.solve_generate(images, LABELS), lambda m: m.solve_log_likelihood(images, LABELS)):

@@ -1,4 +1,4 @@
-"""Points of a low-dimensional density, read from a table: a csv or npz file whose columns are coordinates.
+"""Points of a low-dimensional density, read from a table: a file of text or arrays whose columns are coordinates.
 
 Every column is standardized by mean and standard deviation of the training rows, so that a network sees numbers of order 1
 whatever the units; `Units` goes back. A row is held out or not by a hash of its own coordinates: rows that are added change
@@ -8,7 +8,6 @@ nothing for the others, and equal points are on one side.
 import dataclasses
 import hashlib
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int32, UInt64
 
 from scoreflow_jax.data.base import SKETCH, DataSource, DataSpec, Example, Examples
-from scoreflow_jax.data.table_files import Columns, read_table
+from scoreflow_jax.data.table_files import Columns, number, read_table, say
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.settings import DataSettings
 from scoreflow_jax.user_paths import user_path
@@ -25,7 +24,6 @@ LABELS = ("label", "labels")
 """Names of the column of classes where `config.data.label` gives none."""
 
 _NAMED = 5  # skipped rows in a warning
-_warned: set[tuple[str, str]] = set()  # what was said in this process is not said again for the other split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +82,7 @@ class Table(DataSource):
         """
         if settings.path is None:
             raise UserError(
-                "no table is given: --config.data.path=FILE, a .csv or .npz with a column for each coordinate"
+                "no table is given: --config.data.path=FILE, such as a .csv, .npz or .parquet with a column for each coordinate"
             )
         table = read_table(user_path(settings.path), _label_names(settings))
         columns = _chosen_columns(table, settings)
@@ -160,7 +158,7 @@ def _chosen_columns(table: Columns, settings: DataSettings) -> tuple[str, ...]:
     if not numeric:
         raise UserError(f"{table.path} has no column of numbers besides the label, its columns are {listed}")
     if text:
-        _say(
+        say(
             table.path,
             f"{table.path}: columns {', '.join(text)} hold text and are left out; one may be config.data.label",
         )
@@ -190,7 +188,7 @@ def _usable(
             raise UserError(
                 f"{count} rows of {table.path} cannot be used ({told}): correct them, or unset config.data.strict"
             )
-        _say(table.path, f"{count} of {len(values) + len(table.ragged)} rows of {table.path} are skipped: {told}")
+        say(table.path, f"{count} of {len(values) + len(table.ragged)} rows of {table.path} are skipped: {told}")
     if count == len(values) + len(table.ragged):
         raise UserError(f"{table.path} has no row of finite numbers in {', '.join(chosen)}: expected at least two")
     usable = np.ones(len(values), bool)
@@ -198,28 +196,22 @@ def _usable(
     return usable
 
 
-def _say(path: str, text: str) -> None:
-    if (path, text) not in _warned:
-        _warned.add((path, text))
-        print(f"warning: {text}", file=sys.stderr)
-
-
 def _classes(table: Columns, usable: Bool[np.ndarray, " rows"]) -> tuple[tuple[str, ...], Int32[np.ndarray, " usable"]]:
     """Names of the classes in order, whole numbers by value and others by letters, and the number of each usable row."""
     if table.labels is None:
         return (), np.zeros(int(usable.sum()), np.int32)
-    found, number = np.unique(table.labels[usable], return_inverse=True)
+    found, which = np.unique(table.labels[usable], return_inverse=True)
     try:
-        values = [float(text) for text in found]
+        values = [number(str(text)) for text in found]
     except ValueError:
-        return tuple(map(str, found)), number.astype(np.int32)
+        return tuple(map(str, found)), which.astype(np.int32)
     if not all(math.isfinite(v) and v == int(v) for v in values):
         raise UserError(
             f"the labels of {table.path} are real numbers, expected classes: integers or text. Name another config.data.label"
         )
     names = sorted({int(v) for v in values})  # 1 and 1.0 are one class
     order = np.asarray([names.index(int(v)) for v in values], np.int32)
-    return tuple(map(str, names)), order[number] if len(names) > 1 else np.zeros(len(number), np.int32)
+    return tuple(map(str, names)), order[which] if len(names) > 1 else np.zeros(len(which), np.int32)
 
 
 def _hashes(values: Float64[np.ndarray, "rows columns"]) -> UInt64[np.ndarray, " rows"]:

@@ -133,7 +133,10 @@ def test_a_class_that_is_wholly_held_out_is_said(capsys):
             return np.minimum(super().labels(), 8)
 
     workdirs.warn_of_empty_classes(Lacking("train"))
-    assert "no training examples of 1 of 10 classes, 9: the model is told of classes that it never sees" in capsys.readouterr().err
+    assert (
+        "no training examples of 1 of 10 classes, 9: the model is told of classes that it never sees"
+        in capsys.readouterr().err
+    )
     workdirs.warn_of_empty_classes(Digits("train"))
     assert capsys.readouterr().err == ""
 

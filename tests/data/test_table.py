@@ -1,11 +1,12 @@
 """Tables: what is read from csv and npz files, standardized, held out, skipped and refused."""
 
+import gzip
 import pickle
 
 import numpy as np
 import pytest
 
-from scoreflow_jax.data import Selected, Table, Units, open_source, read_all
+from scoreflow_jax.data import Selected, Table, Units, open_source, read_all, table_files
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import resolve, to_plain
 from tests.data.sources import settings_of
@@ -168,14 +169,18 @@ def test_tables_that_cannot_be_used_are_refused(tmp_path, text, changes, match):
 
 
 def test_files_that_are_no_tables_are_refused(tmp_path):
-    for name, match in (("a.txt", "no table by its name"), ("absent.csv", "is not a file")):
+    for name, match in (
+        ("a.doc", "no table by its name"),
+        ("a.npz.gz", "no table by its name"),
+        ("absent.csv", "is not a file"),
+    ):
         with pytest.raises(UserError, match=match):
             table(tmp_path / name)
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 not a zip")
     with pytest.raises(UserError, match="cannot read .*a.npz"):
         table(tmp_path / "a.npz")
     (tmp_path / "a.csv").write_bytes(b"x,y\n1,\xff\xfe\n")
-    with pytest.raises(UserError, match="expected a csv file in UTF-8"):
+    with pytest.raises(UserError, match="expected a table of text in UTF-8"):
         table(tmp_path / "a.csv")
     np.savez(tmp_path / "b.npz", a=POINTS, b=POINTS)
     with pytest.raises(UserError, match="call the one that holds the points x or data"):
@@ -218,3 +223,105 @@ def test_a_large_offset_costs_no_digits(tmp_path):
     units = Units(("time",), (1.7e9,), (30.0,))
     times = 1.7e9 + np.asarray([[0.0], [15.0], [30.0], [61.5]])
     np.testing.assert_allclose(units.own(units.standardized(times)), times, rtol=0, atol=1e-4)
+
+
+# Files as other programs write them
+
+ROWS = [(1.5, -2e3, "b"), (2.5, 4e3, "a"), (3.25, 0.5, "b")]
+
+
+@pytest.fixture
+def _anew(monkeypatch):
+    """What was said in another test is said again."""
+    monkeypatch.setattr(table_files, "_warned", set())
+
+
+def holds_rows(source):
+    np.testing.assert_allclose(own(source), [row[:2] for row in ROWS], rtol=1e-6, atol=1e-3)
+    assert (source.class_names, source.labels().tolist()) == (("a", "b"), [1, 0, 1])
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+@pytest.mark.parametrize("header", [True, False])
+def test_decimal_commas(tmp_path, delimiter, header):
+    lines = [
+        delimiter.join(f"{cell:.2f}".replace(".", ",") if isinstance(cell, float) else cell for cell in row)
+        for row in ROWS
+    ]
+    path = write(tmp_path / "a.csv", "\n".join([delimiter.join(("u", "v", "label"))] * header + lines) + "\n")
+    holds_rows(table(path, test_share=0.0, label=None if header else "3"))
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv.gz", "a.TSV.GZ", "a.txt"])
+def test_text_by_other_names(tmp_path, name):
+    text = "\n".join(["u\tv\tlabel", *("\t".join(map(str, row)) for row in ROWS)]) + "\n"
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()) if name.lower().endswith("gz") else text.encode())
+    holds_rows(table(path, test_share=0.0))
+
+
+def test_arrays_alone_and_of_named_fields(tmp_path):
+    np.save(tmp_path / "a.npy", POINTS)
+    np.testing.assert_allclose(own(table(tmp_path / "a.npy", test_share=0.0)), POINTS, rtol=1e-6)
+    np.save(tmp_path / "b.npy", np.array(ROWS, [("u", "f8"), ("v", "f8"), ("label", "U1")]))
+    holds_rows(table(tmp_path / "b.npy", test_share=0.0))
+
+
+def test_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    u, v, label = (list(column) for column in zip(*ROWS, strict=True))
+    stored = {"u": [*u, None], "v": [*v, 1.0], "label": [*label, "a"], "__index_level_0__": [0, 1, 2, 3]}
+    parquet.write_table(pyarrow.table(stored), tmp_path / "a.parquet")
+    source = table(tmp_path / "a.parquet", test_share=0.0)
+    assert source.facts["columns"] == ["u", "v"]
+    holds_rows(source)  # the row without a number is skipped
+
+
+def test_parquet_without_pyarrow_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    with monkeypatch.context() as patch:
+        patch.setattr(table_files.importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(UserError, match="needs pyarrow, which is not installed: pip install pyarrow, or write"):
+            table(tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="cannot read .*a.parquet"):
+        table(tmp_path / "a.parquet")
+
+
+@pytest.mark.usefixtures("_anew")
+def test_an_array_as_pandas_writes_it(tmp_path):
+    """The index has no name and is no coordinate; the label is one."""
+    path = write(tmp_path / "a.csv", ",0,1,label\n0,1.5,-2000,b\n1,2.5,4000,a\n2,3.25,0.5,b\n")
+    source = table(path, test_share=0.0)
+    assert source.facts["columns"] == ["0", "1"]
+    holds_rows(source)
+
+
+@pytest.mark.usefixtures("_anew")
+def test_numbers_of_columns_are_names_where_the_rest_has_fractions(tmp_path, capsys):
+    path = write(tmp_path / "a.csv", "0,1\n1000.5,2000\n1001.5,2001\n1003.5,2003.5\n")
+    assert table(path, test_share=0.0).facts["columns"] == ["0", "1"]
+    assert "the first line of" in (told := capsys.readouterr().err)
+    assert "0, 1, is taken for names of the columns, as pandas numbers them" in told
+    path = write(tmp_path / "b.csv", "0,1\n1000,2000\n1001,2001\n1003,2003\n")
+    assert len(table(path, test_share=0.0)) == 4
+    assert "0, 1, is taken for a point: where it is names, give others than numbers" in capsys.readouterr().err
+    assert len(table(write(tmp_path / "c.csv", "0,5\n1.5,2\n3.5,4\n"), test_share=0.0)) == 3
+    assert capsys.readouterr().err == ""
+
+
+def test_a_name_is_one_of_the_label_in_any_case(tmp_path):
+    path = write(tmp_path / "a.csv", "u,v,Label\n1.5,-2000,b\n2.5,4000,a\n3.25,0.5,b\n")
+    holds_rows(table(path, test_share=0.0))
+    path = write(tmp_path / "b.csv", "u,v,Label,label\n1.5,-2000,x,b\n2.5,4000,x,a\n3.25,0.5,x,b\n")
+    holds_rows(table(path, test_share=0.0))
+
+
+def test_cells_with_underscores_are_text(tmp_path, capsys):
+    """Python reads 1_1 as 11: labels were merged, and codes were coordinates."""
+    path = write(tmp_path / "a.csv", "u,code,label\n1,00_03,1_1\n2,00_04,11\n4,00_05,1_1\n")
+    source = table(path, test_share=0.0)
+    assert source.facts["columns"] == ["u"]
+    assert "columns code hold text and are left out" in capsys.readouterr().err
+    assert (source.class_names, source.labels().tolist()) == (("11", "1_1"), [1, 0, 1])
