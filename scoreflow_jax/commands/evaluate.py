@@ -54,9 +54,21 @@ FEATURES = {"generation", "translation", "sweep", "audit", "straightness"}
 """Parts that compare features, and so need the extractor and its weights."""
 
 
+_OF_DENSITIES = {"likelihood", "density_cost", "density_classifier", "outliers", "score_difference"}
+"""Parts that need a Gaussian at t = 0."""
+
+
 def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:
     """Writes eval/<step>/{report.json, report.md, pictures}, after each part what there is."""
-    chosen = [name for name in PARTS if getattr(experiment.eval, name) not in (False, "none")]
+    wanted = [name for name in PARTS if getattr(experiment.eval, name) not in (False, "none")]
+    left_out = {name: why for name in wanted if (why := _impossible(name, experiment))}
+    for name, why in left_out.items():
+        print(f"{name} is left out: {why}", file=sys.stderr)
+    chosen = [name for name in wanted if name not in left_out]
+    if left_out and not chosen:
+        raise UserError(
+            "nothing that is asked for can be measured of this model: switch another part of config.eval on"
+        )
     if not chosen:
         raise UserError(f"every part of the evaluation is off: switch one on, config.eval.{', '.join(PARTS)}")
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.eval.batch_size)
@@ -79,6 +91,13 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     print(summary(report))
     print(f"see {folder / 'report.md'}")
+
+
+def _impossible(name: str, experiment: Experiment) -> str:
+    """Why a part cannot be measured of such a model; empty where it can."""
+    if experiment.data.base and name in _OF_DENSITIES:
+        return "the points at t = 0 are data (config.data.base), so that the model has no density"
+    return ""
 
 
 def _opened(data: Data, chosen: list[str]) -> dict[str, Any]:

@@ -68,7 +68,11 @@ def _tensor(tensors: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     found = tensors.get(name) if isinstance(tensors, dict) else None
     if not isinstance(found, np.ndarray) or found.shape != shape or not np.all(np.isfinite(found)):
         raise ValueError(f"it has no tensor {name} of shape {shape} with finite numbers")
-    return np.asarray(found, np.float32)
+    with np.errstate(over="ignore"):
+        single = np.asarray(found, np.float32)
+    if not np.all(np.isfinite(single)):
+        raise ValueError(f"its tensor {name} has numbers that float32 cannot hold")
+    return single
 
 
 def lpips(weights: LpipsWeights, a: Images, b: Images) -> PerExample:

@@ -180,7 +180,15 @@ def _converted(entry: PublishedEntry, tensor: Any, expected: tuple[int, ...], so
     ours = tensor.transpose(entry.axes) if fits else tensor
     if not fits or ours.shape != (*expected, *[1] * (len(entry.axes) - len(expected))):
         raise ValueError(f"{where} has shape {tensor.shape}, expected one for {'/'.join(entry.path)} {expected}")
-    return jnp.asarray(np.ascontiguousarray(ours).reshape(expected), jnp.float32)
+    if not np.all(np.isfinite(ours)):
+        raise ValueError(f"{where} has numbers that are not finite: the file is damaged, or its training had failed")
+    with np.errstate(over="ignore"):
+        single = np.ascontiguousarray(ours).reshape(expected).astype(np.float32)
+    if not np.all(np.isfinite(single)):
+        raise ValueError(
+            f"{where} has numbers up to {np.max(np.abs(ours)):.3g}, more than float32 holds: the file is damaged"
+        )
+    return jnp.asarray(single)
 
 
 def _check_sigmas(network: NCSNpp, sigmas: Any) -> None:

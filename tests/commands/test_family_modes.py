@@ -88,6 +88,31 @@ def test_commands_sample_and_measure_by_the_samplers(tmp_path):
     assert "## Held-out error along t" in page
 
 
+def test_an_evaluation_says_first_what_cannot_be_measured(tmp_path, capsys):
+    """Eight Gaussians to moons: the source is no Gaussian, so there is no density; all else is measured."""
+    between = {
+        "data": {"base": {"name": "gaussians"}, "num_classes": 2},
+        "model": {"conditional": False},
+        "train": {"num_steps": 30, "checkpoint_every": 30},
+        "eval": {
+            "translation": False,
+            "straightness": False,
+            "residual": False,
+            "classifier": False,
+            "num_images": 200,
+        },
+    }
+    experiment = toy("rectified_flow", "moons", changes=between)
+    train.run_command(experiment, tmp_path)
+    evaluate.run_command(experiment, tmp_path)
+    told = capsys.readouterr().err
+    assert "likelihood is left out: the points at t = 0 are data (config.data.base)" in told
+    assert {"generation", "reversibility"} <= report(tmp_path / "eval" / "30").keys()
+    only = {**between, "eval": {**between["eval"], "generation": False, "reversibility": False}}
+    with pytest.raises(UserError, match="nothing that is asked for can be measured of this model"):
+        evaluate.run_command(toy("rectified_flow", "moons", changes=only), tmp_path)
+
+
 @pytest.fixture(scope="module")
 def flow(tmp_path_factory):
     """A rectified flow on the checkerboard, reflowed twice and distilled to one step."""

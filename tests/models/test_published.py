@@ -134,6 +134,14 @@ def _tiny():
             r"module\.all_modules\.0\.bias \(model\) is int64, expected a tensor of floats",
         ),
         (lambda m, a: a.pop(), r"averages, expected"),
+        (
+            lambda m, a: m.update({"module.all_modules.0.bias": np.full(32, np.nan, np.float32)}),
+            r"module\.all_modules\.0\.bias \(model\) has numbers that are not finite",
+        ),
+        (
+            lambda m, a: a.__setitem__(0, np.full(a[0].shape, 3e39)),
+            r"module\.all_modules\.0\.weight \(ema\) has numbers up to 3e\+39, more than float32 holds",
+        ),
         (lambda m, a: a.__setitem__(0, a[2]), r"module\.all_modules\.0\.weight \(ema\) has shape"),
         (lambda m, a: m.update({"module.sigmas": np.geomspace(378, 0.01, 2000)}), "2000 noise levels from 378 to 0.01"),
     ],
