@@ -17,6 +17,7 @@ import contextlib
 import errno
 import json
 import logging
+import os
 import pathlib
 import sys
 import warnings
@@ -98,6 +99,20 @@ class Checkpoints:
         self._directory = directory.absolute()
         self._keep = keep
         self._manager = self._open()
+        # Held open, so that its number is given to no other folder.
+        self._held = os.open(self._directory, os.O_RDONLY) if hasattr(os, "O_DIRECTORY") else None
+
+    def _check_there(self) -> None:
+        """Orbax would make a folder anew that was moved away, and train on into it.
+
+        Raises:
+            UserError: the folder is not the one that was opened.
+        """
+        if self._held is not None and not _is_same(self._held, self._directory):
+            raise UserError(
+                f"{self._directory} was moved or deleted while training went on: nothing that was saved in it is changed. Put it "
+                "back, or give its new place as --workdir, and the same command goes on from its newest checkpoint"
+            )
 
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
@@ -120,6 +135,7 @@ class Checkpoints:
         Raises:
             UserError: the save was refused or the one before failed, as on a full disk.
         """
+        self._check_there()
         args = ocp.args.Composite(
             ema=ocp.args.StandardSave(ema), train=ocp.args.StandardSave(train), meta=ocp.args.JsonSave(meta)
         )
@@ -191,6 +207,7 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             if processes.lost_peer(error):
                 raise
+            self._check_there()
             raise UserError(f"could not save a checkpoint in {self._directory}: {_reason(error)}") from error
 
     @staticmethod
@@ -218,6 +235,7 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             if processes.lost_peer(error):
                 raise
+            self._check_there()
             raise UserError(f"could not save a checkpoint in {self._directory}: {_reason(error)}") from error
 
     def close(self) -> None:
@@ -230,6 +248,9 @@ class Checkpoints:
             self.wait()
         finally:
             self._manager.close()
+            if self._held is not None:
+                os.close(self._held)
+                self._held = None
 
 
 def restore_ema(directory: pathlib.Path, *, ema: PyTree, step: int | None = None) -> Restored:
@@ -281,6 +302,14 @@ def checkpoint_steps(directory: pathlib.Path) -> list[int]:
     if not directory.is_dir():
         return []
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+
+
+def _is_same(held: int, folder: pathlib.Path) -> bool:
+    """Whether a folder is still the one that was opened, and not another in its place."""
+    try:
+        return os.path.samestat(os.fstat(held), folder.stat())
+    except OSError:
+        return False
 
 
 def _handlers() -> dict[str, Any]:

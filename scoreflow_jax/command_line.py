@@ -26,6 +26,7 @@ from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.processor import prepare_bfloat16
 from scoreflow_jax.progress import peak_memory
 from scoreflow_jax.settings import PROCESS_FLAGS, Config
+from scoreflow_jax.terminal import outlive_readers
 from scoreflow_jax.user_paths import user_path
 
 DEFAULT_CONFIG = "configs/digits.py"
@@ -62,7 +63,8 @@ flags:
   --help       this text
 
 exit codes: 0 done; 2 something to put right, said in one line; 130 and 143 stopped by SIGINT and SIGTERM, training after it has
-saved; 75 another process of the run was lost; 1 an error of the program. After 130, 143 and 75 the same command goes on.
+saved, 129 by the loss of its terminal; 75 another process of the run was lost; 1 an error of the program. After 129, 130, 143 and
+75 the same command goes on.
 """
 
 
@@ -73,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     SIGTERM; 75 another process of the run was lost.
     """
     arguments = list(sys.argv if argv is None else argv)
+    outlive_readers()
     try:
         mode, config, workdir, more = parse(arguments)
         peers = {name: value for name, value in _given(arguments[1:]).items() if name in PROCESS_FLAGS}

@@ -237,11 +237,11 @@ class _Interrupted(BaseException):
 
 
 class StopRequests:
-    """SIGTERM and SIGINT as a question that the training loop asks between steps. Use as a context manager.
+    """SIGTERM, SIGINT and SIGHUP as a question that the training loop asks between steps. Use as a context manager.
 
-    Alone, a process catches both; the second one of a kind ends it at once. Among several, JAX's preemption service hears
-    SIGTERM wherever it arrives and has all of them agree on a step to stop at; SIGINT is passed on to it as SIGTERM, and the
-    second one ends the process.
+    Alone, a process catches them (not SIGHUP under nohup); the second one ends it at once. Among several, JAX's preemption
+    service hears SIGTERM wherever it arrives and has all of them agree on a step to stop at; SIGINT is passed on to it as
+    SIGTERM, and the second one ends the process.
     """
 
     def __init__(self) -> None:
@@ -254,6 +254,9 @@ class StopRequests:
         if threading.current_thread() is threading.main_thread():
             alone = jax.process_count() == 1
             heard = (signal.SIGTERM, signal.SIGINT) if alone else (signal.SIGINT,)
+            hangup = getattr(signal, "SIGHUP", None)  # a terminal that is closed; not on Windows
+            if alone and hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+                heard = (*heard, hangup)
             handler: Callable[[int, FrameType | None], None] = self._hear if alone else _pass_on
             self._before = {signum: signal.signal(signum, handler) for signum in heard}
         return self

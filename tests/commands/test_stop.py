@@ -215,6 +215,60 @@ def test_exit_code_of_a_process_that_is_stopped(table, tmp_path):
     assert f"stopped by SIGTERM at step {step}; the checkpoint is whole" in log.read_text()
 
 
+def test_a_reader_that_goes_ends_no_training(table, tmp_path):
+    """As of `--mode=train | head -1`: what nobody reads is dropped, and the run is finished."""
+    options = command(table, tmp_path / "run", "--config.train.num_steps=40", "--config.train.log_every=1")
+    process = subprocess.Popen(options, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=100) == 0
+    assert checkpoint_steps(tmp_path / "run" / "checkpoints")[-1] == 40
+    assert records(tmp_path / "run")[-1]["step"] == 40
+
+
+def test_a_terminal_that_is_closed_saves_unless_it_may_go(points, tmp_path, monkeypatch):
+    """SIGHUP; under nohup, which has it ignored, nothing happens."""
+    with monkeypatch.context() as patch:
+        at_batch(patch, 5, lambda: os.kill(os.getpid(), signal.SIGHUP))
+        with pytest.raises(Stopped) as stopped:
+            train.run_command(points(**OPTIONS), tmp_path / "run")
+    assert (stopped.value.signum, checkpoint_steps(tmp_path / "run" / "checkpoints")) == (signal.SIGHUP, [3])
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        at_batch(monkeypatch, 5, lambda: os.kill(os.getpid(), signal.SIGHUP))
+        train.run_command(points(**OPTIONS), tmp_path / "nohup")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert checkpoint_steps(tmp_path / "nohup" / "checkpoints")[-1] == 12
+
+
+@pytest.mark.parametrize("how", ["moved", "deleted"])
+def test_a_workdir_that_is_taken_away_is_said_and_not_made_anew(points, tmp_path, monkeypatch, how):
+    run = tmp_path / "run"
+
+    def take() -> None:
+        while checkpoint_steps(run / "checkpoints") != [6]:
+            time.sleep(0.01)
+        run.rename(tmp_path / "elsewhere")
+        if how == "deleted":
+            shutil.rmtree(tmp_path / "elsewhere")
+
+    with monkeypatch.context() as patch:
+        at_batch(patch, 10, take)  # after the first checkpoint
+        with pytest.raises(
+            UserError, match="checkpoints was moved or deleted while training went on: nothing that was saved"
+        ):
+            train.run_command(points(**OPTIONS), run)
+    assert not (run / "checkpoints").exists()
+    if how == "moved":
+        assert checkpoint_steps(tmp_path / "elsewhere" / "checkpoints") == [6]
+        train.run_command(points(**OPTIONS), tmp_path / "elsewhere")
+        assert checkpoint_steps(tmp_path / "elsewhere" / "checkpoints")[-1] == 12
+
+
 def test_a_full_disk_under_the_records_is_one_line(table, tmp_path):
     """A limit on file sizes stands in for it; no checkpoint comes first."""
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
