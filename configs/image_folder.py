@@ -7,6 +7,7 @@ Hardware    an accelerator (then add --config.model.dtype=bfloat16 where it comp
 Expect      what your pictures look like after some 100,000 steps; --mode=eval says how near
 Data        DIR/<class>/<pictures>: the sub-folders are the classes; or DIR/<pictures>: no classes; or either below DIR/train
             and DIR/test. Without those a tenth of the files is held out, by their names. Any format, size and colour mode.
+            DIR may be a zip, and have a dataset.json that says the classes. Of 12 bits in 16: --config.data.white_level=4095
             Faster from a pack: --mode=pack --out=PACK, once, then --config.data.path=PACK
 Variants    configs/image_folder.py:128, :256      at 128x128, at 256x256 (the default is 64x64)
             configs/image_folder.py:smoke          a few steps of a tiny network at 32x32 on the same data
