@@ -148,8 +148,11 @@ def _check_shape(settings: DataSettings) -> None:
             f"config.data.levels is {settings.levels}, but config.data.source is {settings.source!r}: expected 0 for a "
             "table or toy points, and for nothing else"
         )
-    if settings.base and settings.source == "table":
-        raise UserError("config.data.base describes images at t = 0, but config.data.source is a table: leave it empty")
+    base = settings.base.get("source", settings.source)
+    if settings.base and (base in POINTS) != (settings.source in POINTS):
+        raise UserError(
+            f"config.data.base.source is {base!r}, but config.data.source {settings.source!r}: take two of images, or of points"
+        )
     if len(shape) != (3 if images else 1) or min(shape) < 1:
         axes = "(height, width, channels)" if images else "(dimension,), or () to find it in the table"
         raise UserError(f"config.data.shape is {shape}, expected {axes}")

@@ -161,7 +161,14 @@ class Experiment:
         Raises:
             UserError: they are not there, of another shape than the data at t = 1, or not what the run in hand was trained on.
         """
-        source = data.open_source(split, _base_settings(self.data))
+        settings, known = _base_settings(self.data), self.trained_on.facts.get("base", {}) if self.trained_on else {}
+        if (
+            settings.source == "table" and "scale" in known
+        ):  # a table that has grown has another mean: see commands/workdir.py
+            settings = dataclasses.replace(
+                settings, units={name: known[name] for name in ("columns", "shift", "scale")}
+            )
+        source = data.open_source(split, settings)
         if (source.spec.shape, source.spec.levels) != (self.spec.shape, self.spec.levels):
             raise UserError(
                 f"config.data.base has {source.spec}, expected the shape and levels of the data at t = 1, {self.spec}"

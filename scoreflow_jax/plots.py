@@ -125,6 +125,10 @@ class Cloud(NamedTuple):
     ends: Points | None = None
 
 
+MOST = 3000
+"""Points of a cloud that are drawn: more only cover each other."""
+
+
 def save_clouds(
     path: pathlib.Path,
     clouds: Sequence[Cloud],

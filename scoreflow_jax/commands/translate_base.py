@@ -7,30 +7,33 @@ from typing import Any
 import jax
 import numpy as np
 
-from scoreflow_jax import figures, files
+from scoreflow_jax import figures, files, plots
+from scoreflow_jax.commands import points
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.commands.translated import save_pictures, stored_names
-from scoreflow_jax.data import DataSource, read_pictures, spread
+from scoreflow_jax.data import DataSource, read_all, read_pictures, spread
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model
 from scoreflow_jax.randomness import key_of
 from scoreflow_jax.sampling import Solved
-from scoreflow_jax.typing import Pixels
 
 BASE, DATA = 0, 1
 """What `config.translate.source` and `target` mean for such a model: the data at t = 0 and at t = 1."""
 
 
 def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:
-    """Writes translate/{translations.npz, grid.png, path.png, report.json}: both ways, or the one that `source` names."""
+    """Writes translate/{translations.npz, grid.png, path.png, report.json}: both ways, or the one that `source` names.
+
+    Points stand in translations.npz in the units of the table at whose end they are.
+    """
     if experiment.conditional:
         raise UserError(
             "a model between two data sets that also has classes cannot be translated with here; use the Python API"
         )
     ways = _ways(experiment)
-    if not experiment.spec.levels:
-        raise UserError("points have no pictures to translate: --mode=sample carries those at t = 0 to t = 1")
+    if not experiment.spec.levels and experiment.translate.images is not None:
+        raise UserError("config.translate.images is a folder of pictures, but these data are points: leave it empty")
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.translate.batch_size)
     folder = workdirs.out_folder(workdir / "translate", out)
     names, pixels, taken = _names_and_pixels(model.experiment, ways)
@@ -39,26 +42,29 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     times = np.linspace(0.0, 1.0, experiment.translate.num_times)
     solved = {way: _carry(model, scaling.to_images(pixels[way]), way, times) for way in ways}
     back = {way: _carry(model, solved[way].y, 1 - way, None) for way in ways}
+    if experiment.spec.levels:
+        shown = {
+            way: (scaling.to_pixels(scaling.to_images(pixels[way])), scaling.to_pixels(solved[way].y)) for way in ways
+        }
+    else:  # each end has units of its own
+        units = {DATA: workdirs.read_units(workdir), BASE: workdirs.read_units(workdir, base=True)}
+        shown = {way: (units[way].own(pixels[way]), units[1 - way].own(solved[way].y)) for way in ways}
+    what = points.noun(experiment)
     joined = {
-        "source_images": scaling.to_pixels(np.concatenate([scaling.to_images(pixels[way]) for way in ways])),
-        "translated_images": scaling.to_pixels(np.concatenate([solved[way].y for way in ways])),
+        f"source_{what}": np.concatenate([shown[way][0] for way in ways]),
+        f"translated_{what}": np.concatenate([shown[way][1] for way in ways]),
         "source_labels": np.concatenate([np.full(len(pixels[way]), way, np.int32) for way in ways]),
         "target_labels": np.concatenate([np.full(len(pixels[way]), 1 - way, np.int32) for way in ways]),
         **stored_names(taken),
     }
     save_pictures(folder, model.experiment, np.concatenate([solved[way].y for way in ways]), taken)
     files.save_arrays(folder / "translations.npz", joined)
-    _draw(
-        folder,
-        experiment,
-        names,
-        ways,
-        {way: (scaling.to_images(pixels[way]), solved[way], back[way]) for way in ways},
-        times,
-    )
-    told = {
+    draw = _draw if experiment.spec.levels else _draw_points
+    results = {way: (scaling.to_images(pixels[way]), solved[way], back[way]) for way in ways}
+    draw(folder, model.experiment, names, ways, results, times)
+    told: dict[str, dict[str, Any]] = {
         f"{names[way]} to {names[1 - way]}": {
-            "images": len(pixels[way]),
+            what: len(pixels[way]),
             "there_and_back_error": float(np.mean(np.abs(back[way].y - scaling.to_images(pixels[way])))),
             "cost": solved[way].stats.summary(),
         }
@@ -70,8 +76,8 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     print(f"translated by {by}; see {workdirs.seen(folder / 'grid.png', folder / 'path.png')}")
     for name, f in told.items():
         print(
-            f"  {name}: {f['images']} images, there and back within {f['there_and_back_error']:.1e} in [-1, 1], "
-            f"NFE {f['cost']['nfe_mean']:.0f}"
+            f"  {name}: {f[what]} {what}, there and back within {f['there_and_back_error']:.1e} "
+            f"{'in [-1, 1]' if experiment.spec.levels else 'standard deviations'}, NFE {f['cost']['nfe_mean']:.0f}"
         )
 
 
@@ -95,8 +101,8 @@ def _ways(experiment: Experiment) -> list[int]:
 
 def _names_and_pixels(
     experiment: Experiment, ways: list[int]
-) -> tuple[tuple[str, str], dict[int, Pixels], tuple[str, ...]]:
-    """What both data sets are called, the test images, or the folder's, to start from, and the names of its files."""
+) -> tuple[tuple[str, str], dict[int, Any], tuple[str, ...]]:
+    """What both data sets are called, the test examples, or the folder's pictures, to start from, and the names of its files."""
     count, folder = experiment.translate.num_images, experiment.translate.images
     if folder is not None:
         data = experiment.data
@@ -109,6 +115,8 @@ def _names_and_pixels(
 
 
 def _name(source: DataSource, number: int) -> str:
+    if source.facts.get("kind") == "toy":
+        return str(source.facts["name"])
     return source.class_names[0] if len(source.class_names) == 1 else f"data at t={number}"
 
 
@@ -120,6 +128,38 @@ def _carry(model: Model, images: Any, way: int, times: np.ndarray | None) -> Sol
     if way == BASE:
         return model.solve_generate(images, None, times)
     return model.solve_encode(images, None, None if times is None else times[::-1])
+
+
+def _draw_points(
+    out: pathlib.Path,
+    experiment: Experiment,
+    names: tuple[str, str],
+    ways: list[int],
+    results: dict[int, tuple[np.ndarray, Solved, Solved]],
+    times: np.ndarray,
+) -> None:
+    """grid.png: sources, translations and the way back, over the data of their ends. path.png: ways along t. All standardized."""
+    del times
+    sources = experiment.base_source("train"), experiment.source("train")
+    behind = [read_all(source, plots.MOST)["image"] for source in sources]
+    columns = [f"{name}, standardized" for name in sources[DATA].facts["columns"]]
+    clouds = []
+    for way in ways:
+        points, solved, back = results[way]
+        for title, shown, end in (
+            (names[way], points, way),
+            (f"{names[way]} to {names[1 - way]}", solved.y, 1 - way),
+            ("and back", back.y, way),
+        ):
+            clouds.append(plots.Cloud(title, np.asarray(shown)[: plots.MOST], None, behind[end]))
+    with files.whole_file(out / "grid.png") as path:
+        plots.save_clouds(path, clouds, columns, in_line=3)
+    way = ways[0]
+    if (states := results[way][1].path) is not None:
+        tracks = np.swapaxes(states, 0, 1)[: experiment.translate.shown]
+        cloud = plots.Cloud(f"{names[way]} to {names[1 - way]}", tracks[:, 0], None, behind[1 - way])
+        with files.whole_file(out / "path.png") as path:
+            plots.save_tracks(path, tracks, cloud, columns)
 
 
 def _draw(

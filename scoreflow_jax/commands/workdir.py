@@ -55,14 +55,15 @@ def build_for(mode: str, config: Config, workdir: pathlib.Path) -> Experiment:
     return dataclasses.replace(experiment, data=settings)
 
 
-def read_units(workdir: pathlib.Path) -> Units:
-    """How the run standardized the points of its table.
+def read_units(workdir: pathlib.Path, *, base: bool = False) -> Units:
+    """How the run standardized the points of its table, or of the one at t = 0.
 
     Raises:
         UserError: data.json is not there, or does not say.
     """
     try:
-        return Units.of(sums.read_json(workdir / FACTS))
+        facts = sums.read_json(workdir / FACTS)
+        return Units.of(facts["base"] if base else facts)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{workdir / FACTS} does not say how the run standardized its table ({first_line(error)}): restore that file, or "

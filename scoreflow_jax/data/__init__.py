@@ -126,7 +126,7 @@ def open_source(split: str, data: DataSettings) -> DataSource:
 
 PART_FIELDS = (
     "source", "name", "path", "train_split", "test_split", "framing", "white_level", "test_share", "strict", "label",
-    "classes",
+    "classes", "columns",
 )  # fmt: skip
 """Fields that parts of merged data, and the data at t = 0, can have of their own; the others are those of `config.data`."""
 

@@ -99,6 +99,7 @@ class Toy(DataSource):
         self.spec = DataSpec(shape=(2,), num_classes=len(density.classes), levels=0)
         self.facts = {
             "kind": "toy",
+            "name": settings.name,
             "columns": ["x", "y"],
             "shift": list(density.center),
             "scale": [density.scale] * 2,

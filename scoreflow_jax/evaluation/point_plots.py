@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from scoreflow_jax import files, plots
 from scoreflow_jax.data import DataSource, Units
 
-_MOST = 3000  # points drawn of a set
+_MOST = plots.MOST
 _MOST_TRACKS = 40
 
 Points = Float[np.ndarray, "points dimension"]

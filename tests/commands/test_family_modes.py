@@ -12,7 +12,8 @@ from PIL import Image
 import scoreflow_jax
 from scoreflow_jax import sampling, sums
 from scoreflow_jax.command_line import load_config
-from scoreflow_jax.commands import evaluate, reflow, sample, study, train
+from scoreflow_jax.commands import evaluate, reflow, sample, study, train, translate
+from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.data import Pairs
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import build, resolve, to_plain
@@ -111,6 +112,57 @@ def test_an_evaluation_says_first_what_cannot_be_measured(tmp_path, capsys):
     only = {**between, "eval": {**between["eval"], "generation": False, "reversibility": False}}
     with pytest.raises(UserError, match="nothing that is asked for can be measured of this model"):
         evaluate.run_command(toy("rectified_flow", "moons", changes=only), tmp_path)
+
+
+def table_of(path, seed, shift, scale):
+    """Two columns of Gaussian points, each table in units of its own."""
+    points = np.random.default_rng(seed).normal(size=(600, 2)) * scale + shift
+    path.write_text("u,v\n" + "".join(f"{u!r},{v!r}\n" for u, v in points.tolist()))
+    return points
+
+
+def test_from_table_to_table_both_ways_each_in_its_own_units(tmp_path, capsys):
+    first = table_of(tmp_path / "from.csv", 0, (1e5, 0.01), (10.0, 0.001))
+    table_of(tmp_path / "to.csv", 1, (-3.0, 7e3), (0.5, 200.0))
+    fields = {"source": "table", "name": "table", "path": str(tmp_path / "to.csv"), "shape": (), "num_classes": 0}
+    changes = {
+        "data": {**fields, "base": {"path": str(tmp_path / "from.csv")}},
+        "model": {"conditional": False},
+        "train": {"num_steps": 150, "checkpoint_every": 150},
+        "translate": {"num_images": 30, "batch_size": 30},
+        "eval": {"translation": False},
+    }
+    experiment = toy("rectified_flow", "moons", changes=changes)
+    train.run_command(experiment, tmp_path / "run")
+    translate.run_command(experiment, tmp_path / "run")
+    assert "there and back within" in (told := capsys.readouterr().out)
+    assert "standard deviations" in told
+    with np.load(tmp_path / "run" / "translate" / "translations.npz") as stored:
+        found, labels = dict(stored), stored["source_labels"]
+    forth, back = labels == 0, labels == 1
+    rows = {tuple(np.round(row, 4)) for row in first}
+    assert {tuple(np.round(row, 4)) for row in found["source_points"][forth]} <= rows
+    for chosen, mean, deviation in ((forth, (-3.0, 7e3), (0.5, 200.0)), (back, (1e5, 0.01), (10.0, 0.001))):
+        moved = (found["translated_points"][chosen] - mean) / deviation
+        assert np.abs(moved.mean(axis=0)).max() < 0.7
+        assert 0.5 < moved.std() < 1.5
+    assert Image.open(tmp_path / "run" / "translate" / "grid.png").size[0] > 300
+    # A table that has grown is standardized as the run knows it.
+    grown = np.concatenate([first, first + 1e3])
+    (tmp_path / "from.csv").write_text("u,v\n" + "".join(f"{u!r},{v!r}\n" for u, v in grown.tolist()))
+    of_run = workdirs.of_run(experiment, tmp_path / "run")
+    assert of_run.base_source("test").facts["shift"] == report_of(tmp_path / "run")["base"]["shift"]
+    assert experiment.base_source("test").facts["shift"] != report_of(tmp_path / "run")["base"]["shift"]
+    pictures = {**changes, "translate": {"images": "x", "source": 0}}
+    with pytest.raises(UserError, match="config.translate.images is a folder of pictures, but these data are points"):
+        translate.run_command(toy("rectified_flow", "moons", changes=pictures), tmp_path / "run")
+    mixed = {"data": {"base": {"source": "digits"}, "num_classes": 0}, "model": {"conditional": False}}
+    with pytest.raises(UserError, match="take two of images, or of points"):
+        toy("rectified_flow", "moons", changes=mixed)
+
+
+def report_of(workdir):
+    return json.loads((workdir / "data.json").read_text())
 
 
 @pytest.fixture(scope="module")
