@@ -298,7 +298,8 @@ class Model:
             UserError: that data set is not there.
         """
         if not self.experiment.data.base:
-            noise = self._noise(key, np.arange(first, first + sampling.padded(count)))  # few programs here too
+            indices = jax.device_put(np.arange(first, first + sampling.padded(count)))  # few programs here too
+            noise = self._noise(key, indices)
             return jax.device_put(np.float32(self.experiment.path.prior_scale) * np.asarray(noise)[:count])
         base = self._base(split)
         order = np.asarray(jax.random.permutation(key_of(key, "base order"), len(base)))

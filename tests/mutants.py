@@ -339,8 +339,8 @@ FAULTS = (
     Fault(
         "a solve on VE's path starts from N(0, I)",
         "model.py",
-        "return self.experiment.path.prior_scale * self._noise(",
-        "return self._noise(",
+        "np.float32(self.experiment.path.prior_scale) * np.asarray(noise)",
+        "np.asarray(noise)",
         "test_model_closed_forms.py::test_ve_starts_from_noise_of_its_scale_and_has_its_density",
     ),
     Fault(

@@ -1,11 +1,10 @@
 """--mode=eval, compare and statistics on the digits' smoke run."""
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
 
+from scoreflow_jax import sums
 from scoreflow_jax.commands import compare, evaluate, statistics
 from scoreflow_jax.data import Digits
 from scoreflow_jax.errors import UserError
@@ -109,10 +108,9 @@ def test_eval_can_have_every_part_off(digits_run):
 
 
 def test_evaluations_are_compared(evaluated, digits_run, capsys):
-    changed = report(evaluated) | {"rounding": "floor"}
+    changed = sums.read_json(evaluated / "report.json") | {"rounding": "floor"}
     other = digits_run / "other"
-    other.mkdir()
-    (other / "report.json").write_text(json.dumps(changed))
+    sums.write_json(other / "report.json", changed)
     compare.run_command(experiment_of("digits.py"), digits_run, f"{evaluated},{other}")
     printed = capsys.readouterr().out
     assert "not measured alike" in printed
