@@ -41,6 +41,7 @@ PARAMETERS = {
     "ddpm.py": 61_804_419,
     "difference_flow.py": None,
     "digits.py": None,
+    "gaussians_to_moons.py": None,
     "handbags_shoes.py": None,
     "image_folder.py": None,
     "imagenet32.py": 61_804_419,

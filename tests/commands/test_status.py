@@ -325,11 +325,11 @@ def test_verify_reads_everything_and_names_what_is_damaged(digits_run, tmp_path,
         (run / "eval" / "4" / "generation" / "0.npz", "eval/4/generation/0.npz: "),
         (run / "eval" / "4" / "report.json", "eval/4/report.json: "),
         (run / "data.json", "data.json: "),
-        (run / "metrics.jsonl", "metrics.jsonl: 1 lines are damaged, the first is line [12]"),
+        (run / "metrics.jsonl", "metrics.jsonl: 1 lines are damaged, the first is line 1"),
     ):
         whole = path.read_bytes()
         content = bytearray(whole)
-        content[len(whole) // 2] ^= 1
+        content[1 if path.suffix == ".jsonl" else len(whole) // 2] ^= 1  # a last digit may be beyond a number's precision
         path.write_bytes(content)
         with pytest.raises(UserError, match=f"^1 of [0-9]+ are damaged: {what}"):
             status.run_command(run, verify="yes")
