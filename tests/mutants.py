@@ -1191,10 +1191,10 @@ FAULTS = (
         "data/test_other_layouts.py::test_twelve_bits_in_sixteen_are_warned_of_and_read_by_their_white",
     ),
     Fault(
-        "shards of a dataset.json are classes",
+        "labels of a dataset.json are looked up without the shard",
         "data/image_folder.py",
-        "with_classes=listed is None)",
-        "with_classes=True)",
+        "self.labels.get(name, -1)",
+        'self.labels.get(name.split("/")[-1], 0)',
         "data/test_other_layouts.py::test_a_dataset_json_says_the_classes_and_shards_are_none",
     ),
     Fault(
