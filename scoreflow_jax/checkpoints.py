@@ -35,6 +35,9 @@ from scoreflow_jax.typing import PyTree
 _NOT_DAMAGE = (errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE, errno.ENOSPC)
 """Errors of the machine: the same checkpoint may be whole in a moment."""
 
+_LOOKS = 5
+"""At the checkpoints of a run that deletes old ones while they are read."""
+
 _AFTER_SUMS = frozenset({"_CHECKPOINT_METADATA", "commit_success.txt"})
 """What orbax writes last and nothing here reads."""
 
@@ -254,7 +257,7 @@ class Checkpoints:
 
 
 def restore_ema(directory: pathlib.Path, *, ema: PyTree, step: int | None = None) -> Restored:
-    """Restores averaged parameters for reading only: nothing on disk changes.
+    """Restores averaged parameters for reading only: nothing on disk changes, but for what a run that trains meanwhile deletes.
 
     Args:
         directory: of the run's checkpoints.
@@ -264,7 +267,18 @@ def restore_ema(directory: pathlib.Path, *, ema: PyTree, step: int | None = None
     Raises:
         UserError: no such checkpoint, or all are damaged.
     """
-    steps = checkpoint_steps(directory)
+    for _ in range(_LOOKS - 1):
+        steps = checkpoint_steps(directory)
+        try:
+            return _restore_ema(directory, ema, step, steps)
+        except (FileNotFoundError, UserError):
+            if checkpoint_steps(directory) == steps:
+                raise
+    return _restore_ema(directory, ema, step, checkpoint_steps(directory))
+
+
+def _restore_ema(directory: pathlib.Path, ema: PyTree, step: int | None, steps: list[int]) -> Restored:
+    """One look at the steps that are there."""
     if not steps:
         raise UserError(f"no checkpoint in {directory}: train first (--mode=train), or give the --workdir of a run")
     if step is not None and step not in steps:

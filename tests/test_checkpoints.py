@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from scoreflow_jax import checkpoints
 from scoreflow_jax.checkpoints import Checkpoints, checkpoint_steps, restore_ema
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.parallel import make_layout
@@ -226,3 +227,19 @@ def test_numbers_that_are_not_finite_are_damage_but_where_they_are_kept_for_a_di
         assert checkpoints.restore_latest(ema=ema, train=train, finite=False).step == 20
         assert checkpoints.restore_latest(ema=ema, train=train).step == 10
     assert (tmp_path / "damaged-20").is_dir()
+
+
+def test_a_checkpoint_that_is_deleted_while_it_is_read_is_the_next_one(tmp_path, monkeypatch):
+    """As by a run that goes on training, and keeps the newest alone."""
+    save(tmp_path, 10, 20)
+    real, looks = checkpoints._restore_ema, []
+
+    def deleted_meanwhile(directory, ema, step, steps):
+        looks.append(steps)
+        if len(looks) == 1:
+            shutil.rmtree(tmp_path / "20")
+            save(tmp_path, 30)
+        return real(directory, ema, step, steps)
+
+    monkeypatch.setattr(checkpoints, "_restore_ema", deleted_meanwhile)
+    assert restore_ema(tmp_path, ema=trees(0)[0]).step in (10, 30)

@@ -329,7 +329,9 @@ def test_verify_reads_everything_and_names_what_is_damaged(digits_run, tmp_path,
     ):
         whole = path.read_bytes()
         content = bytearray(whole)
-        content[1 if path.suffix == ".jsonl" else len(whole) // 2] ^= 1  # a last digit may be beyond a number's precision
+        content[1 if path.suffix == ".jsonl" else len(whole) // 2] ^= (
+            1  # a last digit may be beyond a number's precision
+        )
         path.write_bytes(content)
         with pytest.raises(UserError, match=f"^1 of [0-9]+ are damaged: {what}"):
             status.run_command(run, verify="yes")
