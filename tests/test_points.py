@@ -242,7 +242,7 @@ def test_every_command_works_on_tables_of_any_width_without_classes(tmp_path, di
         ("data__levels", 256, "config.data.levels is 256, but config.data.source is 'table': expected 0"),
         ("data__shape", (2, 2), "expected .dimension,., or .. to find it in the table"),
         ("model__name", "ncsnpp", "config.model: "),
-        ("data__base", {"path": "b.csv"}, "describes images at t = 0"),
+        ("data__base", {"source": "digits"}, "config.data.base.source is 'digits', but config.data.source 'table'"),
     ],
 )
 def test_what_means_nothing_for_points_is_refused(points_csv, field, value, match):
