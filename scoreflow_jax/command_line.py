@@ -284,22 +284,18 @@ def _run(mode: str, config: Config, workdir: pathlib.Path, more: dict[str, str],
         advice = "; the same command goes on from the last checkpoint" if mode == "train" else ""
         print(f"\ninterrupted{advice}", file=sys.stderr)
         return processes.leave(EXIT_INTERRUPTED)
-    except (JaxRuntimeError, ValueError, OSError) as error:
-        return processes.leave(_of_the_machine(error))
-    except Exception:
-        if not is_initialized():
+    except Exception as error:
+        code = _of_the_machine(error) if isinstance(error, (JaxRuntimeError, ValueError, OSError)) else None
+        if code is None and not is_initialized():
             raise
-        traceback.print_exc()
-        return processes.leave(1)
+        if code is None:
+            traceback.print_exc()
+        return processes.leave(1 if code is None else code)
     return 0
 
 
-def _of_the_machine(error: Exception) -> int:
-    """Says what can be done about an error of JAX's own, where something can.
-
-    Raises:
-        Exception: the error itself, where it says nothing that is known here.
-    """
+def _of_the_machine(error: Exception) -> int | None:
+    """Says what can be done about an error of JAX's own, and returns the exit code; None where it says nothing that is known."""
     from scoreflow_jax.processes import lost_peer
 
     said = first_line(error, 160)
@@ -316,7 +312,7 @@ def _of_the_machine(error: Exception) -> int:
             "from the last checkpoint"
         )
         return EXIT_LOST_PEER
-    raise error
+    return None
 
 
 def set_up_process(*, in_bfloat16: bool = False) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from scoreflow_jax import files
+from scoreflow_jax import files, last_words
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.settings import PROCESS_FLAGS
 
@@ -37,15 +37,22 @@ def joined(given: Mapping[str, str], *, preemptible: bool = True) -> Iterator[No
     """
     streams = sys.stdout, sys.stderr
     start(given)
+    if jax.distributed.is_initialized():
+        last_words.prepare(
+            "error: this process was ended from outside, or because another process of this run was lost: start all of them again"
+            + ("; training goes on from the last checkpoint" if preemptible else "")
+        )
     if not preemptible and jax.distributed.is_initialized():  # whose preemption service would swallow it
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         yield
     except Stopped:
+        part()
         raise
     except BaseException:
         sys.stdout, sys.stderr = streams
         raise
+    part()
 
 
 def start(given: Mapping[str, str]) -> None:
@@ -75,6 +82,13 @@ def start(given: Mapping[str, str]) -> None:
         ) from error
     if jax.process_index():
         silence()
+
+
+def part() -> None:
+    """Ends what processes do together: waits for the others, whose loss until then ends this one with the runtime's noise."""
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+    last_words.cancel()
 
 
 def silence() -> None:
@@ -200,9 +214,11 @@ _LOST = ("Gloo", "NCCL", "coordination service", "UNAVAILABLE", "DEADLINE_EXCEED
 """What errors say when another process is gone: JAX raises them as RuntimeError or ValueError, whatever was waiting."""
 
 
-def lost_peer(error: BaseException) -> bool:
-    """Whether an error says that another process of the run is gone."""
-    return jax.process_count() > 1 and any(words in str(error) for words in _LOST)
+def lost_peer(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came of, says that another process of the run is gone."""
+    if error is None or jax.process_count() == 1:
+        return False
+    return any(words in str(error) for words in _LOST) or lost_peer(error.__cause__ or error.__context__)
 
 
 def leave(code: int, *, alone: bool = True) -> int:
@@ -210,10 +226,13 @@ def leave(code: int, *, alone: bool = True) -> int:
 
     The ordinary end would wait minutes for the others, which wait for this one.
     """
-    if alone and jax.distributed.is_initialized():
+    if not alone:
+        part()
+    elif jax.distributed.is_initialized():
         for stream in (sys.__stdout__, sys.__stderr__):
             if stream is not None:
                 stream.flush()
+        last_words.cancel()
         os._exit(code)
     return code
 

@@ -141,6 +141,12 @@ def records(workdir):
     return found
 
 
+def last_line(log):
+    """What stands there a moment after the end: a line about a process that was killed is written after it."""
+    time.sleep(2)
+    return log.read_text().splitlines()[-1]
+
+
 def losses(workdir):
     return [(r["step"], r["loss"], r["grad_norm"]) for r in records(workdir)]
 
@@ -162,6 +168,8 @@ def test_two_processes_train_are_stopped_killed_and_resume_bit_for_bit(tmp_path)
     code = running[1].wait(timeout=PATIENCE)
     assert code in (EXIT_LOST_PEER, -signal.SIGABRT), code
     assert running[0].wait() == -signal.SIGKILL
+    for i in range(2):  # of the killed one, and of the other whatever its runtime printed before
+        assert "another process of this run was lost" in last_line(tmp_path / f"log.{i}")
 
     assert ended(train(tmp_path, "parts", steps)) == [0, 0]
     said = (tmp_path / "log.0").read_text()
@@ -258,6 +266,22 @@ def test_a_mode_that_is_not_divided_takes_no_other_processes(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert result.returncode == 2
     assert "--mode=compare runs in one process" in result.stderr
+
+
+def test_a_lost_process_is_known_by_what_an_error_came_of(monkeypatch):
+    """Orbax raises a TimeoutError of its own from the runtime's error."""
+    try:
+        try:
+            raise RuntimeError("INTERNAL: Barrier failed because: Task 1 heartbeat timeout")
+        except RuntimeError as error:
+            raise TimeoutError("Timed out while waiting for async_write_complete") from error
+    except TimeoutError as error:
+        raised = error
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert processes.lost_peer(raised)
+    assert not processes.lost_peer(TimeoutError("Timed out while waiting for async_write_complete"))
+    monkeypatch.setattr(jax, "process_count", lambda: 1)
+    assert not processes.lost_peer(raised)
 
 
 @pytest.mark.parametrize(
