@@ -1211,4 +1211,25 @@ FAULTS = (
         "    if not np.all(np.isfinite(ours)) and False:\n        raise",
         "models/test_published.py::test_what_does_not_fit_is_named",
     ),
+    Fault(
+        "Ctrl-C ends the process that waits for this one's last words, too",
+        "last_words.py",
+        "start_new_session=True,",
+        "start_new_session=False,",
+        "test_last_words.py::test_a_process_that_ends_without_a_word_has_a_line_said_of_it",
+    ),
+    Fault(
+        "a process that spoke for itself is spoken of all the same",
+        "last_words.py",
+        "!= b'done'",
+        "!= b'well'",
+        "test_last_words.py::test_a_process_that_ends_without_a_word_has_a_line_said_of_it",
+    ),
+    Fault(
+        "a lost process is known by the outermost error alone",
+        "processes.py",
+        " or lost_peer(error.__cause__ or error.__context__)",
+        "",
+        "processes/test_processes.py::test_a_lost_process_is_known_by_what_an_error_came_of",
+    ),
 )
