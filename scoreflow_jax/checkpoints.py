@@ -308,6 +308,9 @@ def check_whole(folder: pathlib.Path) -> bool:
     Raises:
         sums.Damaged: a file differs, is missing, or has no sum.
     """
+    missing = [item for item in ("ema", "meta") if not (folder / item).is_dir()]
+    if missing:
+        raise sums.Damaged(f"{missing[0]} is missing")
     return sums.check_sums(folder, lambda name: name not in _AFTER_SUMS)
 
 

@@ -259,11 +259,13 @@ _AT_LEAST = {
 
 
 def _check_counts(experiment: Built) -> None:
-    if experiment.seed < 0:
-        raise UserError(f"config.seed is {experiment.seed}, expected at least 0")
+    if not 0 <= experiment.seed < 2**32:
+        raise UserError(f"config.seed is {experiment.seed}, expected 0 to 2^32 - 1")
     for least, names in _AT_LEAST.items():
         for name in names:
             section, field = name.split(".")
             value = getattr(getattr(experiment, section), field)
             if value < least:
                 raise UserError(f"config.{name} is {value}, expected at least {least}")
+            if field == "seed" and value >= 2**32:  # JAX takes the last 32 bits, which are another's
+                raise UserError(f"config.{name} is {value}, expected less than 2^32")

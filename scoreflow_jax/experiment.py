@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from scoreflow_jax import data, models, objectives, paths
@@ -155,13 +156,18 @@ class Experiment:
         """
         return self.source("train") if self.data.pairs is None else data.Pairs(self.data.pairs, self.spec)
 
+    @property
+    def base_settings(self) -> DataSettings:
+        """`config.data` with the fields of its `base`."""
+        return data.changed(self.data, self.data.base, "base")
+
     def base_source(self, split: str) -> DataSource:
         """Opens the split of the data that stand at t = 0 in place of noise: `config.data` with the fields of its `base`.
 
         Raises:
             UserError: they are not there, of another shape than the data at t = 1, or not what the run in hand was trained on.
         """
-        settings, known = _base_settings(self.data), self.trained_on.facts.get("base", {}) if self.trained_on else {}
+        settings, known = self.base_settings, self.trained_on.facts.get("base", {}) if self.trained_on else {}
         if (
             settings.source == "table" and "scale" in known
         ):  # a table that has grown has another mean: see commands/workdir.py
@@ -266,10 +272,6 @@ class Experiment:
 
 def _network_parameters(params: PyTree) -> PyTree:
     return {name: value for name, value in params.items() if name != PATH_PARAMETERS}
-
-
-def _base_settings(settings: DataSettings) -> DataSettings:
-    return data.changed(settings, settings.base, "base")
 
 
 def resolve(
@@ -392,7 +394,7 @@ def _conditional(conditional: bool) -> None:
 def to_plain(config: Config) -> dict[str, Any]:
     """The config as nested dicts of plain values, lists as tuples: JSON has no tuples, and hashes must agree.
 
-    Fields of `settings.MEMBERS` that are None are left out: they say nothing.
+    NumPy's numbers become Python's. Fields of `settings.MEMBERS` that are None are left out: they say nothing.
     """
     to_dict = getattr(config, "to_dict", None)  # a ConfigDict's, whose package may be missing
     as_dict = copy.deepcopy({name: config[name] for name in config}) if to_dict is None else to_dict()
@@ -400,6 +402,8 @@ def to_plain(config: Config) -> dict[str, Any]:
     def tidy(value: Any) -> Any:
         if isinstance(value, dict):
             return {k: tidy(v) for k, v in value.items()}
+        if isinstance(value, np.generic):  # as a Python config may compute it
+            return value.item()
         return tuple(tidy(v) for v in value) if isinstance(value, (list, tuple)) else value
 
     plain = tidy(as_dict)

@@ -696,6 +696,8 @@ class Model:
             UserError: another shape, or whole numbers of another kind.
         """
         x = x if isinstance(x, jax.Array) else np.asarray(x)
+        if x.dtype.kind not in "biuf" and not jnp.issubdtype(x.dtype, jnp.floating):  # text, objects, complex numbers
+            raise UserError(f"got images of {x.dtype}, expected uint8 from 0 to 255, or float32")
         if x.shape[1:] != self.image_shape or not x.ndim:
             raise UserError(f"got images of shape {x.shape}, expected (batch, {', '.join(map(str, self.image_shape))})")
         if self.experiment.spec.levels and not jnp.issubdtype(x.dtype, jnp.floating):

@@ -258,13 +258,15 @@ class _Interrupted(BaseException):
 class StopRequests:
     """SIGTERM, SIGINT and SIGHUP as a question that the training loop asks between steps. Use as a context manager.
 
-    Alone, a process catches them (not SIGHUP under nohup); the second one ends it at once. Among several, JAX's preemption
+    Alone, a process catches them (not SIGHUP under nohup); the second SIGTERM or SIGINT ends it at once, but no SIGHUP does: a
+    terminal that is closed sends several, and systemd sends one after SIGTERM. Among several, JAX's preemption
     service hears SIGTERM wherever it arrives and has all of them agree on a step to stop at; SIGINT is passed on to it as
     SIGTERM, and the second one ends the process.
     """
 
     def __init__(self) -> None:
         self._signum: int | None = None
+        self._asked = False  # by SIGTERM or SIGINT
         self._can_interrupt = False
         self._before: dict[int, Any] = {}
 
@@ -287,7 +289,10 @@ class StopRequests:
 
     def _hear(self, signum: int, frame: FrameType | None) -> None:
         del frame
-        again, self._signum = self._signum is not None, signum
+        hung_up = signum == getattr(signal, "SIGHUP", None)
+        if hung_up and self._signum is not None:
+            return
+        again, self._asked, self._signum = self._asked and not hung_up, self._asked or not hung_up, signum
         if again:
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)

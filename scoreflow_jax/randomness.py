@@ -90,8 +90,8 @@ def as_key(key: KeyLike) -> jax.Array:
         UserError: several keys, or something else.
     """
     if isinstance(key, int | np.integer) and type(key) is not bool:
-        if not 0 <= key < 2**63:
-            raise UserError(f"the seed is {key}, expected a whole number from 0 to 2^63 - 1")
+        if not 0 <= key < 2**32:  # of more JAX takes the last 32 bits
+            raise UserError(f"the seed is {key}, expected a whole number from 0 to 2^32 - 1")
         return jax.random.key(int(key))
     if isinstance(key, jax.Array) and jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
         if key.shape:

@@ -86,6 +86,9 @@ class DataSettings:
             raise ValueError(f"test_share is {self.test_share}, expected at least 0 and less than 1")
         if self.white_level is not None and not 1 <= self.white_level <= 65535:
             raise ValueError(f"white_level is {self.white_level}, expected 1 to 65535, such as 4095")
+        wrong = next((name for name, part in self.parts.items() if not isinstance(part, Mapping)), None)
+        if wrong is not None:
+            raise ValueError(f"parts.{wrong} is {self.parts[wrong]!r}, expected a section of fields")
         if not isinstance(self.classes, tuple) or any(type(c) is not int for c in self.classes):
             raise ValueError(f"classes is {self.classes}, expected whole numbers, such as (3, 5)")
 

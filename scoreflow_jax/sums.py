@@ -25,6 +25,7 @@ from scoreflow_jax.files import whole_file
 
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64}) [ *]([^\n]+)")
+_FOREIGN = ("thumbs.db", "desktop.ini")
 _OF_OBJECT, _OF_LINE = "sha256", "crc32"
 _told: set[pathlib.Path] = set()
 
@@ -59,6 +60,7 @@ def check_sums(folder: pathlib.Path, wanted: Callable[[str], bool] | None = None
     Args:
         folder: that has it.
         wanted: which files, by their names relative to the folder, of those that are there and those that are listed; all.
+            What file managers and network file systems leave there does not count.
 
     Returns:
         Whether there were sums: a folder of an earlier version has none.
@@ -69,9 +71,8 @@ def check_sums(folder: pathlib.Path, wanted: Callable[[str], bool] | None = None
     stated = read_sums(folder)
     if stated is None:
         return False
-    check_files(
-        folder, stated, {name for name in (*stated, *files_below(folder)) if wanted is None or wanted(name)} - {SUMS}
-    )
+    there = [name for name in files_below(folder) if name in stated or not _is_foreign(name)]
+    check_files(folder, stated, {name for name in (*stated, *there) if wanted is None or wanted(name)} - {SUMS})
     return True
 
 
@@ -127,12 +128,16 @@ def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
         temporary.write_text(json.dumps({**value, _OF_OBJECT: _of_object(value)}, indent=2) + "\n")
 
 
-def read_json(path: pathlib.Path, *, say: bool = True) -> dict[str, Any]:
-    """Reads what `write_json` wrote, without its sum.
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Reads what `write_json` wrote, without its sum; a line says if it has none. Raises as `read_object`."""
+    value, has_sum = read_object(path)
+    if not has_sum:
+        say_without(path)
+    return value
 
-    Args:
-        path: of the file.
-        say: whether a line says that it has none.
+
+def read_object(path: pathlib.Path) -> tuple[dict[str, Any], bool]:
+    """The same, and whether there was a sum to compare with.
 
     Raises:
         FileNotFoundError: there is none.
@@ -146,12 +151,9 @@ def read_json(path: pathlib.Path, *, say: bool = True) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Damaged(f"{path} is damaged (no JSON object)")
     stated = value.pop(_OF_OBJECT, None)
-    if stated is None:
-        if say:
-            say_without(path)
-    elif stated != _of_object(value):
+    if stated is not None and stated != _of_object(value):
         raise Damaged(f"{path} is damaged (its content is not what its sum is of)")
-    return value
+    return value, stated is not None
 
 
 def line_of(record: dict[str, Any]) -> str:
@@ -173,6 +175,11 @@ def record_of(line: str) -> dict[str, Any] | None:
     stated = record.pop(_OF_LINE, None)
     whole = stated in (None, _of_record(record)) and all(isinstance(v, (int, float)) for v in record.values())
     return record if whole else None
+
+
+def has_sums(text: str) -> bool:
+    """Whether all lines of records have a sum; those of earlier versions have none."""
+    return all(f'"{_OF_LINE}"' in line for line in text.splitlines())
 
 
 def damaged_lines(text: str) -> list[int]:
@@ -220,6 +227,12 @@ def _canonical(value: dict[str, Any]) -> bytes:
     """The same bytes for equal content, whatever the order of members and the spaces between them."""
     plain = json.loads(json.dumps(value))  # tuples and numbers as names are then as they are read
     return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _is_foreign(name: str) -> bool:
+    """Whether a file is one that others put into any folder: .DS_Store, ._x, .nfs..., Thumbs.db."""
+    last = name.split("/")[-1]
+    return last.startswith(".") or last.casefold() in _FOREIGN
 
 
 def _sum_of(path: pathlib.Path) -> str:

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
@@ -35,6 +36,11 @@ class _Lasting:
         except OSError as error:
             self._drop(error)
             return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Writes all, or drops."""
+        for line in lines:
+            self.write(line)
 
     def flush(self) -> None:
         """Flushes, or drops."""

@@ -243,3 +243,11 @@ def test_a_checkpoint_that_is_deleted_while_it_is_read_is_the_next_one(tmp_path,
 
     monkeypatch.setattr(checkpoints, "_restore_ema", deleted_meanwhile)
     assert restore_ema(tmp_path, ema=trees(0)[0]).step in (10, 30)
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "._d", "Thumbs.db", ".nfs0001"])
+def test_files_that_others_leave_in_any_folder_are_no_damage(tmp_path, name, capsys):
+    save(tmp_path, 10)
+    (tmp_path / "10" / "ema" / name).write_bytes(b"x")
+    assert latest(tmp_path).step == 10
+    assert capsys.readouterr().err == ""

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 
+import numpy as np
 import pytest
 
 from scoreflow_jax.command_line import load_config, parse
@@ -90,3 +91,15 @@ def test_a_shape_is_whole_from_a_side(given, shape, kind, tmp_path, monkeypatch)
         file = str(tmp_path / "config.json")
     _, config, _, _ = parse(["main.py", "--mode=train", f"--config={file}", f"--config.data.shape={given}"])
     assert resolve(config, run=None, trained={"data": {"num_classes": 3}})["data"]["shape"] == shape
+
+
+def test_numbers_of_numpy_are_numbers():
+    """As a Python config computes them."""
+    config = changed(config_of("digits.py:smoke"), "solver.rtol", np.float64(0.25))
+    built = build(to_plain(changed(config, "model.channel_multipliers", [np.int64(1), np.int32(2)])))
+    assert (built.solver.rtol, built.config["model"]["channel_multipliers"]) == (0.25, (1, 2))
+
+
+def test_a_part_that_is_no_section_is_refused():
+    with pytest.raises(UserError, match=r"config.data: parts.a is 1, expected a section of fields"):
+        build(changed(config_of("digits.py:smoke"), "data.parts", {"a": 1}))

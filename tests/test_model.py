@@ -126,6 +126,8 @@ def test_drift_takes_one_time_or_many_and_numpy(model):
             "images of int64, expected uint8 from 0 to 255, or float32",
         ),
         (lambda m: m.encode(np.ones((1, 8, 8, 1), bool), 1), "images of bool"),
+        (lambda m: m.encode(1j * np.ones((1, 8, 8, 1)), 1), "images of complex128, expected uint8"),
+        (lambda m: m.encode(np.array(["a.png"]), 1), "images of <U5, expected uint8"),
         (lambda m: m.decode(np.ones((1, 8, 8, 1), np.uint8), 1), "latents of uint8, expected float32"),
         (
             lambda m: m.generate(jax.random.split(jax.random.key(0), 3), [1, 2, 3]),

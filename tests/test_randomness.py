@@ -7,6 +7,7 @@ import pytest
 
 from scoreflow_jax import randomness
 from scoreflow_jax.command_line import load_config
+from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import build, resolve, to_plain
 from scoreflow_jax.model import Model
 from scoreflow_jax.randomness import key_of
@@ -170,3 +171,20 @@ def test_noise_of_a_sample_is_where_it_always_was(two_points):
     """README promises it, and pairs and samples of earlier versions rest on it."""
     expected = jnp.stack([jax.random.normal(jax.random.fold_in(jax.random.key(5), i), (2,)) for i in (3, 4)])
     np.testing.assert_array_equal(two_points.source_points(jax.random.key(5), 2, first=3), expected)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**40])
+def test_seeds_beyond_32_bits_are_refused(seed):
+    """JAX takes the last 32 bits, so that 2^32 would be 0."""
+    with pytest.raises(UserError, match=f"the seed is {seed}, expected a whole number from 0 to 2"):
+        randomness.as_key(seed)
+    for section in ("", "sample", "figures"):
+        config = to_plain(load_config(f"{ROOT / 'configs/digits.py'}:smoke"))
+        (config[section] if section else config)["seed"] = seed
+        with pytest.raises(UserError, match=f"seed is {seed}, expected"):
+            build(config)
+
+
+def test_the_largest_seed_is_one_of_its_own():
+    data = jax.random.key_data(randomness.as_key(2**32 - 1))
+    assert data.tolist() == [0, 2**32 - 1]

@@ -13,6 +13,7 @@ from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.models import NCSNpp, import_published, num_parameters
 from scoreflow_jax.torch_files import read_torch_file
 from scoreflow_jax.training import is_compensated, state_of
+from scoreflow_jax.user_paths import user_path
 
 
 def run_command(experiment: Experiment, workdir: pathlib.Path, source: str) -> None:
@@ -34,6 +35,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, source: str) -> N
         )
     if checkpoint_steps(workdir / "checkpoints"):
         raise UserError(f"{workdir} holds checkpoints already: give another --workdir")
+    source = str(user_path(source))
     content = _content(source)
     try:
         shadow = content["ema"]["shadow_params"]

@@ -105,7 +105,7 @@ def _names_and_pixels(
     """What both data sets are called, the test examples, or the folder's pictures, to start from, and the names of its files."""
     count, folder = experiment.translate.num_images, experiment.translate.images
     if folder is not None:
-        data = experiment.data
+        data = experiment.base_settings if ways[0] == BASE else experiment.data
         files, pictures = read_pictures(folder, experiment.spec.shape, data.framing, data.white_level)
         return ("data at t=0", "data at t=1"), {ways[0]: pictures}, files
     sources = experiment.base_source("test"), experiment.source("test")

@@ -1,5 +1,6 @@
 """Zip files of pictures, read as the folders that they hold: a path may lead through one, as in pictures.zip/train/1.png."""
 
+import dataclasses
 import functools
 import io
 import os
@@ -11,6 +12,41 @@ from collections.abc import Iterator
 _LARGEST = 2**30  # bytes of a picture's file: what a zip says of itself may be anything
 
 _lock = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Archive:
+    """An open zip.
+
+    Attributes:
+        file: itself.
+        entries: files by their names from its root.
+        folders: names of all folders, those included that only names of files tell of.
+        outside: names that lead out of it, which are not read: as a path one might be a file of the user's.
+    """
+
+    file: zipfile.ZipFile
+    entries: dict[str, zipfile.ZipInfo]
+    folders: frozenset[str]
+    outside: tuple[str, ...]
+
+    @classmethod
+    def of(cls, file: zipfile.ZipFile) -> "_Archive":
+        """Of names as zips have them: some begin with "./"."""
+        entries: dict[str, zipfile.ZipInfo] = {}
+        folders, outside = set(), []
+        for info in file.infolist():
+            parts = [part for part in info.filename.split("/") if part != "."]
+            if info.is_dir():
+                parts.pop()
+            if ".." in parts or "" in parts:
+                outside.append(info.filename)
+                continue
+            if not info.is_dir():
+                entries["/".join(parts)] = info
+                parts.pop()
+            folders.update("/".join(parts[:end]) for end in range(1, len(parts) + 1))
+        return cls(file, entries, frozenset(folders), tuple(outside))
 
 
 def split_path(path: pathlib.Path) -> tuple[pathlib.Path, str] | None:
@@ -28,27 +64,29 @@ def is_folder(path: pathlib.Path) -> bool:
     if os.path.isdir(path):
         return True
     place = split_path(path)
-    return place is not None and (not place[1] or any(name.startswith(f"{place[1]}/") for name in _entries(place[0])))
+    return place is not None and (not place[1] or place[1] in _opened(place[0]).folders)
 
 
-def entries(path: pathlib.Path) -> Iterator[zipfile.ZipInfo]:
-    """The files below a folder of a zip, in no order.
+def entries(path: pathlib.Path) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+    """The files below a folder of a zip with their names relative to it, in no order.
 
     Raises:
         zipfile.BadZipFile, OSError: it cannot be read.
     """
-    place = split_path(path)
-    assert place is not None
-    prefix = f"{place[1]}/" if place[1] else ""
-    return (info for name, info in _entries(place[0]).items() if name.startswith(prefix) and not info.is_dir())
+    archive, prefix = _place(path)
+    return ((name[len(prefix) :], info) for name, info in archive.entries.items() if name.startswith(prefix))
+
+
+def outside(path: pathlib.Path) -> tuple[str, ...]:
+    """Names in a zip that lead out of it."""
+    return _place(path)[0].outside
 
 
 def names_in(path: pathlib.Path) -> list[str]:
     """Names of the files and folders directly in a folder of a zip."""
-    place = split_path(path)
-    assert place is not None
-    prefix = f"{place[1]}/" if place[1] else ""
-    return sorted({name[len(prefix) :].split("/")[0] for name in _entries(place[0]) if name.startswith(prefix)} - {""})
+    archive, prefix = _place(path)
+    known = (*archive.entries, *archive.folders)
+    return sorted({name[len(prefix) :].split("/")[0] for name in known if name.startswith(prefix)} - {""})
 
 
 def read_entry(path: pathlib.Path) -> io.BytesIO:
@@ -60,21 +98,25 @@ def read_entry(path: pathlib.Path) -> io.BytesIO:
         zipfile.BadZipFile, OSError: it is damaged.
     """
     place = split_path(path)
-    if place is None or place[1] not in _entries(place[0]):
+    archive = None if place is None else _opened(place[0])
+    if place is None or archive is None or place[1] not in archive.entries:
         raise FileNotFoundError(f"no such file: {path}")
-    info = _entries(place[0])[place[1]]
+    info = archive.entries[place[1]]
     if info.flag_bits & 1:
         raise ValueError("encrypted")
     if info.file_size > _LARGEST:
         raise ValueError(f"{info.file_size:,} bytes, more than a picture has")
-    return io.BytesIO(_opened(place[0]).read(info))
+    return io.BytesIO(archive.file.read(info))
 
 
-def _entries(archive: pathlib.Path) -> dict[str, zipfile.ZipInfo]:
-    return _opened(archive).NameToInfo
+def _place(path: pathlib.Path) -> tuple[_Archive, str]:
+    """The zip that a path is or leads through, and what names below the path begin with."""
+    place = split_path(path)
+    assert place is not None
+    return _opened(place[0]), f"{place[1]}/" if place[1] else ""
 
 
-def _opened(archive: pathlib.Path) -> zipfile.ZipFile:
+def _opened(archive: pathlib.Path) -> _Archive:
     """Opened anew in every process, and when the file has changed."""
     status = archive.stat()
     with _lock:
@@ -82,5 +124,5 @@ def _opened(archive: pathlib.Path) -> zipfile.ZipFile:
 
 
 @functools.lru_cache(maxsize=8)
-def _open(archive: str, *_: int) -> zipfile.ZipFile:
-    return zipfile.ZipFile(archive)
+def _open(archive: str, *_: int) -> _Archive:
+    return _Archive.of(zipfile.ZipFile(archive))

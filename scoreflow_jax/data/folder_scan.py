@@ -197,8 +197,8 @@ def _walk_archive(root: pathlib.Path, skipped: dict[str, str], folders: set[str]
         found = list(archives.entries(root))
     except Exception as error:  # a damaged zip raises almost anything
         raise UserError(f"cannot read the zip {printable(str(place[0]))} ({first_line(error)}): repair it") from error
-    for info in found:
-        name = info.filename[len(place[1]) + 1 :] if place[1] else info.filename
+    skipped.update({printable(name): "leads out of the zip" for name in archives.outside(root)})
+    for name, info in found:
         parts = name.split("/")
         if any(part.startswith(".") or part in NOT_OURS for part in parts):
             continue

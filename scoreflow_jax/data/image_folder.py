@@ -26,6 +26,7 @@ _TRAIN_FOLDERS = ("training",)
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 _LOOKED_AT = 1000
 _CLASSES_SHOWN = 5
+_DEEPEST = 8  # folders within folders of which each holds nothing but the next
 _TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
 _warned: set[tuple[str, ...]] = set()  # what was said in this process is not said again for the other split
 
@@ -241,36 +242,62 @@ def _layout(root: pathlib.Path, split: str, settings: DataSettings) -> _Layout:
 
 
 def _descended(root: pathlib.Path) -> pathlib.Path:
-    """The folder itself; or its only sub-folder, where that has several sub-folders with pictures, which are the classes then."""
-    if dataset_json.read_labels(root) is not None:
+    """The folder itself; or the only one in it, and so on, whose several sub-folders with pictures are the classes then."""
+    inner, classes = root, []
+    for _ in range(_DEEPEST):
+        if dataset_json.read_labels(inner) is not None or _has_pictures(inner):
+            return root
+        folders = _folders(inner)
+        classes = [name for name in folders if _has_pictures(inner / name)]
+        if len(folders) != 1 or classes:
+            break
+        inner /= folders[0]
+    if len(classes) < 2:
+        _tell_of_deeper(inner)
         return root
-    folders = _folders(root)
-    if len(folders) != 1 or _has_pictures(root):
-        return root
-    inner = root / folders[0]
-    classes = [name for name in _folders(inner) if _has_pictures(inner / name)]
-    if len(classes) < 2 or _has_pictures(inner):
-        return root
-    more = ", ..." if len(classes) > _CLASSES_SHOWN else ""
-    _say(
-        f"{printable(str(root))} holds nothing but {printable(folders[0])}: its sub-folders are the classes, "
-        f"{printable(', '.join(classes[:_CLASSES_SHOWN]))}{more}"
-    )
+    if inner != root:
+        _say(
+            f"{printable(str(root))} holds nothing but {printable(inner.relative_to(root).as_posix())}: its sub-folders are the "
+            f"classes, {_shown(classes)}"
+        )
     return inner
 
 
+def _tell_of_deeper(root: pathlib.Path) -> None:
+    """Warns where what may be classes are further in than the sub-folders of `root`."""
+    for folder in _folders(root):
+        inner = root / folder
+        deeper = [] if _has_pictures(inner) else [name for name in _folders(inner) if _has_pictures(inner / name)]
+        if len(deeper) > 1:
+            _say(
+                f"the pictures of {printable(str(inner))} lie in its sub-folders {_shown(deeper)}, which are no classes: "
+                f"config.data.path={printable(str(inner))} makes them classes"
+            )
+            return
+
+
+def _shown(names: list[str]) -> str:
+    more = ", ..." if len(names) > _CLASSES_SHOWN else ""
+    return f"{printable(', '.join(names[:_CLASSES_SHOWN]))}{more}"
+
+
 def _folders(root: pathlib.Path) -> list[str]:
-    """Names of the sub-folders, but for hidden ones."""
+    """Names of the sub-folders, but for hidden ones; zips in a folder are none, as nothing looks into them."""
+    is_folder = os.path.isdir if archives.split_path(root) is None else archives.is_folder
     return sorted(
-        name
-        for name in _names(root)
-        if not name.startswith(".") and name not in NOT_OURS and archives.is_folder(root / name)
+        name for name in _names(root) if not name.startswith(".") and name not in NOT_OURS and is_folder(root / name)
     )
 
 
 def _has_pictures(root: pathlib.Path) -> bool:
-    """Whether a file directly in the folder is a picture by its name."""
-    return any(map(_is_picture, _names(root)))
+    """Whether a file directly in the folder is a picture by its name. A folder may hold a million: the first one is enough."""
+    if archives.split_path(root) is not None:
+        return any(map(_is_picture, _names(root)))
+    try:
+        with os.scandir(root) as entries:
+            return any(_is_picture(entry.name) for entry in entries)
+    except OSError:
+        return False  # whatever cannot be listed is told of by the scan
 
 
 def _is_picture(name: str) -> bool:

@@ -268,11 +268,15 @@ def _read_info(folder: pathlib.Path) -> dict[str, Any] | None:
         UserError: it is damaged beside the files of a pack.
     """
     try:
-        info = sums.read_json(folder / INFO)
+        info, has_sum = sums.read_object(folder / INFO)
     except OSError:
         return None
     except sums.Damaged as error:
         if not any(folder.glob("*.array_record")):
             return None  # another program's info.json
         raise UserError(f"{error}: pack the data again") from error
-    return info if info.get("format") == _FORMAT and info.keys() >= _KEYS else None
+    if info.get("format") != _FORMAT or not info.keys() >= _KEYS:
+        return None
+    if not has_sum:
+        sums.say_without(folder / INFO)
+    return info

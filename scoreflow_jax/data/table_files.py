@@ -26,6 +26,7 @@ _DIALECTS = (
 _LOOKED_AT = 50  # rows by which a dialect is chosen
 _CHUNK = 16_384  # rows held as text at a time
 _warned: set[tuple[str, str]] = set()
+_NO_VALUES = ("", "na", "n/a", "nan", "null", "none", "-", "?")  # what cells without a value hold
 _MATRICES = ("x", "data")  # names under which an npz may hold all coordinates in one array
 
 
@@ -98,12 +99,17 @@ def _open(path: pathlib.Path) -> Any:
 
 
 def _dialect(lines: list[str]) -> tuple[str, str]:
-    """The delimiter and decimal sign by which most cells are numbers, and of several the one that makes more columns."""
+    """The delimiter and decimal sign by which most rows are of one width and hold most numbers; of several that of more columns.
 
-    def score(dialect: tuple[str, str]) -> tuple[float, int]:
+    `label;x` above `a;1,5` has one cell and then two where the comma divides: rows as wide as the first are none.
+    """
+
+    def score(dialect: tuple[str, str]) -> tuple[bool, float, int]:
         rows = [row for row in csv.reader(lines, delimiter=dialect[0], skipinitialspace=True) if row]
-        cells = [cell.strip() for row in rows for cell in row]
-        return sum(_is_number(cell, dialect[1]) for cell in cells) / max(len(cells), 1), len(cells)
+        alike = [row for row in rows if len(row) == len(rows[0])]
+        cells = [cell.strip() for row in alike[1:] or alike for cell in row]
+        numbers = sum(_is_number(cell, dialect[1]) for cell in cells)
+        return 2 * len(alike) > len(rows) and numbers > 0, numbers / max(len(cells), 1), len(cells)
 
     return max(_DIALECTS, key=score)
 
@@ -146,12 +152,14 @@ def _names_columns(path: pathlib.Path, rows: list[list[str]], decimal: str) -> b
     numbers = [_is_number(cell, decimal) for cell in first]
     if not any(numbers):
         return True
+    named = [cell for cell, is_number in zip(first, numbers, strict=True) if is_number]
+    counted = named == [str(i) for i in range(len(named))]
     for i, is_number in enumerate(numbers):
         column = [_is_number(row[i], decimal) for row in below]
-        if not is_number and column and 2 * sum(column) > len(column):
+        no_name = is_number or (first[i].casefold() in _NO_VALUES and not counted)  # a row may lack a value
+        if not no_name and column and 2 * sum(column) > len(column):
             return True
-    named = [cell for cell, is_number in zip(first, numbers, strict=True) if is_number]
-    if not below or named != [str(i) for i in range(len(named))]:
+    if not below or not counted:
         return False
     shown, fractions = ", ".join(first), [_has_fraction(row, decimal) for row in below]
     taken = 2 * sum(fractions) > len(fractions)
@@ -266,12 +274,14 @@ def _read_parquet(path: pathlib.Path, label: tuple[str, ...]) -> Columns:
         }
     except Exception as error:  # whatever Arrow runs into
         raise UserError(f"cannot read {path} ({first_line(error)}): expected a parquet file") from error
-    return _from_arrays(path, {name: _array_of(values) for name, values in columns.items()}, label)
+    where = _place_of(label, list(columns))
+    arrays = {name: _array_of(values, as_text=i == where) for i, (name, values) in enumerate(columns.items())}
+    return _from_arrays(path, arrays, label)
 
 
-def _array_of(values: list[Any]) -> np.ndarray:
+def _array_of(values: list[Any], *, as_text: bool) -> np.ndarray:
     """A column of numbers, of which None is NaN, or else of text, of which it is empty."""
-    if all(value is None or isinstance(value, (int, float)) for value in values):
+    if all(value is None or isinstance(value, (int, float)) for value in values) and not as_text:
         whole = all(isinstance(value, int) for value in values)
         return np.asarray(values) if whole else np.asarray([np.nan if v is None else v for v in values], np.float64)
     return np.asarray(["" if value is None else str(value) for value in values])

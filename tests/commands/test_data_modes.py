@@ -11,7 +11,7 @@ from PIL import Image
 
 import scoreflow_jax
 from scoreflow_jax.command_line import load_config
-from scoreflow_jax.commands import evaluate, interpolate, pack, sample, train, translate
+from scoreflow_jax.commands import evaluate, interpolate, pack, sample, train, translate, translate_base
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.data import Digits, Merged, Packed, Selected, open_source, read_all
 from scoreflow_jax.data.pictures import framed
@@ -287,6 +287,16 @@ def test_translation_between_data_sets_is_the_ode_itself(between):
     assert report(between / "translate")["translations"].keys() == {"8 to 3"}
     with pytest.raises(UserError, match="config.translate.source is 3, expected 0"):
         translate.run_command(threes_to_eights(translate__source=3), between)
+
+
+def test_a_folder_that_stands_at_t_0_is_read_as_the_data_there_are(tmp_path):
+    """White of 12 bits is that of the base alone."""
+    Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(tmp_path / "a.png")
+    experiment = threes_to_eights(data__base={"classes": (3,), "white_level": 4095}, translate__images=str(tmp_path))
+    for way, value in ((0, 255), (1, 16)):  # 4095 of 4095, and of 65535
+        _, pixels, names = translate_base._names_and_pixels(experiment, [way])
+        assert (names, pixels[way].shape) == (("a.png",), (1, 8, 8, 1))
+        np.testing.assert_allclose(pixels[way], value, atol=1)
 
 
 def test_samples_begin_at_the_data_of_t_0(between):

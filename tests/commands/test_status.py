@@ -338,8 +338,19 @@ def test_verify_reads_everything_and_names_what_is_damaged(digits_run, tmp_path,
         path.write_bytes(whole)
     shutil.rmtree(run / "checkpoints" / "2" / "meta")
     (run / "checkpoints" / "4" / "SHA256SUMS").unlink()
-    with pytest.raises(UserError, match="checkpoints/2: meta/.* is missing"):
+    with pytest.raises(UserError, match="checkpoints/2: meta is missing"):
         status.run_command(run, verify="yes")
     shutil.rmtree(run / "checkpoints" / "2")
+    (run / "mine.json").write_text("[1]")
+    (run / "data.json").write_text(json.dumps(sums.read_json(run / "data.json")))
     status.run_command(run, verify="yes")
-    assert "without sums, of an earlier version: checkpoints/4" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert re.search(
+        r"without sums, of an earlier version: (checkpoints/4, data.json|data.json, checkpoints/4)\n", told
+    )
+    assert "checkpoints:" not in told
+    (run / "checkpoints" / "6").mkdir()
+    (run / "reflow").mkdir()
+    (run / "reflow" / "pairs.json").write_text('{"num_pairs": 3, "shard_size": 2}')
+    with pytest.raises(UserError, match="^2 of .*checkpoints/6: ema is missing.*reflow: x0_000000.npy is missing"):
+        status.run_command(run, verify="yes")

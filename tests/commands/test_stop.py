@@ -236,6 +236,13 @@ def test_a_terminal_that_is_closed_saves_unless_it_may_go(points, tmp_path, monk
         with pytest.raises(Stopped) as stopped:
             train.run_command(points(**OPTIONS), tmp_path / "run")
     assert (stopped.value.signum, checkpoint_steps(tmp_path / "run" / "checkpoints")) == (signal.SIGHUP, [3])
+    # A shell and the kernel both send one; systemd sends it after SIGTERM, and may send SIGTERM after it.
+    for number, signals in enumerate(((1, 1, 1), (15, 1), (1, 15))):
+        with monkeypatch.context() as patch:
+            at_batch(patch, 5, lambda signals=signals: [os.kill(os.getpid(), signum) for signum in signals])
+            with pytest.raises(Stopped):
+                train.run_command(points(**OPTIONS), tmp_path / f"several{number}")
+        assert checkpoint_steps(tmp_path / f"several{number}" / "checkpoints") == [3]
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         at_batch(monkeypatch, 5, lambda: os.kill(os.getpid(), signal.SIGHUP))

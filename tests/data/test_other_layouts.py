@@ -186,3 +186,43 @@ def test_all_pictures_of_a_folder_come_with_their_names(tmp_path):
     names, pixels = read_pictures(str(tmp_path), SHAPE)
     assert names == tuple(f"{i:03d}.png" for i in range(120))
     np.testing.assert_array_equal(pixels[:, 0, 0, 0], np.arange(120))
+
+
+@pytest.mark.parametrize(
+    ("beside", "place"),
+    [(("masks/cats/1.png", "masks/dogs/1.png"), "images"), (("annotations/a.xml",), "images"), (("images.zip",), "")],
+)
+def test_classes_deeper_than_others_are_told_of_or_found(beside, place, tmp_path, capsys):
+    """Only a folder is descended into that holds nothing else."""
+    write(tmp_path, *(f"images/{c}/{i}.png" for c in ("cats", "dogs") for i in range(4)))
+    for name in beside:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (write(tmp_path, name) if name.endswith("png") else (tmp_path / name).write_bytes(b"no picture"))
+    source, told = opened(tmp_path, test_share=0.0), capsys.readouterr().err
+    if place:
+        assert f"lie in its sub-folders cats, dogs, which are no classes: config.data.path={tmp_path / place}" in told
+        assert "cats" not in source.class_names
+    else:
+        assert source.class_names == ("cats", "dogs")
+
+
+def test_classes_some_levels_deeper_are_found(tmp_path, capsys):
+    write(tmp_path, *(f"data/images/{c}/{i}.png" for c in ("cats", "dogs") for i in range(4)))
+    assert opened(tmp_path, test_share=0.0).class_names == ("cats", "dogs")
+    assert "holds nothing but data/images: its sub-folders are the classes, cats, dogs" in capsys.readouterr().err
+
+
+def test_names_that_lead_out_of_a_zip_are_not_read(tmp_path, capsys):
+    """As a path an absolute one would be a file of the user's. Those of the tar-like kind, "./a/1.png", are as any others."""
+    outside = write(tmp_path / "outside", "a/9.png", "b/1.png")
+    packed = tmp_path / "pets.zip"
+    write(tmp_path / "in", "1.png", "2.png", "3.png")
+    with zipfile.ZipFile(packed, "w") as archive:
+        for number, name in ((1, "./a/1.png"), (2, "b/./2.png"), (3, f"{outside}/a/9.png"), (3, "../outside/a/9.png")):
+            archive.writestr(name, (tmp_path / "in" / f"{number}.png").read_bytes())
+    source = opened(packed, test_share=0.0)
+    assert source.class_names == ("a", "b")
+    assert [source[i]["image"][0, 0, 0] for i in range(2)] == [0, 1]
+    told = capsys.readouterr().err
+    assert "skipped 2 in" in told
+    assert "  ../outside/a/9.png: leads out of the zip\n" in told

@@ -277,6 +277,10 @@ def test_parquet(tmp_path):
     source = table(tmp_path / "a.parquet", test_share=0.0)
     assert source.facts["columns"] == ["u", "v"]
     holds_rows(source)  # the row without a number is skipped
+    stored = {"u": [*u, 1.0], "v": [*v, 1.0], "label": [1, 0, 1, None]}
+    parquet.write_table(pyarrow.table(stored), tmp_path / "b.parquet")
+    source = table(tmp_path / "b.parquet", test_share=0.0)  # and that without a label
+    assert (source.class_names, source.labels().tolist()) == (("0", "1"), [1, 0, 1])
 
 
 def test_parquet_without_pyarrow_is_one_line(tmp_path, monkeypatch):
@@ -325,3 +329,17 @@ def test_cells_with_underscores_are_text(tmp_path, capsys):
     assert source.facts["columns"] == ["u"]
     assert "columns code hold text and are left out" in capsys.readouterr().err
     assert (source.class_names, source.labels().tolist()) == (("11", "1_1"), [1, 0, 1])
+
+
+@pytest.mark.parametrize("gap", ["", "NA", "nan", "-"])
+def test_a_first_row_that_lacks_a_value_is_no_line_of_names(tmp_path, gap, capsys):
+    path = write(tmp_path / "a.csv", f"1.5,{gap},3.5\n2.5,1.0,4.5\n3.5,2.0,6.5\n")
+    source = table(path, test_share=0.0)
+    assert source.facts["columns"] == ["1", "2", "3"]
+    np.testing.assert_allclose(own(source), [[2.5, 1.0, 4.5], [3.5, 2.0, 6.5]], rtol=1e-6)
+    assert "1 of 3 rows of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["label;x\na;1,5\nb;2,25\n", "name;ort;x\na;o;1,5\nb;p;2,25\n", "x\n1,5\n2,25\n"])
+def test_decimal_commas_in_few_columns(tmp_path, text):
+    np.testing.assert_allclose(own(table(write(tmp_path / "a.csv", text), test_share=0.0)), [[1.5], [2.25]], rtol=1e-6)
