@@ -226,3 +226,7 @@ def test_names_that_lead_out_of_a_zip_are_not_read(tmp_path, capsys):
     told = capsys.readouterr().err
     assert "skipped 2 in" in told
     assert "  ../outside/a/9.png: leads out of the zip\n" in told
+    with zipfile.ZipFile(tmp_path / "flat.zip", "w") as archive:
+        archive.writestr("1.png", (tmp_path / "in" / "1.png").read_bytes())
+        archive.writestr(f"{outside}/a/9.png", (tmp_path / "in" / "2.png").read_bytes())
+    assert len(opened(tmp_path / "flat.zip", test_share=0.0)) == 1
