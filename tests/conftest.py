@@ -16,13 +16,6 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
 
-# A core or more for each of the suite's processes: where they share two, each with threads for both, a file takes up to twice as
-# long. What tests start inherits it.
-if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
-    place, count = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, cores[place::count] or {cores[place % len(cores)]})
-
 import jax
 import numpy as np
 import pytest
@@ -30,6 +23,14 @@ from absl import flags
 from PIL import Image
 
 from scoreflow_jax import parallel
+
+# Cores of its own for each of the suite's processes: where two share two cores, each with threads for both, a file takes up to twice
+# as long. What tests start inherits it, and JAX counts the cores when it starts its devices, below.
+worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+if worker and hasattr(os, "sched_setaffinity"):
+    cores, place = sorted(os.sched_getaffinity(0)), int(worker.removeprefix("gw"))
+    own = cores[place :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]
+    os.sched_setaffinity(0, own or {cores[place % len(cores)]})
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
