@@ -24,8 +24,8 @@ from PIL import Image
 
 from scoreflow_jax import parallel
 
-# Cores of its own for each of the suite's processes: where two share two cores, each with threads for both, a file takes up to twice
-# as long. What tests start inherits it, and JAX counts the cores when it starts its devices, below.
+# Cores of its own for each of the suite's processes: where two share two cores, each with threads for both, a file takes up to
+# twice as long. What tests start inherits it, and JAX counts the cores when it starts its devices, below.
 worker = os.environ.get("PYTEST_XDIST_WORKER", "")
 if worker and hasattr(os, "sched_setaffinity"):
     cores, place = sorted(os.sched_getaffinity(0)), int(worker.removeprefix("gw"))
