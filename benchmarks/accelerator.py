@@ -1,46 +1,47 @@
 """What is to be measured, and trained, on an accelerator that is lent for half an hour, in pieces of less than ten minutes.
 
-Here, before (needs ml_collections; 94 MB in two parts, since only 64 MiB travel at a time):
+Here, before (needs ml_collections; 94 MB in two parts, for where 64 MiB travel at a time; build/ is not under version control):
 
-    python -m benchmarks.accelerator pack --images cifar10.npz --out lent
+    python -m benchmarks.accelerator pack --images cifar10.npz --out build/lent
 
-There, with JAX, flax, optax, diffrax, orbax-checkpoint, numpy and Pillow, each call to be stopped and taken up again:
+There, with JAX, flax, optax, diffrax, orbax-checkpoint, numpy and Pillow, in a folder that stays between calls (send part_0.npz,
+part_1.npz and the two JSON files by their names: to send the folder again would replace what it has become). Each call may be
+stopped and taken up again, and OUT may be empty each time:
 
-    python -m benchmarks.accelerator speed --parts lent --out OUT
-    python -m benchmarks.accelerator unpack --parts lent
-    python -m benchmarks.accelerator train --parts lent --seconds 500
-    python -m benchmarks.accelerator bring --parts lent --out OUT
+    python -m benchmarks.accelerator speed --parts build/lent --out OUT
+    python -m benchmarks.accelerator unpack --parts build/lent
+    python -m benchmarks.accelerator train --parts build/lent --seconds 500
+    python -m benchmarks.accelerator bring --parts build/lent --out OUT
 
 Here, after (Inception's features of 10,000 images take minutes):
 
     python -m benchmarks.accelerator look --brought OUT --reference statistics/train.npz
 
 `speed` takes bfloat16 and float32 of both configs in turn and writes speed.jsonl: images/s, share of the rate of matrix
-products and of the device's peak, memory. `unpack` joins the parts that have come so far. `train` goes on with
+products and of the device's peak in 16 bits, memory. `unpack` joins the parts that have come so far. `train` goes on with
 configs/cifar10_small.py until the time is up. `bring` writes the averaged weights in bfloat16 and 10,000 8-bit images, in files
-of at most 16 MiB. `look` measures those images' distance to what --mode=statistics wrote. With --small it is a rehearsal.
+of at most 16 MiB, and says what 100 of them cost by Dopri5 at 1e-5. `look` measures those images' distance to what
+--mode=statistics wrote. With --small it is a rehearsal.
 """
 
 import argparse
 import io
 import json
-import math
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-CONFIGS = ("cifar10", "cifar10_small")
-PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "V100": 125e12}
-"""Products of bfloat16 (V100: float16) a second without sparsity, as the vendor states them, by a word of the device's name."""
+from scoreflow_jax.typing import PyTree
 
+CONFIGS = ("cifar10", "cifar10_small")
 _ROWS, _COLUMNS = 100, 100  # images of a mosaic
 _BROUGHT = 10_000
 
@@ -89,28 +90,26 @@ def unpack(parts: pathlib.Path) -> None:
 
 
 def speed(parts: pathlib.Path, out: pathlib.Path, small: bool) -> None:
-    """Runs benchmarks.network in a process for each config and type, since memory is a process's; keeps what is done."""
-    done = out / "speed.jsonl"
+    """Runs benchmarks.network in a process for each config and type, since memory is a process's; `parts` keeps what is done."""
+    done = parts / "speed.jsonl"
     known = done.read_text() if done.exists() else ""
     for name in CONFIGS:
         for dtype in ("bfloat16", "float32"):
-            if f'"run": "{name} {dtype}"' in known:
-                continue
-            command = [sys.executable, "-m", "benchmarks.network", f"--config={parts / name}.json", f"--dtype={dtype}"]
-            command += ["--batch=8", "--repeats=1"] if small else ["--batch=128", "--repeats=20"]
-            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            with done.open("a") as file:
-                for line in map(json.loads, printed.splitlines()):
-                    told = {"run": f"{name} {dtype}", **line, **_of_peak(line)}
-                    print(json.dumps(told), file=file)
-                    print(json.dumps(told), flush=True)
-
-
-def _of_peak(line: dict[str, Any]) -> dict[str, float]:
-    """The share of the device's peak that a program reaches, where the device is known."""
-    peak = next((rate for word, rate in PEAK.items() if word in line["device"]), math.nan)
-    flops = line["gflop_counted"] * line["images_per_s"] if "gflop_counted" in line else line["gflop_per_s"]
-    return {} if math.isnan(peak) else {"share_of_peak": round(flops * 1e9 / peak, 4)}
+            if f'"run": "{name} {dtype}"' not in known:
+                command = [
+                    sys.executable,
+                    "-m",
+                    "benchmarks.network",
+                    f"--config={parts / name}.json",
+                    f"--dtype={dtype}",
+                ]
+                command += ["--batch=8", "--repeats=1"] if small else ["--batch=128", "--repeats=20"]
+                printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+                lines = [json.dumps({"run": f"{name} {dtype}", **json.loads(line)}) for line in printed.splitlines()]
+                print(*lines, sep="\n", flush=True)
+                with done.open("a") as file:
+                    print(*lines, sep="\n", file=file)
+            shutil.copy(done, out)
 
 
 def train(parts: pathlib.Path, seconds: float, small: bool) -> None:
@@ -124,7 +123,7 @@ def train(parts: pathlib.Path, seconds: float, small: bool) -> None:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM)
             process.wait()
-    if process.returncode not in (0, 128 + signal.SIGTERM):
+    if process.returncode not in (0, 128 + signal.SIGTERM, -signal.SIGTERM):  # the last before training began
         raise SystemExit(f"training ended with exit code {process.returncode}: its last line says why")
     _main_py("--mode=status", f"--workdir={parts / 'run'}")
 
@@ -132,28 +131,47 @@ def train(parts: pathlib.Path, seconds: float, small: bool) -> None:
 def bring(parts: pathlib.Path, out: pathlib.Path, small: bool) -> None:
     """Writes the averaged weights in bfloat16 and images of the newest checkpoint."""
     import jax
-    import ml_dtypes
 
     import scoreflow_jax
     from scoreflow_jax.ode import Solver
 
     count = 40 if small else _BROUGHT
     model = scoreflow_jax.load(parts / "run", batch_size=count if small else 1000)
-    flat = {
-        jax.tree_util.keystr(path): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(model.params)[0]
-    }
-    weights = {name: leaf.astype(ml_dtypes.bfloat16).view(np.uint16) for name, leaf in flat.items()}
-    np.savez_compressed(out / "ema_bfloat16.npz", step=model.step, **weights)
+    write_weights(model.params, out / "ema_bfloat16.npz")
+    labels = np.arange(count) % max(model.num_classes, 1)
     start = time.perf_counter()
-    midpoint = model.with_solver(Solver(method="midpoint", num_steps=20))
-    images = scoreflow_jax.to_pixels(midpoint.generate(jax.random.key(0), np.arange(count) % max(model.num_classes, 1)))
+    images = scoreflow_jax.to_pixels(
+        model.with_solver(Solver(method="midpoint", num_steps=20)).generate(jax.random.key(0), labels)
+    )
     print(f"{count} images by 20 midpoint steps in {time.perf_counter() - start:.1f} s at step {model.step}")
+    few = min(count, 100)
+    adaptive = model.with_solver(Solver(rtol=1e-5, atol=1e-5)).solve_samples(jax.random.key(0), few, labels[:few])
+    print(f"{few} by Dopri5 at 1e-5: NFE {adaptive.stats.summary()['nfe_mean']:.0f}")
     for i, half in enumerate(np.array_split(images, 2)):
         file = out / f"images_{i}.npz"
         np.savez(file, shape=half.shape, images=np.frombuffer(b"".join(_sized(m) for m in _mosaics(half)), np.uint8))
     for file in sorted(out.iterdir()):
         assert file.stat().st_size < 16 * 2**20, f"{file} is too large to be brought"
+
+
+def write_weights(params: PyTree, file: pathlib.Path) -> None:
+    """A network's parameters in bfloat16, as their bits: NumPy's files do not know the type."""
+    import jax
+    import ml_dtypes
+
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    bits = {jax.tree_util.keystr(path): np.asarray(x).astype(ml_dtypes.bfloat16).view(np.uint16) for path, x in leaves}
+    np.savez_compressed(file, **bits)
+
+
+def read_weights(file: pathlib.Path, like: PyTree) -> PyTree:
+    """What `write_weights` wrote, in float32 and of the structure of `like`."""
+    import jax
+    import ml_dtypes
+
+    with np.load(file) as found:
+        stored = {name: found[name].view(ml_dtypes.bfloat16).astype(np.float32) for name in found.files}
+    return jax.tree_util.tree_map_with_path(lambda path, _: stored[jax.tree_util.keystr(path)], like)
 
 
 def look(brought: pathlib.Path, reference: str | None) -> None:

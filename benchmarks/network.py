@@ -7,7 +7,8 @@
 Everything is measured in one process, taking turns: matrix products, forward, step, and again. Prints a JSON line for each of
 the two programs and one for the products. `gflop_counted` are the operations of convolutions, dense layers and attention in the
 program before XLA optimizes it, a multiply-add being 2 (rematerialized ones count twice); `share_of_matmul_rate` is that over
-seconds, divided by the rate of products. --memory only compiles the training step and prints its own memory analysis.
+seconds, divided by the rate of products, `share_of_16_bit_peak` by what the maker of the device states for 16 bits, whatever
+type is computed in. --memory only compiles the training step and prints its own memory analysis.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import numpy as np
 
 from scoreflow_jax.command_line import load_config
 from scoreflow_jax.experiment import Experiment, build, to_plain
-from scoreflow_jax.parallel import keep_freed_memory, make_layout
+from scoreflow_jax.parallel import keep_freed_memory, make_layout, peak_flops
 from scoreflow_jax.training import compile_step, create_state, state_shapes
 
 _SIDE = 2048  # of the matrices whose product gives the machine's rate
@@ -59,7 +60,8 @@ def main() -> None:
     rate = 2 * _SIDE**3 / min(seconds["matmul"]) / 1e9
     head = {"device": f"{jax.device_count()} x {jax.devices()[0].device_kind}", "jax": jax.__version__}
     head |= {"config": experiment.name, "batch": batch, "dtype": dtype}
-    print(json.dumps({"program": "matmul", **head, "gflop_per_s": round(rate, 1), "side": _SIDE}))
+    products = {"gflop_per_s": round(rate, 1), **_of_peak(rate * 1e9), "side": _SIDE}
+    print(json.dumps({"program": "matmul", **head, **products}))
     for name, program in programs.items():
         median, best = statistics.median(seconds[name]), min(seconds[name])
         line = {
@@ -71,6 +73,7 @@ def main() -> None:
             "gflop_counted": round(program["flops"] / 1e9 / batch, 2),
             "gflop_compiled": round(program["compiled_flops"] / 1e9 / batch, 2),
             "share_of_matmul_rate": round(program["flops"] / 1e9 / median / rate, 3),
+            **_of_peak(program["flops"] / median),
             "compile_s": round(program["compile_s"], 1),
             "init_s": round(program["init_s"], 1),
             "arguments_gb": round(program["arguments"] / 1e9, 3),
@@ -78,6 +81,11 @@ def main() -> None:
             "peak_gb": round(_peak_memory(), 2),
         }
         print(json.dumps(line), flush=True)
+
+
+def _of_peak(flops_per_s: float) -> dict[str, float]:
+    peak = peak_flops(jax.devices()[0])
+    return {} if peak is None else {"share_of_16_bit_peak": round(flops_per_s / peak / jax.device_count(), 4)}
 
 
 def _memory(experiment: Experiment) -> dict[str, Any]:

@@ -48,14 +48,19 @@ def get_config(variant: str = "") -> ConfigDict:
         "half the rate": _optimizer(learning_rate=2.5e-4),
         "no clipping": _optimizer(clip_norm=0.0),
         "batch 32": {"changes": {"train": {"batch_size": 32, **_steps(images, 32)}}},
-        "shorter average": {"changes": {"train": {"ema_decay": 0.999}}},
+        "batch 32, twice the rate": {
+            "changes": {"train": {"batch_size": 32, **_steps(images, 32)}, "optimizer": {"learning_rate": 1e-3}}
+        },
+        "average of 20 steps": {"changes": {"train": {"ema_decay": 0.95}}},
         "time scale 4": {"changes": {"model": {"time_scale": 4.0}}},
         "time scale 999": {"changes": {"model": {"time_scale": 999.0}}},
         "no flips": {"changes": {"data": {"flip": False}}},
-        "float32": {"changes": {"model": {"dtype": "float32"}}},
+        "twice the rate, time scale 4": {
+            "changes": {"optimizer": {"learning_rate": 1e-3}, "model": {"time_scale": 4.0}}
+        },
     }
     if variant == "bfloat16":
-        cells = {name: cells[name] for name in ("baseline", "float32")}
+        cells = {"baseline": {}, "float32": {"changes": {"model": {"dtype": "float32"}}}}
         config.eval.generation = False  # what counts is the held-out error
     config = common.study(config, f"ablation_recipe{variant and '_' + variant}", "baseline", cells)
     config.study.seeds = (0, 1, 2) if variant == "bfloat16" else (0,)

@@ -6,10 +6,9 @@ every device or split too, and XLA puts in the sums of gradients.
 
 import ctypes
 import dataclasses
-import importlib.util
+import os
 import platform
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
 from scoreflow_jax.errors import UserError
+from scoreflow_jax.processor import computes_elsewhere
 from scoreflow_jax.typing import PyTree
 
 DATA, FSDP = "data", "fsdp"
@@ -107,8 +107,7 @@ def keep_freed_memory() -> bool:
     Small networks lose by it (the digits' forward pass a fifth: one heap for all threads). Takes effect only before JAX starts
     its threads.
     """
-    accelerated = metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu") is not None
-    if platform.libc_ver()[0] != "glibc" or accelerated:
+    if platform.libc_ver()[0] != "glibc" or computes_elsewhere(os.environ):
         return False
     library = ctypes.CDLL(None)
     # M_MMAP_MAX: nothing by mmap. M_TRIM_THRESHOLD: never shrink. M_ARENA_MAX: one heap, since others cannot hold as much.

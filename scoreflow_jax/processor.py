@@ -1,10 +1,11 @@
 """What the processor can do, and what XLA has to be told of it before JAX starts. Nothing here imports JAX."""
 
+import importlib.metadata
 import importlib.util
 import mmap
 import pathlib
 import warnings
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 ONEDNN = "--xla_cpu_experimental_onednn_custom_call=true"
 """Matrix products and convolutions by oneDNN, which has kernels in bfloat16; XLA's own on CPU compute in float32 around them."""
@@ -20,6 +21,14 @@ def has_bfloat16(cpuinfo: pathlib.Path = _CPUINFO) -> bool:
     except OSError:
         return False
     return any(_FEATURES & set(line.split()) for line in lines if line.startswith("flags"))
+
+
+def computes_elsewhere(environment: Mapping[str, str]) -> bool:
+    """Whether JAX will not compute on the processor: by JAX_PLATFORMS, else because what an accelerator takes is installed."""
+    if platforms := environment.get("JAX_PLATFORMS"):
+        return platforms.partition(",")[0].strip() != "cpu"
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    return bool(plugins) or importlib.util.find_spec("libtpu") is not None
 
 
 def xla_knows(flag: str) -> bool:
@@ -42,13 +51,18 @@ def prepare_bfloat16(environment: MutableMapping[str, str], cpuinfo: pathlib.Pat
         cpuinfo: where the system tells what the processor can do.
 
     Returns:
-        A line; None where nothing changes, as on every other processor, and with an XLA that does not know the flag (any more).
+        A line; None where nothing changes, as on every other processor, beside an accelerator, where the user has set this very
+        flag, and with an XLA that does not know it (any more).
     """
-    if not has_bfloat16(cpuinfo) or not xla_knows(ONEDNN):
+    if not has_bfloat16(cpuinfo) or computes_elsewhere(environment) or not xla_knows(ONEDNN):
         return None
-    if environment.get("XLA_FLAGS"):
-        return f"XLA_FLAGS is set, so bfloat16 is left as it is; {ONEDNN} would make it faster on this processor's CPU devices"
+    given = environment.get("XLA_FLAGS", "")
+    if ONEDNN in given or not given:
+        # XLA 0.12 fails to write oneDNN's convolutions down (std::bad_alloc): only time is lost, at the next start.
+        warnings.filterwarnings("ignore", message="Error writing persistent compilation cache entry.*bad_alloc")
+    if given:
+        known = ONEDNN.partition("=")[0] in given
+        advice = f"XLA_FLAGS is set, so bfloat16 is left as it is; {ONEDNN} would make it faster on this processor's CPU devices"
+        return None if known else advice
     environment["XLA_FLAGS"] = ONEDNN
-    # XLA 0.12 fails to write oneDNN's convolutions down (std::bad_alloc): only time is lost, at the next start.
-    warnings.filterwarnings("ignore", message="Error writing persistent compilation cache entry.*bad_alloc")
     return f"bfloat16 on this processor: XLA_FLAGS={ONEDNN} (faster from JAX 0.12 on, which then compiles anew at each start)"

@@ -269,14 +269,14 @@ FAULTS = (
     Fault(
         "a user's own flags of XLA are overwritten",
         "processor.py",
-        'if environment.get("XLA_FLAGS"):',
-        'if environment.get("XLA_FLAG"):',
+        'given = environment.get("XLA_FLAGS", "")',
+        'given = ""',
         "test_processor.py::test_flags_of_the_users_own_stay_alone",
     ),
     Fault(
         "the cool-down comes after the end",
         "training/optimizer.py",
-        "transition_begin=end - cooldown",
+        "transition_begin=end - steps",
         "transition_begin=end",
         "training/test_step.py::test_the_rate_falls_to_zero_over_the_last_steps_alone",
     ),

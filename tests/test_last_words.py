@@ -8,7 +8,14 @@ import pytest
 
 from tests.conftest import ROOT
 
-BEGIN = "import os, signal\nfrom scoreflow_jax import last_words\nlast_words.prepare('first')\nlast_words.prepare('it ended')\n"
+BEGIN = """
+import os, signal
+from scoreflow_jax import last_words
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in a shell's background has it ignored
+last_words.prepare('first')
+last_words.prepare('it ended')
+"""
 
 
 @pytest.mark.parametrize(

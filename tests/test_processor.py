@@ -1,5 +1,6 @@
 """What XLA is told of the processor before JAX starts."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -29,6 +30,64 @@ def test_flags_of_the_users_own_stay_alone(able):
     environment = {"XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}
     assert "XLA_FLAGS is set" in prepare_bfloat16(environment, able)
     assert environment == {"XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}
+
+
+def test_that_very_flag_of_the_users_is_nothing_to_speak_of(able):
+    for flag in (ONEDNN, ONEDNN.replace("true", "false")):
+        environment = {"XLA_FLAGS": f"--xla_cpu_enable_fast_math=true {flag}"}
+        assert prepare_bfloat16(environment, able) is None
+        assert environment == {"XLA_FLAGS": f"--xla_cpu_enable_fast_math=true {flag}"}
+
+
+@pytest.mark.parametrize("platforms", ["cuda", "tpu,cpu"])
+def test_nothing_changes_where_something_else_computes(able, monkeypatch, platforms):
+    environment = {"JAX_PLATFORMS": platforms}
+    assert prepare_bfloat16(environment, able) is None
+    assert "XLA_FLAGS" not in environment
+    plugin = importlib.metadata.EntryPoint("xla_cuda12", "jax_plugins.xla_cuda12", "jax_plugins")
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [plugin] * (group == "jax_plugins"))
+    assert prepare_bfloat16(environment := {}, able) is None
+    assert environment == {}
+    assert prepare_bfloat16(environment := {"JAX_PLATFORMS": "cpu"}, able) is not None
+    assert environment["XLA_FLAGS"] == ONEDNN
+
+
+COMMAND = """
+import os, pathlib, sys
+from scoreflow_jax import command_line, processor
+
+def prepare(environment):
+    print("before JAX" if "jax" not in sys.modules else "after JAX")
+    return processor.prepare_bfloat16(environment, pathlib.Path(sys.argv[1]))
+
+command_line.prepare_bfloat16 = prepare
+try:
+    command_line.main(["main.py", *sys.argv[2:]])
+finally:
+    print("XLA_FLAGS:", os.environ.get("XLA_FLAGS"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "dtype", "told"), [("train", "bfloat16", True), ("train", "float32", False), ("sample", "bfloat16", False)]
+)
+def test_training_in_bfloat16_alone_sets_it_and_before_jax_starts(able, tmp_path, mode, dtype, told):
+    """The command ends at its data, which are not there, but has begun by then."""
+    arguments = ["--config=configs/cifar10_small.py:smoke", f"--mode={mode}", f"--config.model.dtype={dtype}"]
+    arguments += [
+        f"--workdir={tmp_path / 'run'}",
+        "--config.data.source=arrays",
+        f"--config.data.path={tmp_path / 'no.npz'}",
+    ]
+    ended = subprocess.run(
+        [sys.executable, "-c", COMMAND, str(able), *arguments],
+        env={name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")},
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert ("before JAX" in lines) == any("bfloat16 on this processor" in line for line in lines) == told
+    assert lines[-1] == f"XLA_FLAGS: {ONEDNN if told else None}"
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,8 @@ def _config(experiment: Experiment, pairs: pathlib.Path, name: str, *, student: 
     config["name"] = f"{config['name']}_reflow_{name}"
     config["data"]["pairs"] = str(pairs)
     config["train"].update(num_steps=settings.num_steps, coupling="independent")
-    config["optimizer"]["warmup_steps"] = min(config["optimizer"]["warmup_steps"], settings.num_steps // 10)
+    for section, field in (("optimizer", "warmup_steps"), ("train", "cooldown_steps")):
+        config[section][field] = min(config[section][field], settings.num_steps // 10)
     if student:
         weights = {"lpips_backbone": settings.lpips_backbone, "lpips_heads": settings.lpips_heads}
         config["objective"] = {"name": "distillation", "distance": settings.distance, **weights}

@@ -1,8 +1,8 @@
 """Adam as score_sde and rectified flow run it."""
 
-from collections.abc import Callable
 from typing import Any
 
+import jax
 import optax
 
 from scoreflow_jax.typing import PyTree
@@ -36,19 +36,25 @@ def make_optimizer(
     if warmup_steps < 0 or clip_norm < 0:
         raise ValueError(f"warmup_steps and clip_norm are {warmup_steps} and {clip_norm}, expected at least 0")
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    rate = _rate(learning_rate, warmup_steps, *cooldown)
-    return optax.chain(clip, optax.adam(rate, b1=b1, b2=b2, eps=epsilon))
+    rate = optax.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else learning_rate
+    return _cooled(optax.chain(clip, optax.adam(rate, b1=b1, b2=b2, eps=epsilon)), *cooldown)
 
 
-def _rate(rate: float, warmup: int, end: int, cooldown: int) -> float | Callable[[Any], Any]:
-    """By the number of updates already made. Without cool-down it does not know the end, so that a run can be made longer."""
-    if not (warmup or cooldown):
-        return rate
-    up = optax.linear_schedule(0.0, rate, warmup) if warmup else optax.constant_schedule(rate)
-    if not cooldown:
-        return up
-    down = optax.linear_schedule(1.0, 0.0, cooldown, transition_begin=end - cooldown)
-    return lambda count: up(count) * down(count)
+def _cooled(optimizer: optax.GradientTransformation, end: int, steps: int) -> optax.GradientTransformation:
+    """The optimizer with updates that fall to 0 at the end.
+
+    Its state is the same, so any run can take up a cool-down; without one nothing knows the end, so a run can be made longer.
+    """
+    if not steps:
+        return optimizer
+    down = optax.linear_schedule(1.0, 0.0, steps, transition_begin=end - steps)
+
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
+        left = down(state[1][0].count)  # Adam's, after the clipping: of updates already made
+        updates, state = optimizer.update(updates, state, params)
+        return jax.tree.map(lambda u: left * u, updates), state
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 def scale_update(optimizer: optax.GradientTransformation, name: str, rate: float) -> optax.GradientTransformation:

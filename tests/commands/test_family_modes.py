@@ -1,6 +1,7 @@
 """reflow and study on toy points and tiny digits; every system end to end; samplers in the commands."""
 
 import json
+import pathlib
 import shutil
 
 import jax
@@ -173,6 +174,13 @@ def flow(tmp_path_factory):
     train.run_command(experiment, workdir)
     reflow.run_command(experiment, workdir)
     return experiment, workdir
+
+
+def test_a_stage_warms_up_and_cools_down_in_a_tenth_of_its_own_steps_at_most():
+    changes = {"train": {"cooldown_steps": 350}, "optimizer": {"warmup_steps": 10}}
+    stage = reflow._config(toy("rectified_flow", changes=changes), pathlib.Path("pairs"), "1", student=False)
+    assert (stage["train"]["num_steps"], stage["train"]["cooldown_steps"]) == (300, 30)
+    assert stage["optimizer"]["warmup_steps"] == 10
 
 
 def test_reflow_straightens_and_one_step_becomes_enough(flow):

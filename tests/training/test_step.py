@@ -123,15 +123,19 @@ def test_optimizer_warms_up_clips_and_is_adam():
         np.testing.assert_allclose(updates, expected, rtol=1e-4, atol=1e-9)
 
 
-def test_the_rate_falls_to_zero_over_the_last_steps_alone():
+@pytest.mark.parametrize("warmup_steps", [0, 2])
+def test_the_rate_falls_to_zero_over_the_last_steps_alone(warmup_steps):
     """Adam without memory moves by the rate itself, whatever the gradient; a state without cool-down goes on with one."""
-    settings = {"learning_rate": 0.1, "b1": 0.0, "b2": 0.0, "epsilon": 1e-12, "warmup_steps": 2, "clip_norm": 0.0}
+    settings = {"learning_rate": 0.1, "b1": 0.0, "b2": 0.0, "epsilon": 1e-12, "clip_norm": 0.0}
+    settings["warmup_steps"] = warmup_steps
     without, with_it = (make_optimizer((10, n), **settings) for n in (0, 4))
     state, moved = without.init(jnp.zeros(())), []
+    assert jax.tree.structure(state) == jax.tree.structure(with_it.init(jnp.zeros(())))
     for n in range(10):
         update, state = (without if n < 5 else with_it).update(jnp.asarray(3.0), state, jnp.zeros(()))
         moved.append(-float(update))
-    np.testing.assert_allclose(moved, 0.1 * np.array([0, 0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]), rtol=1e-5)
+    up = [0, 0.5] if warmup_steps else [1, 1]
+    np.testing.assert_allclose(moved, 0.1 * np.array([*up, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]), rtol=1e-5)
 
 
 def test_one_device_and_four_agree():
