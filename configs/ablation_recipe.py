@@ -45,7 +45,6 @@ def get_config(variant: str = "") -> ConfigDict:
         "uniform times": _times("uniform"),
         "p = 1, uniform times": {"changes": {**_times("uniform")["changes"], "objective": _weighted(1.0)}},
         "twice the rate": _optimizer(learning_rate=1e-3),
-        "half the rate": _optimizer(learning_rate=2.5e-4),
         "no clipping": _optimizer(clip_norm=0.0),
         "batch 32": {"changes": {"train": {"batch_size": 32, **_steps(images, 32)}}},
         "batch 32, twice the rate": {

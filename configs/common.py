@@ -174,7 +174,7 @@ def ddpmpp() -> ConfigDict:
             "centered": True,  # False: the network maps [0, 1] to [-1, 1] itself, as score_sde's VE networks
             "patch": 1,  # 2, 4: patches of so many pixels each way folded into channels; heights above are then the folded ones
             "remat_resolutions": (),  # heights at which to recompute activations in the backward pass, to save memory
-            "dtype": "float32",  # of training's computation; bfloat16 on accelerators
+            "dtype": "float32",  # of training's computation; bfloat16 on accelerators and processors that have it
         }
     )
 
@@ -646,7 +646,7 @@ def variant(config: ConfigDict, name: str) -> ConfigDict:
         config.model.update(width=16, num_blocks=1)
     else:
         config.model.update(base_channels=8, channel_multipliers=(1, 1), num_blocks=1)
-    config.model.dtype = "float32"  # CPUs, where such runs belong, emulate bfloat16
+    config.model.dtype = "float32"  # most CPUs, where such runs belong, emulate bfloat16
     height, *_, channels = config.data.shape or (0, 0)
     if height > 32:  # so shallow a network would have attention over 16,384 pixels in the middle of 256x256 images
         config.data.shape = (32, 32, channels)

@@ -319,6 +319,7 @@ def set_up_process(*, in_bfloat16: bool = False) -> None:
     """Quiets libraries' chatter and turns on JAX's compilation cache: the second start of a command compiles nothing.
 
     The cache lies in $JAX_COMPILATION_CACHE_DIR, else in $XDG_CACHE_HOME/scoreflow_jax, else in ~/.cache/scoreflow_jax.
+    What trains in bfloat16 on a processor is compiled anew at each start: XLA cannot write such programs down.
 
     Args:
         in_bfloat16: whether it is to train in bfloat16, for which XLA has to be told on some processors before JAX starts.
