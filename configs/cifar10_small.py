@@ -1,9 +1,9 @@
 """CIFAR-10 on a laptop: 5,462,284 parameters on folded images, class-conditional, in bfloat16.
 
 Command     python main.py --config=configs/cifar10_small.py --mode=train
-Hardware    2 CPU cores with bfloat16 of their own: 88 images/s when idle, 19 hours for 6 million images. Computed, not measured:
+Hardware    2 CPU cores with bfloat16 of their own: 99 images/s when idle, 17 hours for 6 million images. Computed, not measured:
             a step is 1.9 GFLOP an image, so a GPU of 1,000 TFLOP/s makes 6 million in 20 minutes at a hundredth of that rate
-Expect      loss 0.234 after 50,000 images (mean of 300 steps), 0.187 after 100,000, 0.170 after 200,000, 0.165 after 300,000,
+Expect      loss 0.234 after 51,000 images (mean of 300 steps), 0.187 after 100,000, 0.170 after 200,000, 0.165 after 300,000,
             0.159 after 500,000, 0.155 after 1,000,000; FID of 2,500 images to the test split, in 20 midpoint steps, 138 after
             100,000, 86 after 300,000 and 71 after 500,000 (docs/results.md)
 Data        as configs/cifar10.py

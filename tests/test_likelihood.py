@@ -64,8 +64,11 @@ def test_several_probes_give_each_the_estimate_that_it_gives_alone(count):
     np.testing.assert_allclose(together, np.einsum("bki,bij,bkj->bk", e, jacobian, e), rtol=1e-4, atol=1e-4)
 
 
-def test_divergence_of_the_network_is_the_trace_of_its_jacobian():
-    network = NCSNpp(base_channels=8, channel_multipliers=(1,), num_blocks=1, attention_resolutions=(), num_classes=3)
+@pytest.mark.parametrize("patch", [1, 2])
+def test_divergence_of_the_network_is_the_trace_of_its_jacobian(patch):
+    network = NCSNpp(
+        base_channels=8, channel_multipliers=(1,), num_blocks=1, attention_resolutions=(), num_classes=3, patch=patch
+    )
     params = init_parameters(network, jax.random.key(0), (4, 4, 1))
     # The output layer starts near 0; a network of nothing would pass any test.
     params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), params)
