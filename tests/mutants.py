@@ -274,6 +274,20 @@ FAULTS = (
         "test_processor.py::test_flags_of_the_users_own_stay_alone",
     ),
     Fault(
+        "a processor's flag is set beside an accelerator",
+        "processor.py",
+        "if not has_bfloat16(cpuinfo) or computes_elsewhere(environment) or",
+        "if not has_bfloat16(cpuinfo) or",
+        "test_processor.py::test_nothing_changes_where_something_else_computes",
+    ),
+    Fault(
+        "XLA's flag for bfloat16 is set by every mode",
+        "command_line.py",
+        "in_bfloat16=mode in TRAINING and config",
+        "in_bfloat16=config",
+        "test_processor.py::test_training_in_bfloat16_alone_sets_it_and_before_jax_starts",
+    ),
+    Fault(
         "the cool-down comes after the end",
         "training/optimizer.py",
         "transition_begin=end - steps",
