@@ -81,7 +81,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     """Writes figures/{figure3.png, figure4.png, figure5.png, figure6.png, report.json}, as many as the model can have."""
     _check(experiment)
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.figures.batch_size)
-    folder = workdirs.out_folder(workdir / "figures", out)
+    folder = workdirs.out_folder("figures", workdir / "figures", out)
     case = _Case(model, workdirs.class_names(experiment, workdir))
     left_out = _left_out(experiment)
     for why in dict.fromkeys(left_out.values()):

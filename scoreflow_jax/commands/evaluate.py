@@ -72,7 +72,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     if not chosen:
         raise UserError(f"every part of the evaluation is off: switch one on, config.eval.{', '.join(PARTS)}")
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.eval.batch_size)
-    folder = workdirs.out_folder(workdir / "eval" / str(model.step), out)
+    folder = workdirs.out_folder("eval", workdir / "eval" / str(model.step), out)
     data = Data(model.experiment)
     for split in ("train", "test"):
         data.source(split)

@@ -23,7 +23,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     """Writes sample/{samples.npz, grid.png, report.json}."""
     settings = experiment.sample
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size, with_data=False)
-    folder = workdirs.out_folder(workdir / "sample", out)
+    folder = workdirs.out_folder("sample", workdir / "sample", out)
     labels = balanced_labels(settings.num_images, settings.labels or tuple(range(experiment.num_classes)))
     key = jax.random.key(settings.seed)
     if settings.likelihood and settings.guidance != 1.0:

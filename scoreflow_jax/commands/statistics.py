@@ -19,7 +19,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     measurement: CIFAR-10's is published.
     """
     data = Data(experiment)
-    folder = workdirs.out_folder(workdir / "statistics", out)
+    folder = workdirs.out_folder("statistics", workdir / "statistics", out)
     splits = {split: data.statistics(split) for split in ("train", "test")}
     for split, statistics in splits.items():
         if statistics.gaussian is not None:

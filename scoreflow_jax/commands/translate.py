@@ -29,7 +29,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     if not experiment.conditional:
         raise UserError("an unconditional model cannot translate: it has no classes. Use a conditional config")
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)
-    folder = workdirs.out_folder(workdir / "translate", out)
+    folder = workdirs.out_folder("translate", workdir / "translate", out)
     experiment = model.experiment
     job, names, taken = _job(experiment, workdir)
     times = np.linspace(0.0, 1.0, settings.num_times)

@@ -224,18 +224,30 @@ def _lock(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def out_folder(default: pathlib.Path, given: str | None) -> pathlib.Path:
+def out_folder(mode: str, default: pathlib.Path, given: str | None) -> pathlib.Path:
     """Where a mode writes, found to be writable before it computes.
 
     Args:
+        mode: of the command line.
         default: in the workdir.
         given: by --out, in its place.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written, or holds the report of another mode, over which this one's would be written.
     """
     folder = default if given is None else user_path(given)
+    report = folder / "report.json"
+    if given is not None and report.exists() and _mode_of(report) != mode:
+        raise UserError(f"{report} is not of --mode={mode}, which would write over it: give --out another folder")
     return writable_folder(folder, "--out") if files.writing() else folder
+
+
+def _mode_of(report: pathlib.Path) -> str | None:
+    """Of which mode a report is; None where it is none of ours."""
+    try:
+        return sums.read_object(report)[0].get("mode")
+    except sums.Damaged:
+        return None
 
 
 def of_run(experiment: Experiment, workdir: pathlib.Path) -> Experiment:

@@ -7,6 +7,7 @@ from PIL import Image
 
 import scoreflow_jax
 from scoreflow_jax.commands import interpolate, sample, train, translate
+from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.errors import UserError
 from tests.commands.runs import experiment_of, report
 
@@ -137,3 +138,18 @@ def test_damaged_config_is_named(tmp_path):
         scoreflow_jax.load(tmp_path)
     with pytest.raises(UserError, match="holds no run"):
         scoreflow_jax.load(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("text", ['{"mode": "eval"}', '{"a": 1}', '{"mode": "sam', "[]"])
+def test_out_does_not_write_over_another_modes_report(tmp_path, text):
+    """Nor over a file of that name that is none; a mode's own is made anew, and in the workdir each has its folder."""
+    report = tmp_path / "report.json"
+    report.write_text(text)
+    with pytest.raises(
+        UserError, match="report.json is not of --mode=sample, which would write over it: give --out another"
+    ):
+        workdirs.out_folder("sample", tmp_path / "run", str(tmp_path))
+    assert report.read_text() == text
+    report.write_text('{"mode": "sample"}')
+    assert workdirs.out_folder("sample", tmp_path / "run", str(tmp_path)) == tmp_path
+    assert workdirs.out_folder("sample", tmp_path / "run" / "sample", None) == tmp_path / "run" / "sample"
