@@ -3,9 +3,9 @@
 Command     python main.py --config=configs/ablation_recipe.py --mode=study
             (stopped, it goes on; without tensorflow-datasets: --config.data.source=arrays --config.data.path=FILE.npz)
 Hardware    a laptop: 2 CPU cores, under 3 GB
-Time        9 minutes a row and seed on 2 idle cores with bfloat16 of their own; the full form some five hours (not run)
-Expect      KID 0.384 of the baseline, 0.347 at twice the rate, 0.415 at half, 0.317 with batches of 32, 0.377 at time scale 4, 0.395
-            with uniform times, 0.440 with later ones, 0.441 with p = 1; the table is in docs/results.md
+Time        9 minutes a row and seed on 2 idle cores with bfloat16 of their own; the full form some six hours (not run)
+Expect      KID 0.384 of the baseline, 0.347 at twice the rate, 0.415 at half, 0.317 with batches of 32, 0.377 at time scale 4,
+            0.395 with uniform times, 0.440 with later ones, 0.441 with p = 1; the table is in docs/results.md
 Variants    configs/ablation_recipe.py:full        100,000 images in place of 20,000
             configs/ablation_recipe.py:bfloat16    that type against float32 alone: 500 steps of 16 images, three seeds
 
