@@ -80,9 +80,8 @@ def _stored(workdir: pathlib.Path) -> list[_Stored]:
             elif each in (FACTS, ABOUT) or (evaluated and each == "report.json") or _is_measured(folder / each):
                 found.append(_Stored("JSON", folder / each))
             elif each in ("config.json", "report.json", "study.json", "diagnosis.json", "import.json"):
-                found.append(
-                    _Stored("JSON", folder / each, has_sum=False)
-                )  # nothing is computed from it, or it is edited
+                # Nothing is computed from it, or it is a file to edit.
+                found.append(_Stored("JSON", folder / each, has_sum=False))
             elif each == "metrics.jsonl":
                 found.append(_Stored("records", folder / each))
     return found
