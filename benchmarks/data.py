@@ -25,7 +25,7 @@ from PIL import Image
 from scoreflow_jax.data import DataSource, DataSpec, open_source
 from scoreflow_jax.data.packed import Packed, write_pack
 from scoreflow_jax.data.pipeline import train_batches
-from scoreflow_jax.settings import DataSettings
+from scoreflow_jax.settings.data import DataSettings
 
 _LINKS = 50_000  # of a file; ext4 allows 65,000
 

@@ -20,6 +20,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import common, ddpm, interpolant, sub_vp, ve, vp
+from scoreflow_jax.sections import new_section
 
 DECIDES = {
     "the path's weight": ("ScoreFlow, p = 1", "rectified flow, p = 2", "frechet_distance"),
@@ -44,7 +45,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config = common.digits_study(variant == "full")
     steps, images, pairs = _SIZES[variant]
     config.train.update(num_steps=steps, checkpoint_every=steps, log_every=steps // 4)
-    config.eval.update(num_images=images, first_images=_SLOW, residual=False, likelihood_images=images // 5)
+    config.eval.update(
+        generation={"images": images, "first_images": _SLOW},
+        residual={"on": False},
+        likelihood={"images": images // 5},
+    )
     config.reflow.update(num_pairs=pairs, shard_size=1000, num_steps=steps, distill_steps=1, rounds=2)
     cells = {
         "ScoreFlow, p = 1": _weighted(1.0),
@@ -53,13 +58,13 @@ def get_config(variant: str = "") -> ConfigDict:
         "2-rectified, one Euler step": {
             "of": "rectified flow, p = 2",
             "stage": "2",
-            "changes": {"solver": {"method": "euler", "num_steps": 1}, "eval": {"likelihood": "none"}},
+            "changes": {"solver": {"method": "euler", "num_steps": 1}, "eval": {"likelihood": {"by": "none"}}},
             "why": {"bits_per_dim": "as 2-rectified flow"},
         },
         "distilled to one step (l2)": {
             "of": "rectified flow, p = 2",
             "stage": "2_distilled",
-            "changes": {"eval": {"likelihood": "none"}},
+            "changes": {"eval": {"likelihood": {"by": "none"}}},
             "why": {"bits_per_dim": "no ODE: trained at t = 0 alone"},
         },
         "optimal-transport coupling": {
@@ -71,7 +76,7 @@ def get_config(variant: str = "") -> ConfigDict:
         **_sde("DDPM", ddpm.get_config("digits"), "ancestral"),
         "DDPM, DDIM in 50 steps": {
             "of": "DDPM, ODE",
-            "changes": {"sampler": {"name": "ddim", "num_steps": 50}, "eval": {"likelihood": "none"}},
+            "changes": {"sampler": {"name": "ddim", "num_steps": 50}, "eval": {"likelihood": {"by": "none"}}},
             "why": {"bits_per_dim": "no density: a discrete chain"},
         },
         "interpolant, trigonometric": _interpolant("trigonometric"),
@@ -87,7 +92,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "decide":
         cells = {name: cells[name] for name in dict.fromkeys(row for c in DECIDES.values() for row in c[:2])}
         config.solver.update(rtol=1e-3, atol=1e-3)
-        config.eval.update(likelihood="none", straightness=False, first_images=0)
+        config.eval.update(likelihood={"by": "none"}, straightness={"on": False}, generation={"first_images": 0})
         config.reflow.distill_steps = 0
     config = common.study(config, f"comparison{variant and '_' + variant}", "rectified flow, p = 2", cells, DECIDES)
     if variant == "decide":
@@ -100,11 +105,11 @@ def _weighted(p: float) -> dict[str, Any]:
 
 
 def _sampler(name: str, steps: int, **fields: Any) -> dict[str, Any]:
-    return {**common.sampler().to_dict(), "name": name, "num_steps": steps, **fields}
+    return {**new_section("sampler"), "name": name, "num_steps": steps, **fields}
 
 
 def _slow() -> dict[str, Any]:
-    return {"num_images": _SLOW, "batch_size": _SLOW, "likelihood": "none"}
+    return {"generation": {"images": _SLOW}, "batch_size": _SLOW, "likelihood": {"by": "none"}}
 
 
 def _sde(name: str, config: ConfigDict, sampler: str) -> dict[str, Any]:

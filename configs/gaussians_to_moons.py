@@ -25,6 +25,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.objective = common.path_constrained(weight_exponent=2.0)
     common.between(config, name="gaussians")
     config.train.coupling = "optimal_transport"
-    config.eval.likelihood = "none"
+    config.eval.likelihood.by = "none"
     config.translate.update(num_images=1000, batch_size=1000, shown=40)
     return common.variant(config, variant)

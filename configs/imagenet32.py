@@ -21,5 +21,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config = common.base("imagenet32")
     config.data.update(name="imagenet_resized/32x32", test_split="validation", num_classes=1000, dequantize=True)
     config.model.update(conditional=False, dropout=0.0)
-    config.eval.likelihood = "ode"
+    config.eval.likelihood.by = "ode"
     return common.variant(config, variant)

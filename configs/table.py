@@ -37,6 +37,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.translate.update(num_images=500, batch_size=500, shown=200)
     config.interpolate.update(batch_size=500)
     # Features are the coordinates themselves; the divergence of so few is exact at little cost.
-    config.eval.update(extractor="pixels", num_images=5000, batch_size=1000, num_reconstructions=1000)
-    config.eval.update(likelihood="ode", likelihood_images=5000, likelihood_probe="exact")
+    config.eval.update(
+        extractor="pixels",
+        batch_size=1000,
+        generation={"images": 5000},
+        reversibility={"images": 1000},
+        likelihood={"by": "ode", "images": 5000, "probe": "exact"},
+    )
     return common.variant(config, variant)

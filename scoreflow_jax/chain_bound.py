@@ -12,6 +12,7 @@ images knows nothing of levels, and to tell it where in a cell they lie would be
 """
 
 import math
+import typing
 from typing import NamedTuple
 
 import jax
@@ -22,7 +23,8 @@ from scoreflow_jax.ode import Solution
 from scoreflow_jax.paths import AffinePath, DDPMPath
 from scoreflow_jax.paths.base import per_example
 from scoreflow_jax.randomness import key_of
-from scoreflow_jax.sampling.stochastic import VARIANCES, Keys, Predictor
+from scoreflow_jax.sampling.stochastic import Keys, Predictor
+from scoreflow_jax.settings.solve import Variance
 from scoreflow_jax.typing import Condition, PerExample, State
 
 
@@ -66,7 +68,7 @@ def chain_bound(
         condition: of each example.
         keys: of `sampling.sample_keys`.
         cells: of the levels.
-        variance: a name in `sampling.stochastic.VARIANCES`.
+        variance: a name in `settings.solve.Variance`.
         num_calls: network calls of all replicates together: each makes the last step and so many of the N - 1 others, one in each
             of equal parts of the chain; None: all of them.
         replicates: bounds estimated independently.
@@ -80,8 +82,8 @@ def chain_bound(
     steps = path.num_scales
     num_calls = steps * replicates if num_calls is None else num_calls
     drawn = num_calls // replicates - 1
-    if variance not in VARIANCES:
-        raise ValueError(f"variance is {variance!r}, expected one of {', '.join(VARIANCES)}")
+    if variance not in (known := typing.get_args(Variance)):
+        raise ValueError(f"variance is {variance!r}, expected one of {', '.join(known)}")
     if num_calls % replicates or not 1 <= drawn < steps:
         raise ValueError(
             f"num_calls is {num_calls}, expected 2 to {steps} for each of the {replicates} replicates, the same for all"

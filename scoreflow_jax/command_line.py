@@ -1,11 +1,10 @@
 """From the command line to one command: parses flags, and turns every mistake into one line and exit code 2.
 
-Flags and configs in Python are absl's and ml_collections'. Their own complaints run to 41 lines for an unknown field, so names
-are checked here first, and what they still raise is cut to a line. Configs in JSON need neither (config_files.py).
+A config is a Python file with get_config, which needs ml_collections, or a run's config.json, which needs nothing; either becomes
+plain data at once, and changes of its fields are read by the types that `sections.SECTIONS` states (plain_config.py).
 """
 
 import contextlib
-import difflib
 import errno
 import importlib
 import importlib.util
@@ -13,19 +12,21 @@ import io
 import os
 import pathlib
 import sys
+import textwrap
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from absl import app, flags
+from absl import app
 
-from scoreflow_jax import __version__, config_files
+from scoreflow_jax import __version__, plain_config
 from scoreflow_jax.commands import ALONE, FLAGS, MODES, OPTIONS, TRAINING, WITHOUT_DEVICES, WITHOUT_EXPERIMENT
-from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax.errors import UserError, first_line, nearest
 from scoreflow_jax.processor import prepare_bfloat16
 from scoreflow_jax.progress import peak_memory
-from scoreflow_jax.settings import PROCESS_FLAGS, Config
+from scoreflow_jax.sections import SECTIONS, help_of
+from scoreflow_jax.settings import PROCESS_FLAGS
 from scoreflow_jax.terminal import outlive_readers
 from scoreflow_jax.user_paths import user_path
 
@@ -49,8 +50,7 @@ flags:
   --config     a file of configs/, default {config}; with :smoke a tiny variant that runs in seconds. Or the config.json
                of a run, to repeat it in another workdir
   --workdir    where the run lives, default runs/<name of the config>
-  --config.SECTION.FIELD=VALUE    changes one field, for example --config.train.num_steps=1000; the fields of an experiment
-               stand in its file and in configs/common.py, each with a line on what it does
+  --config.SECTION.FIELD=VALUE    changes one field, for example --config.train.num_steps=1000
   --out        of --mode=pack: the folder to write; of --mode=config: the file. Of other modes the folder to write in place of
                the workdir's, which is then only read:
                {out}
@@ -60,7 +60,9 @@ flags:
   --coordinator=HOST:PORT --num_processes=N --process_id=I
                this is process I of N, 0 to N-1, and HOST:PORT is process 0's; needed only where neither Slurm, Open MPI nor a
                TPU pod says so
-  --help       this text
+  --help       this text; --help=SECTION or --help=SECTION.FIELD, such as --help=train, --help=eval.straightness or
+               --help=path.vp: fields with their defaults, what they may be and what they mean. Sections are
+{sections}
 
 exit codes: 0 done; 2 something to put right, said in one line; 130 and 143 stopped by SIGINT and SIGTERM, training after it has
 saved, 129 by the loss of its terminal; 75 another process of the run was lost; 1 an error of the program. After 129, 130, 143 and
@@ -82,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     except UserError as error:
         sys.exit(_complain(error))
     if mode == "help":
-        print(usage())
+        print(more["text"])
         sys.exit(0)
     # absl's own handler would print a usage text and a traceback; all that a user can put right is a UserError.
     app.run(lambda _: sys.exit(_run(mode, config, workdir, more, peers)), argv=arguments[:1])
@@ -92,10 +94,11 @@ def usage() -> str:
     """The text of --help."""
     modes = "\n".join(f"  {name:15s} {description}" for name, (_, description) in MODES.items())
     out = ", ".join(mode for mode, names in OPTIONS.items() if "out" in names)
-    return _USAGE.format(modes=modes, config=DEFAULT_CONFIG, out=out)
+    sections = textwrap.indent(textwrap.fill(", ".join(SECTIONS), 105), " " * 15)
+    return _USAGE.format(modes=modes, config=DEFAULT_CONFIG, out=out, sections=sections)
 
 
-def parse(argv: list[str]) -> tuple[str, Config, pathlib.Path, dict[str, str]]:
+def parse(argv: list[str]) -> tuple[str, dict[str, Any], pathlib.Path, dict[str, str]]:
     """Returns the mode, the config with its overrides, the workdir, and the flags of that mode alone.
 
     Raises:
@@ -103,10 +106,10 @@ def parse(argv: list[str]) -> tuple[str, Config, pathlib.Path, dict[str, str]]:
     """
     given = _given(argv[1:])
     if "help" in given:
-        return "help", {}, pathlib.Path(), {}
+        return "help", {}, pathlib.Path(), {"text": help_of(given["help"]) if given["help"] else usage()}
     mode = given.get("mode")
     if mode not in MODES:
-        got = "no --mode" if mode is None else f"unknown mode {mode!r}{_nearest(mode, MODES)}"
+        got = "no --mode" if mode is None else f"unknown mode {mode!r}{nearest(mode, MODES)}"
         raise UserError(f"{got}; expected --mode={'|'.join(MODES)}. --help says what they do")
     _check_own_flags(mode, given)
     if mode in ALONE and any(name in given for name in PROCESS_FLAGS):
@@ -116,16 +119,9 @@ def parse(argv: list[str]) -> tuple[str, Config, pathlib.Path, dict[str, str]]:
     more = {name: given[name] for name in (*FLAGS.get(mode, ()), *OPTIONS.get(mode, ())) if name in given}
     if mode in WITHOUT_EXPERIMENT and "workdir" in given and "config" not in given:
         return mode, {}, user_path(given["workdir"]), more
-    config: Any = load_config(file)
-    if isinstance(config, dict):
-        _check_fields(overrides, list(config_files.fields(config)), file)
-        config = config_files.changed(config, overrides)
-    else:
-        _check_fields(overrides, list(_dotted(config)), file)
-        old, config = config, _apply(overrides, file)
-        with config.ignore_type():
-            for section, field in config_files.left_behind(old, overrides):
-                config[section][field] = None
+    config = load_config(file)
+    _check_fields(overrides, plain_config.known_names(config), file)
+    config = plain_config.changed(config, overrides)
     return mode, config, user_path(given.get("workdir", f"runs/{config['name']}")), more
 
 
@@ -148,11 +144,14 @@ def _given(arguments: list[str]) -> dict[str, str]:
         if argument in ("-h", "-help", "--help", "--helpfull", "--helpshort"):
             given["help"] = ""
             continue
+        if argument.startswith("--help="):
+            given["help"] = argument.partition("=")[2].removeprefix("config.")
+            continue
         if not argument.startswith("--"):
             raise UserError(f"unexpected argument {argument!r}; expected flags such as --mode=train")
         name, equals, value = argument[2:].partition("=")
         if name not in _FLAGS and not name.startswith("config."):
-            hint = _nearest(name, _FLAGS) or ". Fields of the config are --config.SECTION.FIELD=VALUE"
+            hint = nearest(name, _FLAGS) or ". Fields of the config are --config.SECTION.FIELD=VALUE"
             raise UserError(f"unknown flag --{name}{hint}; expected --{', --'.join(_FLAGS[:-1])} or --help")
         if name in _SWITCHES:
             if equals:
@@ -167,19 +166,19 @@ def _given(arguments: list[str]) -> dict[str, str]:
     return given
 
 
-def load_config(file: str) -> Config:
-    """Loads `path.py` or `path.py:variant` as a ConfigDict, or `path.json` as a plain dict.
+def load_config(file: str) -> dict[str, Any]:
+    """Loads `path.py`, `path.py:variant` or `path.json` as plain data in today's form.
 
     Raises:
         UserError: no such file, one without a usable get_config, or ml_collections missing.
     """
-    if config_files.is_json(file):
-        return config_files.read_json(file)
+    if plain_config.is_json(file):
+        return plain_config.read_json(file)
     path, _, variant = file.partition(":")
     if not user_path(path).is_file():
         known = sorted(str(p) for p in pathlib.Path("configs").glob("*.py") if p.stem not in ("__init__", "common"))
         raise UserError(
-            f"no config file {path}{_nearest(path, known)}; expected one of {', '.join(known) or 'configs/'}"
+            f"no config file {path}{nearest(path, known)}; expected one of {', '.join(known) or 'configs/'}"
         )
     if importlib.util.find_spec("ml_collections") is None:
         raise UserError(
@@ -192,7 +191,7 @@ def load_config(file: str) -> Config:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        return module.get_config(variant)
+        return plain_config.to_plain(module.get_config(variant))
     except Exception as error:
         raise UserError(f"cannot load {file} ({type(error).__name__}: {first_line(error)})") from error
 
@@ -204,49 +203,10 @@ def _check_fields(names: Iterable[str], known: list[str], file: str) -> None:
                 raise UserError(
                     f"config.{name} is a section; expected one of its fields, as --config.{name}.FIELD=VALUE"
                 )
-            raise UserError(f"unknown config field {name!r} in {file}{_nearest(name, known)}")
+            raise UserError(f"unknown config field {name!r} in {file}{nearest(name, known)}")
 
 
-def _dotted(config: Any, prefix: str = "") -> Iterable[str]:
-    from ml_collections import ConfigDict
-
-    for key in config:
-        value = config.get_ref(key).get()
-        if isinstance(value, ConfigDict):
-            yield from _dotted(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean x?", by likeness of the whole name and then of its last part; empty where nothing is alike."""
-    known = list(known)
-    found = difflib.get_close_matches(name, known, n=1)
-    if not found:
-        last = name.rsplit(".", 1)[-1]
-        tails = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
-        found = [tails[t] for t in difflib.get_close_matches(last, tails, n=1)]
-    return f"; did you mean {found[0]}?" if found else ""
-
-
-def _apply(overrides: Mapping[str, str], file: str) -> Any:
-    """Has ml_collections convert and apply the overrides. It finds them in sys.argv, and only there."""
-    from ml_collections import config_flags
-
-    values = flags.FlagValues()
-    argv = ["main.py", *(f"--config.{name}={value}" for name, value in overrides.items())]
-    saved, sys.argv = sys.argv, argv
-    try:
-        holder = config_flags.DEFINE_config_file("config", str(user_path(file)), flag_values=values)
-        values(argv)
-        return holder.value
-    except (flags.Error, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{first_line(error)}; expected a value of the field's own type, see {file}") from error
-    finally:
-        sys.argv = saved
-
-
-def _run(mode: str, config: Config, workdir: pathlib.Path, more: dict[str, str], peers: dict[str, str]) -> int:
+def _run(mode: str, config: dict[str, Any], workdir: pathlib.Path, more: dict[str, str], peers: dict[str, str]) -> int:
     """Imports the mode's module, runs it and says how long it took; returns the exit code."""
     start = time.perf_counter()
     set_up_process(in_bfloat16=mode in TRAINING and config["model"].get("dtype") == "bfloat16")

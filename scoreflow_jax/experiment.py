@@ -1,54 +1,45 @@
-"""From a config to built objects. The only module that reads config fields.
+"""From a config to built objects. The only module that reads a config's sections.
 
-A section's fields are the arguments of what it builds, so the constructors are the schema: a field that they do not take is
-refused by name, and so is a value that they do not accept.
+Which fields there are, their types and ranges, `sections.SECTIONS` states; what is built of a section inherits its fields or
+takes the section whole. Rules between sections are `Experiment.__post_init__`'s.
 """
 
-import copy
 import dataclasses
-import functools
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from scoreflow_jax import data, models, objectives, paths
-from scoreflow_jax.checks import POINTS, check, check_data
 from scoreflow_jax.data import DataSource, DataSpec, TrainedOn
 from scoreflow_jax.errors import UserError, first_line
-from scoreflow_jax.field_types import checked
+from scoreflow_jax.evaluation.parts import PARTS
+from scoreflow_jax.evaluation.settings import EvalSettings
 from scoreflow_jax.models import Network
-from scoreflow_jax.models.lpips import SMALLEST
 from scoreflow_jax.objectives import Objective
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.paths import NetworkDrift, Parameterization, Path
-from scoreflow_jax.perceptual import Lpips
 from scoreflow_jax.pixels import Scaling
+from scoreflow_jax.plain_config import ENDS, FORMER_ENDS, Config, config_hash, to_plain, with_end
 from scoreflow_jax.sampling import Sampler
-from scoreflow_jax.settings import (
-    FORMER_ENDS,
-    MEMBERS,
-    Config,
-    DataSettings,
+from scoreflow_jax.sections import FAMILIES, NEEDED, SECTIONS
+from scoreflow_jax.settings.commands import (
     DifferenceSettings,
-    EvalSettings,
     FiguresSettings,
     InterpolateSettings,
     ReflowSettings,
     SampleSettings,
     StudySettings,
-    TrainSettings,
     TranslateSettings,
-    with_end,
 )
+from scoreflow_jax.settings.data import POINTS, DataSettings
+from scoreflow_jax.settings.fields import Section, build_section, declared
+from scoreflow_jax.settings.model import Conditioning
+from scoreflow_jax.settings.train import Heads, OptimizerSettings, TrainSettings
 from scoreflow_jax.training import (
     TIMES,
-    Schedule,
     TimeDistribution,
     TrainLoss,
     TrainState,
@@ -56,28 +47,8 @@ from scoreflow_jax.training import (
     is_compensated,
     make_optimizer,
     make_train_step,
-    scale_update,
 )
 from scoreflow_jax.typing import PRNGKey, PyTree
-
-TRAINING_FIELDS = (
-    "seed", "data", "path", "parameterization", "objective", "times", "model", "optimizer", "train.batch_size",
-    "train.ema_decay", "train.coupling",
-)  # fmt: skip
-"""Fields that a resumed run must share with the run it goes on with, but for `FREE`."""
-
-FREE = ("data.path", "data.strict", "data.pairs")
-"""Fields that may always differ: where the data are is not what they are (commands/workdir.py looks at that)."""
-
-MODEL_FIELDS = ("data.shape", "data.num_classes", "data.dequantize", "path", "parameterization", "model")
-"""Fields that sampling and evaluation must share with the run whose checkpoint they read, but for `TRAINING_ONLY`."""
-
-DATA_TRAINING_ONLY = ("data.flip", "data.sampling", "data.on_pairs")
-"""Fields of the data that do not change which examples there are, which of them are held out, or their pixels: what uses the run
-must share all others with it, but for `FREE`."""
-
-TRAINING_ONLY = ("model.dropout", "model.dtype", "model.remat_resolutions")
-"""Fields of the network that change nothing but its training."""
 
 PATH_PARAMETERS = "path"
 """Where a learned path's numbers stand among the parameters."""
@@ -94,8 +65,7 @@ class Experiment:
         spec: shape, classes and levels of the data.
         conditional: whether the drift takes labels.
         path, parameterization, objective, times, network, optimizer, solver, sampler: the parts.
-        schedule, data, train, sample, translate, interpolate, figures, eval, reflow, difference, study: the commands' own
-            settings.
+        data, train, sample, translate, interpolate, figures, eval, reflow, difference, study: the commands' own settings.
         trained_on: the data of the run in hand, which those that are opened must be; None: there is no run.
     """
 
@@ -113,7 +83,6 @@ class Experiment:
     optimizer: optax.GradientTransformation
     solver: Solver
     sampler: Sampler
-    schedule: Schedule
     data: DataSettings
     train: TrainSettings
     sample: SampleSettings
@@ -125,6 +94,45 @@ class Experiment:
     difference: DifferenceSettings
     study: StudySettings
     trained_on: TrainedOn | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot go together, before work begins.
+
+        Raises:
+            UserError: naming the field to change.
+        """
+        for name in ("objective", "parameterization", "sampler"):
+            try:
+                part = getattr(self, name)
+                part.check_path() if name == "objective" else part.check_path(self.path)
+            except ValueError as error:
+                raise UserError(f"config.{name}: {error}") from error
+        for section in (self.sample, self.interpolate, self.figures, self.translate, self.difference):
+            self._check_classes(section)
+        if self.eval.extractor == "inception" and self.spec.is_points:
+            raise UserError(
+                "config.eval.extractor is inception, but Inception takes images, not points of a table: set it to pixels"
+            )
+        for name in PARTS:
+            part = getattr(self.eval, name)
+            if part.wanted:
+                part.check(self)
+
+    def _check_classes(self, section: Section) -> None:
+        """Refuses classes that the data do not have, in the fields of a section that name some.
+
+        Between two data sets `translate` means these by source and target: commands/translate_base.py checks them.
+        """
+        if self.data.base and section is self.translate:
+            return
+        place = next(name for name in SECTIONS if getattr(self, name, None) is section)
+        for name in {"labels", "classes", "source", "target"} & {*declared(type(section))}:
+            value = getattr(section, name)
+            for label in value if isinstance(value, tuple) else (value,):
+                if label is not None and label >= self.spec.num_classes:
+                    raise UserError(
+                        f"config.{place}.{name} has {label!r}, expected a class from 0 to {self.spec.num_classes - 1}"
+                    )
 
     @property
     def num_classes(self) -> int:
@@ -235,6 +243,7 @@ class Experiment:
             ema_decay=self.train.ema_decay,
             microbatches=self.train.microbatches,
             unrolled=jax.default_backend() == "cpu" if on_cpu is None else on_cpu,
+            schedule=self.train,
         )
 
     def check_trainable(self) -> None:
@@ -252,7 +261,7 @@ class Experiment:
         """Shapes of a training batch of all processes."""
         n = self.train.batch_size
         pairs = self.data.pairs is not None
-        dtype = jnp.uint8 if self.spec.levels and not pairs else jnp.float32
+        dtype = jnp.float32 if self.spec.is_points or pairs else jnp.uint8
         images = jax.ShapeDtypeStruct((n, *self.spec.shape), dtype, sharding=sharding)
         labels = jax.ShapeDtypeStruct((n,), jnp.int32, sharding=sharding)
         return {"image": images, "label": labels, **({"base": images} if self.data.base or pairs else {})}
@@ -297,7 +306,7 @@ def resolve(
     if asked and trained is not None:
         section.update({name: to_plain(trained["data"])[name] for name in asked})
     elif asked:
-        spec = data.open_source("train", _section(DataSettings, "data", section)).spec
+        spec = data.open_source("train", build_section(DataSettings, "data", section)).spec
         section.update({name: getattr(spec, name) for name in asked})
     if model.get("conditional", False) is None:
         model["conditional"] = section.get("num_classes", 0) > 1
@@ -312,238 +321,102 @@ def _whole_shape(shape: Any, source: Any) -> Any:
     return (numbers[0], numbers[-1], 3)
 
 
-_ENDS = {name: paths.PATHS[name].t_max for name in FORMER_ENDS}
-
-_SECTIONS = (
-    "name", "seed", "data", "path", "parameterization", "objective", "times", "model", "optimizer", "train", "solver",
-    "sampler", "sample", "translate", "interpolate", "figures", "eval", "reflow", "difference",
-    "study",
-)  # fmt: skip
-
-_LATER = ("figures", "parameterization", "times", "sampler", "reflow", "difference", "study")
-"""Sections that the configs of older runs lack; their settings have defaults."""
-
-
 def build(config: Config) -> Experiment:
-    """Builds an experiment from a ConfigDict or plain nested dict.
+    """Builds an experiment from a ConfigDict or plain nested dict, of any version.
 
     Raises:
         UserError: a field is missing, unknown or has a value that its part does not accept.
     """
-    plain = with_end(to_plain(config), _ENDS)
-    missing = [name for name in _SECTIONS if name not in plain and name not in _LATER]
-    if missing:
-        raise UserError(f"the config has no {missing[0]!r}, expected {', '.join(_SECTIONS)}")
-    sections: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in plain.items()}
-    unknown = sections.keys() - set(_SECTIONS)
-    if unknown:
+    plain = with_end(to_plain(config), ENDS)
+    if missing := [name for name in ("name", "seed", *NEEDED) if name not in plain]:
+        raise UserError(f"the config has no {missing[0]!r}, expected name, seed, {', '.join(SECTIONS)}")
+    if unknown := plain.keys() - {"name", "seed", *SECTIONS}:
         raise UserError(f"unknown config section {sorted(unknown)[0]!r}")
-    checked(_heads, "", {name: sections[name] for name in ("name", "seed")})
-    for name, section in sections.items():
-        if name not in ("name", "seed") and not isinstance(section, dict):
-            raise UserError(f"config.{name} is {section!r}, expected a section")
-    settings = _section(DataSettings, "data", sections["data"])
-    check_data(settings)
-    spec = DataSpec(shape=settings.shape, num_classes=settings.num_classes, levels=settings.levels)  # type: ignore[arg-type]
-    conditional = _pop(sections["model"], "model", "conditional")
-    checked(_conditional, "model", {"conditional": conditional})
-    path = _member(paths.PATHS, "path", sections["path"], gaussian_source=not settings.base)
-    objective = _objective(sections["objective"], path, spec)
-    schedule_names = {f.name for f in dataclasses.fields(Schedule)}
-    schedule = _section(Schedule, "train", {k: v for k, v in sections["train"].items() if k in schedule_names})
-    rest = {k: v for k, v in sections["train"].items() if k not in schedule_names}
-    experiment = Experiment(
-        name=sections["name"],
-        seed=sections["seed"],
+    heads = build_section(Heads, "", {name: plain[name] for name in ("name", "seed")})
+    built: dict[str, Any] = {}
+    for name in SECTIONS:
+        values = plain.get(name, {})
+        if not isinstance(values, dict):
+            raise UserError(f"config.{name} is {values!r}, expected a section")
+        built[name] = _BUILT[name](dict(values), built)
+    conditioning, network = built.pop("model")
+    return Experiment(
+        name=heads.name,
+        seed=heads.seed,
         config=plain,
         config_hash=config_hash(plain),
-        spec=spec,
-        conditional=conditional,
-        path=path,
-        parameterization=_section(Parameterization, "parameterization", sections.get("parameterization", {})),
-        objective=objective,
-        times=_member(TIMES, "times", sections.get("times", {"name": "uniform"})),
-        network=_network(sections["model"], spec, conditional, outputs=1 + path.has_latent),
-        optimizer=_optimizer(sections["optimizer"], path, objective, schedule),
-        solver=_section(Solver, "solver", sections["solver"]),
-        sampler=_section(Sampler, "sampler", sections.get("sampler", {})),
-        schedule=schedule,
-        data=settings,
-        train=_section(TrainSettings, "train", rest),
-        sample=_section(SampleSettings, "sample", sections["sample"]),
-        translate=_section(TranslateSettings, "translate", sections["translate"]),
-        interpolate=_section(InterpolateSettings, "interpolate", sections["interpolate"]),
-        figures=_section(FiguresSettings, "figures", sections.get("figures", {})),
-        eval=_section(EvalSettings, "eval", sections["eval"]),
-        reflow=_section(ReflowSettings, "reflow", sections.get("reflow", {})),
-        difference=_section(DifferenceSettings, "difference", sections.get("difference", {})),
-        study=_section(StudySettings, "study", sections.get("study", {})),
+        spec=_spec(built["data"]),
+        conditional=conditioning,
+        network=network,
+        **built,
     )
-    check(experiment)
-    return experiment
 
 
-def _heads(name: str, seed: int) -> None:
-    """What a config has besides sections, for its types."""
+def _plain_section(name: str, owner: type) -> Callable[[dict[str, Any], dict[str, Any]], Any]:
+    return lambda values, _: build_section(owner, name, values)
 
 
-def _conditional(conditional: bool) -> None:
-    """The field of config.model that is no field of a network."""
-
-
-def to_plain(config: Config) -> dict[str, Any]:
-    """The config as nested dicts of plain values, lists as tuples: JSON has no tuples, and hashes must agree.
-
-    NumPy's numbers become Python's. Fields of `settings.MEMBERS` that are None are left out: they say nothing.
-    """
-    to_dict = getattr(config, "to_dict", None)  # a ConfigDict's, whose package may be missing
-    as_dict = copy.deepcopy({name: config[name] for name in config}) if to_dict is None else to_dict()
-
-    def tidy(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: tidy(v) for k, v in value.items()}
-        if isinstance(value, np.generic):  # as a Python config may compute it
-            return value.item()
-        return tuple(tidy(v) for v in value) if isinstance(value, (list, tuple)) else value
-
-    plain = tidy(as_dict)
-    chosen = {name: plain[name] for name in MEMBERS if isinstance(plain.get(name), dict)}
-    return plain | {name: {k: v for k, v in section.items() if v is not None} for name, section in chosen.items()}
-
-
-def config_hash(plain: dict[str, Any]) -> str:
-    """The first 12 hexadecimal digits of the sha256 of the canonical JSON."""
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def differences(
-    ours: dict[str, Any], theirs: dict[str, Any], fields: tuple[str, ...], free: tuple[str, ...] = ()
-) -> list[str]:
-    """Names and both values of the given fields, or of all below a section, that differ between two plain configs.
-
-    Args:
-        ours, theirs: the configs.
-        fields: names of fields and sections.
-        free: names among them that may differ, besides `FREE`.
-    """
-    mine, other = _with_defaults(ours), _with_defaults(theirs)
-    for flat in (mine, other):  # where pairs are is free, whether there are any is not
-        flat["data.on_pairs"] = flat.get("data.pairs") is not None
-    covered = lambda name: any(name == f or name.startswith(f + ".") for f in fields)  # noqa: E731
-    return [
-        f"{name} is {mine.get(name)!r}, was {other.get(name)!r}"
-        for name in sorted(mine.keys() | other.keys())
-        if covered(name) and not _is_free(name, free) and mine.get(name) != other.get(name)
-    ]
-
-
-def _is_free(name: str, free: tuple[str, ...]) -> bool:
-    """Also where parts and base of the data have a path of their own."""
-    return name in (*FREE, *free) or (name.startswith(("data.parts.", "data.base.")) and name.endswith(".path"))
-
-
-def _with_defaults(plain: dict[str, Any]) -> dict[str, Any]:
-    """Dotted names to values, with the defaults of a path's and a network's fields that an older config does not know."""
-    defaults = {f"data.{f.name}": f.default for f in dataclasses.fields(DataSettings)}
-    flat = {k: v for k, v in defaults.items() if v is not dataclasses.MISSING}
-    flat.update(flatten(plain))
-    flat.setdefault("times.name", "uniform")
-    flat.setdefault("train.coupling", TrainSettings.coupling)
-    members: dict[str, Any] = {"parameterization": Parameterization}
-    for section, table in (
-        ("path", paths.PATHS),
-        ("objective", objectives.OBJECTIVES),
-        ("times", TIMES),
-        ("model", models.MODELS),
-    ):
-        members[section] = table.get(str(flat.get(f"{section}.name", "")))
-    for section, member in members.items():
-        for field in dataclasses.fields(member) if member is not None else ():
-            if field.default is not dataclasses.MISSING:
-                flat.setdefault(f"{section}.{field.name}", field.default)
-    return flat
-
-
-def flatten(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted names to values."""
-    flat: dict[str, Any] = {}
-    for key, value in plain.items():
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def _section(constructor: Callable[..., Any], name: str, fields: dict[str, Any]) -> Any:
-    """Calls a constructor with a section's fields, turning what it refuses into one line."""
-    fields = checked(constructor, name, fields)
-    try:
-        return constructor(**fields)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"config.{name}: {error}") from error
-
-
-def _member(table: Mapping[str, Any], name: str, fields: dict[str, Any], **built: Any) -> Any:
+def _member(name: str, members: Mapping[str, Any], values: dict[str, Any], **built: Any) -> Any:
     """Builds the member of a family that a section names, from its other fields and from parts already built."""
-    rest = dict(fields)
-    member = _pop(rest, name, "name")
-    if not isinstance(member, str) or member not in table:
-        raise UserError(_unknown_name(f"{name}.name", member, table))
-    return _section(table[member], name, {**rest, **built})
+    member = values.pop("name", FAMILIES[name].default)
+    if not isinstance(member, str) or member not in members:
+        raise UserError(f"config.{name}.name is {member!r}, expected one of {', '.join(members)}")
+    return build_section(members[member], name, values, **built)
 
 
-def _pop(section: dict[str, Any], name: str, field: str) -> Any:
-    """Takes a field out of a section.
-
-    Raises:
-        UserError: it is not there.
-    """
-    if field not in section:
-        raise UserError(f"config.{name} has no field {field!r}, which it needs")
-    return section.pop(field)
+def _data(values: dict[str, Any], _: dict[str, Any]) -> DataSettings:
+    settings = build_section(DataSettings, "data", values)
+    data.check_settings(settings)
+    return settings
 
 
-def _unknown_name(field: str, got: Any, table: Mapping[str, Any]) -> str:
-    return f"config.{field} is {got!r}, expected one of {', '.join(table)}"
+def _spec(settings: DataSettings) -> DataSpec:
+    return DataSpec(shape=settings.shape, num_classes=settings.num_classes, levels=settings.levels)  # type: ignore[arg-type]
 
 
-def _objective(section: dict[str, Any], path: Path, spec: DataSpec) -> Objective:
-    """Builds the objective; LPIPS's weights are read when it is first computed: to sample takes none."""
-    if section.get("distance") == "lpips" and (len(spec.shape) < 3 or min(spec.shape[:2]) < SMALLEST):
-        raise UserError(f"config.objective.distance is 'lpips', of images of {SMALLEST}x{SMALLEST} at least: take 'l2'")
-    fields = dict(section)
-    if fields.get("name") == "distillation":
-        weights = [fields.pop(name, None) for name in ("lpips_backbone", "lpips_heads")]
-        if None not in weights:
-            fields["lpips"] = Lpips(*weights)
-    return _member(objectives.OBJECTIVES, "objective", fields, path=path)
+def _path(values: dict[str, Any], built: dict[str, Any]) -> Path:
+    return _member("path", paths.PATHS, values, gaussian_source=not built["data"].base)
 
 
-def _optimizer(
-    section: dict[str, Any], path: Path, objective: Objective, schedule: Schedule
-) -> optax.GradientTransformation:
-    """Builds the optimizer; a learned path moves at a rate of its own."""
-    cooldown = (schedule.num_steps, schedule.cooldown_steps)
-    optimizer = _section(functools.partial(make_optimizer, cooldown), "optimizer", section)
-    if path.num_parameters and isinstance(objective, objectives.Interpolant):
-        return scale_update(optimizer, PATH_PARAMETERS, objective.path_rate)
-    return optimizer
-
-
-def _network(section: dict[str, Any], spec: DataSpec, conditional: bool, outputs: int) -> Network:
-    """Builds the network and checks that it can halve the images."""
-    dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-    dtype = _pop(section, "model", "dtype")
-    if not isinstance(dtype, str) or dtype not in dtypes:
-        raise UserError(_unknown_name("model.dtype", dtype, dtypes))
-    if conditional and spec.num_classes < 1:
-        raise UserError("config.model.conditional is True, but config.data.num_classes is 0: set it to False")
-    fields = {**section, "dtype": dtypes[dtype], "outputs": outputs}
-    network = _member(models.MODELS, "model", fields, num_classes=spec.num_classes if conditional else 0)
+def _objective(values: dict[str, Any], built: dict[str, Any]) -> Objective:
+    objective = _member("objective", objectives.OBJECTIVES, values, path=built["path"])
     try:
-        network.check_shape(spec.shape)
+        objective.check_shape(built["data"].shape)
+    except ValueError as error:
+        raise UserError(f"config.objective: {error}") from error
+    return objective
+
+
+def _model(values: dict[str, Any], built: dict[str, Any]) -> tuple[bool, Network]:
+    """Whether the drift takes labels, and the network."""
+    shared = {name: values.pop(name) for name in declared(Conditioning) if name in values}
+    conditional, classes = bool(build_section(Conditioning, "model", shared).conditional), built["data"].num_classes
+    if conditional and classes < 1:
+        raise UserError("config.model.conditional is True, but config.data.num_classes is 0: set it to False")
+    outputs = 1 + built["path"].has_latent
+    network = _member("model", models.MODELS, values, num_classes=classes if conditional else 0, outputs=outputs)
+    try:
+        network.check_shape(built["data"].shape)
     except ValueError as error:
         raise UserError(f"config.model: {error}") from error
-    return network
+    return conditional, network
+
+
+def _optimizer(values: dict[str, Any], built: dict[str, Any]) -> optax.GradientTransformation:
+    settings = build_section(OptimizerSettings, "optimizer", values)
+    return built["objective"].adapt_optimizer(make_optimizer(settings), PATH_PARAMETERS)
+
+
+_BUILT: dict[str, Callable[[dict[str, Any], dict[str, Any]], Any]] = {
+    **{name: _plain_section(name, owner) for name, owner in SECTIONS.items() if isinstance(owner, type)},
+    "data": _data,
+    "path": _path,
+    "parameterization": _plain_section("parameterization", Parameterization),
+    "objective": _objective,
+    "times": lambda values, _: _member("times", TIMES, values),
+    "model": _model,
+    "optimizer": _optimizer,
+    "solver": _plain_section("solver", Solver),
+    "sampler": _plain_section("sampler", Sampler),
+}
+"""How each section is built, from its values and from what was built before it, in the order of `SECTIONS`."""

@@ -30,15 +30,15 @@ from scoreflow_jax.checkpoints import restore_ema
 from scoreflow_jax.data import DataSource, TrainedOn
 from scoreflow_jax.density_formula import DensityFormula, Gaussian, Table, formula_log_density
 from scoreflow_jax.errors import UserError, first_line
-from scoreflow_jax.experiment import MODEL_FIELDS, TRAINING_ONLY, Experiment, build, differences, to_plain
+from scoreflow_jax.experiment import Experiment, build
 from scoreflow_jax.likelihood import PROBES, draw_probes, generate_with_likelihood, log_likelihood
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.parallel import Layout, make_layout, one_device, shard
 from scoreflow_jax.paths import AffinePath, DDPMPath
+from scoreflow_jax.plain_config import MODEL_FIELDS, TRAINING_ONLY, differences, to_plain, with_end
 from scoreflow_jax.randomness import KeyLike, as_key, key_of
 from scoreflow_jax.sampling import Sampler, Solved, SolveStats
 from scoreflow_jax.sampling.guidance import guided
-from scoreflow_jax.settings import with_end
 from scoreflow_jax.typing import HostState, PRNGKey, PyTree
 from scoreflow_jax.user_paths import user_path
 

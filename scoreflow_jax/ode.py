@@ -23,9 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from scoreflow_jax.settings.solve import Method, SolverFields
 from scoreflow_jax.typing import PyTree, Time
 
-METHODS: dict[str, type[diffrax.AbstractSolver]] = {
+METHODS: dict[Method, type[diffrax.AbstractSolver]] = {
     "euler": diffrax.Euler,
     "heun": diffrax.Heun,
     "midpoint": diffrax.Midpoint,
@@ -180,48 +181,11 @@ class ScipyStepControl(diffrax.AbstractAdaptiveStepSizeController):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Solver:
-    """How ODEs are solved: by default scipy's RK45 at 1e-5, the paper's choice (section 4.1).
-
-    Attributes:
-        method: a name in `METHODS`.
-        rtol, atol: tolerances of the adaptive step control.
-        num_steps: this many equal steps instead of adaptive ones; needed by Euler.
-        per_sample: one step control for each example instead of one for the batch. Then no example's result depends on
-            the others; the batch pays for its slowest member.
-        max_steps: steps, rejected ones included, after which a solve fails.
-        precision: of matrix products and convolutions. On GPU and TPU the default of float32 is not float32, and noise
-            in the drift makes an adaptive solver reject steps.
-
-    Raises:
-        ValueError: an unknown method, a tolerance that is not positive, or Euler without num_steps.
-    """
+class Solver(SolverFields):
+    """How ODEs are solved: by default scipy's RK45 at 1e-5, the paper's choice (section 4.1)."""
 
     rows = None
     """How many of a batch count in its step control (`rms_norm`): no field, but a number that a compiled program is given."""
-
-    method: str = "dopri5"
-    rtol: float = 1e-5
-    atol: float = 1e-5
-    num_steps: int | None = None
-    per_sample: bool = False
-    max_steps: int = 4096
-    precision: str = "highest"
-
-    def __post_init__(self) -> None:
-        """Checks the fields."""
-        if self.method not in METHODS:
-            raise ValueError(f"unknown solver method {self.method!r}, expected one of {', '.join(METHODS)}")
-        if self.num_steps is None and self.method == "euler":
-            raise ValueError("euler has no error estimate to choose its steps by: give num_steps, for example 100")
-        if self.num_steps is not None and self.num_steps < 1:
-            raise ValueError(f"num_steps is {self.num_steps}, expected at least 1, or None for adaptive steps")
-        if self.max_steps < max(self.num_steps or 1, 1):
-            raise ValueError(
-                f"max_steps is {self.max_steps}, expected at least {max(self.num_steps or 1, 1)}, the steps to be made"
-            )
-        if not (self.rtol > 0 and self.atol > 0):
-            raise ValueError(f"rtol and atol are {self.rtol} and {self.atol}, expected positive numbers, such as 1e-5")
 
     @property
     def numbers(self) -> dict[str, Any]:

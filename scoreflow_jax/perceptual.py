@@ -30,8 +30,12 @@ class Lpips:
         """Remembers the files."""
         self.files = (backbone, heads)
 
+    def read(self) -> LpipsWeights:
+        """Its weights, read once."""
+        return lpips_weights(*self.files)
+
     def __call__(self, a: Images, b: Images) -> PerExample:
         """LPIPS of each image of `a` to that of `b`."""
         with jax.ensure_compile_time_eval():
-            weights = lpips_weights(*self.files)
+            weights = self.read()
         return lpips(weights, a, b)

@@ -7,23 +7,15 @@ package images are float32 in [-1, 1] and time runs from 0 (the source, usually 
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int
+
+from scoreflow_jax.host_typing import HostImages as HostImages
+from scoreflow_jax.host_typing import HostState as HostState
+from scoreflow_jax.host_typing import Pixels as Pixels
+from scoreflow_jax.host_typing import Stored as Stored
 
 Images = Float[Array, "batch height width channel"]
 """float32, in [-1, 1] where they are data and unbounded where they are states of an ODE."""
-
-HostImages = Float[np.ndarray, "batch height width channel"]
-"""The same on the host."""
-
-Pixels = UInt8[np.ndarray, "batch height width channel"]
-"""8-bit pixels: only at the two ends, when data are read and when pictures are written."""
-
-HostState = Float[np.ndarray, "batch ..."]
-"""Images or points on the host."""
-
-Stored = Pixels | Float[np.ndarray, "batch dimension"]
-"""What data hold and users get: 8-bit pixels, or points of a table, standardized."""
 
 Times = Float[Array, " batch"]
 """One time per example, in [0, 1]."""

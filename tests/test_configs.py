@@ -6,11 +6,11 @@ import json
 import jax
 import jax.numpy as jnp
 import pytest
+from scoreflow_jax.config_files import changed, read_json
 
 from scoreflow_jax import models
 from scoreflow_jax.command_line import load_config, parse
 from scoreflow_jax.commands import study, workdir
-from scoreflow_jax.config_files import changed, read_json
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import build, config_hash, differences, resolve, to_plain
 from scoreflow_jax.model import read_config
@@ -163,7 +163,7 @@ def test_the_papers_choices_are_the_defaults():
     e = build(config_of("cifar10.py"))
     assert (e.solver.method, e.solver.rtol, e.solver.atol) == ("dopri5", 1e-5, 1e-5)
     assert e.objective.weight_exponent == 1.0
-    assert (e.train.batch_size, e.train.ema_decay, e.schedule.num_steps) == (128, 0.999999, 800_000)
+    assert (e.train.batch_size, e.train.ema_decay, e.train.num_steps) == (128, 0.999999, 800_000)
     assert (e.path.t_min, e.path.t_max) == (0.0, 1.0)
     assert e.conditional
     assert not build(config_of("cifar10_unconditional.py")).conditional

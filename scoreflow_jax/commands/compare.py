@@ -4,7 +4,7 @@ import pathlib
 
 from scoreflow_jax import files
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.evaluation.report import compare, read_report
+from scoreflow_jax.evaluation.comparison import compare, read_report
 from scoreflow_jax.experiment import Experiment
 
 

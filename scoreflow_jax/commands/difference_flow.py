@@ -31,7 +31,6 @@ from scoreflow_jax.sampling.difference_flow import (
     DifferenceFlow,
     Flowed,
     Score,
-    flow_of,
     flow_particles,
     score_difference,
     smoothed_kl,
@@ -39,6 +38,8 @@ from scoreflow_jax.sampling.difference_flow import (
 from scoreflow_jax.sampling.kernel_score import smoothed_density
 from scoreflow_jax.sampling.noise import noise_for
 from scoreflow_jax.sampling.smoothed_score import bandwidth_limits, smoothed_score
+from scoreflow_jax.settings.commands import FlowFields
+from scoreflow_jax.settings.fields import declared
 from scoreflow_jax.training.classifier import ClassifierDifference
 from scoreflow_jax.typing import HostState, PyTree
 from scoreflow_jax.user_paths import user_path
@@ -60,6 +61,11 @@ class Mover(NamedTuple):
     told: dict[str, Any]
 
 
+def _flow(settings: FlowFields) -> DifferenceFlow:
+    """How the particles move, of all that `config.difference` says."""
+    return DifferenceFlow(**{name: getattr(settings, name) for name in declared(FlowFields)})
+
+
 def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:
     """Writes difference_flow/{particles.npz, panels.png, animation.gif, kl.png, report.json}.
 
@@ -67,7 +73,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
         UserError: learned scores without a run, or of a class that the config does not name; a class without examples; particles
             that are not finite.
     """
-    settings, flow = experiment.difference, flow_of(experiment.difference)
+    settings, flow = experiment.difference, _flow(experiment.difference)
     learned = settings.scores == "learned"  # the others need no run, and know classes of no other data than these
     data = Data(workdirs.of_run(experiment, workdir) if learned else experiment)
     training = _examples(data, settings.target, settings.num_data)
@@ -199,7 +205,7 @@ def _model_score(model: Model, name: str, label: int | None, count: int, field: 
 
 def _by_classifier(experiment: Experiment, workdir: pathlib.Path, training: Any, start: Any) -> Mover:
     del workdir
-    settings, flow = experiment.difference, flow_of(experiment.difference)
+    settings, flow = experiment.difference, _flow(experiment.difference)
     difference = ClassifierDifference(
         network=Classifier(width=settings.classifier_width),
         optimizer=optax.adam(settings.classifier_rate),

@@ -19,7 +19,7 @@ from scoreflow_jax.figures import Panel, in_rows
 from scoreflow_jax.model import Model
 from scoreflow_jax.randomness import key_of
 from scoreflow_jax.sampling import TRANSLATIONS, Solved
-from scoreflow_jax.settings import FiguresSettings
+from scoreflow_jax.settings.commands import FiguresSettings
 from scoreflow_jax.typing import HostImages
 
 _GENERATE = "dx = f(x, t, c) dt from t = 0 to 1 (eq. 10)"

@@ -4,7 +4,6 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,56 +11,18 @@ import numpy as np
 from scoreflow_jax import files, sums
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.evaluation.audit import measure_audit
+from scoreflow_jax.evaluation.base import Part
 from scoreflow_jax.evaluation.data import Data
-from scoreflow_jax.evaluation.density_classifier import measure_density_classifier
-from scoreflow_jax.evaluation.density_cost import measure_density_cost
-from scoreflow_jax.evaluation.generation import measure_generation
-from scoreflow_jax.evaluation.likelihoods import measure_likelihood
-from scoreflow_jax.evaluation.outliers import measure_outliers
+from scoreflow_jax.evaluation.parts import PARTS
 from scoreflow_jax.evaluation.report import page, summary
-from scoreflow_jax.evaluation.residual import measure_residual
-from scoreflow_jax.evaluation.reversibility import measure_reversibility
-from scoreflow_jax.evaluation.score_difference import measure_score_difference
-from scoreflow_jax.evaluation.straightness import measure_straightness
-from scoreflow_jax.evaluation.sweep import measure_sweep
-from scoreflow_jax.evaluation.translation import check_translation, measure_translation
-from scoreflow_jax.evaluation.truncation import measure_truncation
 from scoreflow_jax.experiment import Experiment
-from scoreflow_jax.model import Model
-
-Part = Callable[[Model, Data, pathlib.Path], dict[str, Any]]
-
-PARTS: dict[str, Part] = {
-    "generation": measure_generation,
-    "reversibility": lambda model, data, _: measure_reversibility(model, data),
-    "translation": measure_translation,
-    "likelihood": lambda model, data, _: measure_likelihood(model, data),
-    "sweep": measure_sweep,
-    "truncation": measure_truncation,
-    "audit": lambda model, data, _: measure_audit(model, data),
-    "straightness": measure_straightness,
-    "residual": measure_residual,
-    "density_cost": measure_density_cost,
-    "density_classifier": lambda model, data, _: measure_density_classifier(model, data),
-    "outliers": measure_outliers,
-    "score_difference": measure_score_difference,
-}
-"""What can be measured, by the field of `config.eval` that switches it on."""
-
-
-FEATURES = {"generation", "translation", "sweep", "audit", "straightness"}
-"""Parts that compare features, and so need the extractor and its weights."""
-
-
-_OF_DENSITIES = {"likelihood", "density_cost", "density_classifier", "outliers", "score_difference"}
-"""Parts that need a Gaussian at t = 0."""
 
 
 def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:
     """Writes eval/<step>/{report.json, report.md, pictures}, after each part what there is."""
-    wanted = [name for name in PARTS if getattr(experiment.eval, name) not in (False, "none")]
-    left_out = {name: why for name in wanted if (why := _impossible(name, experiment))}
+    parts = {name: getattr(experiment.eval, name) for name in PARTS}
+    wanted = [name for name, part in parts.items() if part.wanted]
+    left_out = {name: why for name in wanted if (why := _impossible(parts[name], experiment))}
     for name, why in left_out.items():
         print(f"{name} is left out: {why}", file=sys.stderr)
     chosen = [name for name in wanted if name not in left_out]
@@ -70,7 +31,9 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
             "nothing that is asked for can be measured of this model: switch another part of config.eval on"
         )
     if not chosen:
-        raise UserError(f"every part of the evaluation is off: switch one on, config.eval.{', '.join(PARTS)}")
+        raise UserError(
+            f"every part of the evaluation is off: switch one on, config.eval.PART.on of {', '.join(PARTS)}"
+        )
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.eval.batch_size)
     folder = workdirs.out_folder("eval", workdir / "eval" / str(model.step), out)
     data = Data(model.experiment)
@@ -80,11 +43,11 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
         **workdirs.report_head(model, "eval", seed=None, by_sampler=True),
         "seeds": list(experiment.eval.seeds),
         "batch_size": experiment.eval.batch_size,
-        **_opened(data, chosen),
+        **_opened(data, [parts[name] for name in chosen]),
     }
     for name in chosen:
         start = time.perf_counter()
-        report[name] = _plain(PARTS[name](model, data, folder))
+        report[name] = _plain(parts[name].measure(model, data, folder))
         sums.write_json(folder / "report.json", report)
         with files.whole_file(folder / "report.md") as path:
             path.write_text(page(report) + "\n")
@@ -93,23 +56,22 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     print(f"see {folder / 'report.md'}")
 
 
-def _impossible(name: str, experiment: Experiment) -> str:
+def _impossible(part: Part, experiment: Experiment) -> str:
     """Why a part cannot be measured of such a model; empty where it can."""
-    if experiment.data.base and name in _OF_DENSITIES:
+    if experiment.data.base and part.of_densities:
         return "the points at t = 0 are data (config.data.base), so that the model has no density"
     return ""
 
 
-def _opened(data: Data, chosen: list[str]) -> dict[str, Any]:
+def _opened(data: Data, chosen: list[Part]) -> dict[str, Any]:
     """Opens what the parts will need, since what is missing should be said before hours of work; facts for the report."""
     facts: dict[str, Any] = {"data": data.facts}
-    if FEATURES & {*chosen}:
+    if any(part.compares_features for part in chosen):
         facts["extractor"] = data.extractor.facts
         if data.jpeg_warning is not None:  # computes the reference
             print(f"warning: {data.jpeg_warning}", file=sys.stderr)
-    if "translation" in chosen:
-        check_translation(data)
-        _ = data.perceptual_distance
+    for part in chosen:
+        part.open(data)
     return facts
 
 

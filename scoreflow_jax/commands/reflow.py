@@ -25,13 +25,10 @@ from scoreflow_jax.data import FACTS
 from scoreflow_jax.data.pairs import ABOUT, shard_names
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
-from scoreflow_jax.evaluation.straightness import measure_straightness, measure_student
+from scoreflow_jax.evaluation.straightness import measure_student
 from scoreflow_jax.experiment import Experiment, build
 from scoreflow_jax.model import Model, load_model, read_config
-from scoreflow_jax.objectives import Distillation
 from scoreflow_jax.parallel import Layout
-from scoreflow_jax.paths import LinearPath
-from scoreflow_jax.perceptual import Lpips, lpips_weights
 from scoreflow_jax.progress import progress
 from scoreflow_jax.training import state_shapes
 from scoreflow_jax.typing import PyTree
@@ -54,7 +51,7 @@ def make_stages(experiment: Experiment, workdir: pathlib.Path) -> dict[str, path
         UserError: see `run_command`.
     """
     settings = experiment.reflow
-    if type(experiment.path) is not LinearPath or experiment.path.has_latent:
+    if not experiment.path.is_straight:
         raise UserError("reflow is of the straight path: set config.path.name to 'linear', without a latent")
     if experiment.solver.method == "euler":
         raise UserError("config.solver.method is 'euler', but pairs need the ODE solved: take 'dopri5'")
@@ -90,9 +87,7 @@ def _configs(experiment: Experiment, workdir: pathlib.Path) -> dict[str, dict[st
         for name in (*names, *students)
     }
     for config in configs.values():
-        objective = build(config).objective
-        if isinstance(objective, Distillation) and isinstance(objective.lpips, Lpips):
-            lpips_weights(*objective.lpips.files)
+        build(config).objective.prepare()
     return configs
 
 
@@ -268,13 +263,13 @@ def _report(experiment: Experiment, workdir: pathlib.Path, stages: dict[str, pat
     for name, folder in stages.items():
         model = load_model(build(read_config(folder)), folder, batch_size=experiment.eval.batch_size)
         if teacher is None or name.isdigit():
-            rows[name] = measure_straightness(model, data, workdir / "reflow" / name)
+            rows[name] = experiment.eval.straightness.measure(model, data, workdir / "reflow" / name)
         else:
             rows[name] = measure_student(model, teacher, data)
         teacher = model
     report: dict[str, Any] = {"name": experiment.name, "stages": rows, **workdirs.environment()}
-    if isinstance(model.experiment.objective, Distillation):
-        report["distance"] = model.experiment.objective.distance
+    if model.experiment.objective.distils:
+        report["distance"] = experiment.reflow.distance
     files.write_json(workdir / "reflow" / "report.json", report)
     text = _page(report)
     with files.whole_file(workdir / "reflow" / "report.md") as path:

@@ -10,7 +10,7 @@ from scoreflow_jax import figures, files
 from scoreflow_jax.commands import points
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.evaluation.likelihoods import WARNING, of_states, trained_on_dequantized
+from scoreflow_jax.evaluation.densities import WARNING, of_states, trained_on_dequantized
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model
 from scoreflow_jax.sampling import Solved

@@ -6,8 +6,8 @@ import sys
 from scoreflow_jax import files
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.evaluation.data import Data
-from scoreflow_jax.evaluation.generation import distances
-from scoreflow_jax.evaluation.report import distance_name
+from scoreflow_jax.evaluation.extractors import distance_name
+from scoreflow_jax.evaluation.samples import distances
 from scoreflow_jax.evaluation.statistics import jpeg_warning, save_npz
 from scoreflow_jax.experiment import Experiment
 

@@ -5,7 +5,6 @@ otherwise ("of": another sampler, a stage of its reflow). Each run has a folder 
 measured/, and what is there is kept: the same command goes on where it was stopped, and adds seeds or cells to a table.
 """
 
-import copy
 import dataclasses
 import pathlib
 import re
@@ -20,12 +19,12 @@ from scoreflow_jax.commands import evaluate, reflow, train
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation import studies
-from scoreflow_jax.experiment import Experiment, build, config_hash
+from scoreflow_jax.experiment import Experiment, build
 from scoreflow_jax.files import write_json
 from scoreflow_jax.model import read_config
+from scoreflow_jax.plain_config import config_hash, merged
 
 _CELL = {"of", "stage", "changes", "why"}
-_REPLACED = ("path", "objective", "times")  # sections whose fields depend on their name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +83,9 @@ def cells_of(experiment: Experiment) -> dict[str, Cell]:
         trained = told.get("of", name)
         if trained != name and (trained not in settings.cells or "of" in settings.cells[trained]):
             raise UserError(f"config.study.cells.{name} is of {trained!r}, expected a cell that is trained itself")
-        config = changed(base, settings.cells[trained].get("changes", {}))
+        config = merged(base, settings.cells[trained].get("changes", {}))
         changes = told.get("changes", {}) if trained != name else {}
-        build(changed(config, changes))
+        build(merged(config, changes))
         found[name] = Cell(name, trained, str(told.get("stage", "")), config, changes, dict(told.get("why", {})))
     folders: dict[str, str] = {}
     for name in settings.cells:
@@ -118,27 +117,16 @@ def comparisons_of(experiment: Experiment) -> dict[str, studies.Comparison]:
     return found
 
 
-def changed(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """The config with the sections of `changes` updated; those that have a name of their own replaced."""
-    config = copy.deepcopy(config)
-    for section, fields in changes.items():
-        if section not in config:
-            raise UserError(f"config.study: cells change {section!r}, which no config has")
-        replaced = section in _REPLACED and "name" in fields
-        config[section] = dict(fields) if replaced else {**config[section], **fields}
-    return config
-
-
 def _figures(cell: Cell, seed: int, workdir: pathlib.Path) -> dict[str, Any]:
     """What was measured of one run, trained and measured first where that is not done."""
     folder = workdir / slug(cell.trained) / f"seed{seed}"
     config = {**cell.config, "seed": seed}
     kept = workdir / "measured" / slug(cell.name) / f"seed{seed}.json"
     experiment = build(config)
-    trained = experiment.schedule.num_steps in checkpoint_steps(folder / "checkpoints")
+    trained = experiment.train.num_steps in checkpoint_steps(folder / "checkpoints")
     drawn = randomness.VERSION
     if trained:
-        drawn = draws_of(Checkpoints.read_meta(folder / "checkpoints", experiment.schedule.num_steps))
+        drawn = draws_of(Checkpoints.read_meta(folder / "checkpoints", experiment.train.num_steps))
     draws = {"trained": drawn, "measured": randomness.VERSION}
     facts = {"trained": config, "changes": cell.changes, "stage": cell.stage, "draws": draws}
     identity = config_hash({**facts, "labels": experiment.eval.labels})  # of which older configs say nothing
@@ -154,10 +142,10 @@ def _figures(cell: Cell, seed: int, workdir: pathlib.Path) -> dict[str, Any]:
             raise UserError(f"the reflow of {cell.trained} has the stages {', '.join(stages)}, not {cell.stage!r}")
         folder = stages[cell.stage]
         config = _measured_as(config, read_config(folder))
-    measured = build(changed(config, cell.changes))
+    measured = build(merged(config, cell.changes))
     evaluate.run_command(measured, folder)
     processes.wait_for_all("evaluation")
-    report = folder / "eval" / str(measured.schedule.num_steps) / "report.json"
+    report = folder / "eval" / str(measured.train.num_steps) / "report.json"
     figures = {**figures_of(sums.read_json(report)), "draws": drawn}
     sums.write_json(kept, {"identity": identity, "figures": figures})
     return figures
@@ -165,7 +153,7 @@ def _figures(cell: Cell, seed: int, workdir: pathlib.Path) -> dict[str, Any]:
 
 def _measured_as(config: dict[str, Any], stage: dict[str, Any]) -> dict[str, Any]:
     """A stage's config with the settings of the cell for all that measures; a student keeps the steps that it was trained for."""
-    student = stage["objective"]["name"] == "distillation"
+    student = build(stage).objective.distils
     sections = ("eval", "sample", "sampler", *(() if student else ("solver",)))
     return {**stage, **{name: config[name] for name in sections if name in config}}
 
@@ -216,7 +204,9 @@ def _write(
         f"{count} seed{'s' * (count > 1)}, which all rows share; ± is half of a 95 % interval by Student's t; n: images "
         "generated of each. Differences are taken seed by seed. So many of them are no verdict: some look large by chance, and "
         f"different is only what was fixed beforehand and {studies.SEEDS} seeds show, corrected for how many there are.",
-        studies.table(rows, {name: cell.why for name, cell in cells.items()}, first=experiment.eval.first_images),
+        studies.table(
+            rows, {name: cell.why for name, cell in cells.items()}, first=experiment.eval.generation.first_images
+        ),
     ]
     if settings.comparisons:
         parts.append(studies.decided(rows, comparisons_of(experiment)))

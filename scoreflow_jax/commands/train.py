@@ -20,7 +20,7 @@ from scoreflow_jax.data import DataSource, Units
 from scoreflow_jax.data.pipeline import check_epoch_holds_batch, check_workers, train_batches
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.evaluation.point_plots import PointPlots
-from scoreflow_jax.experiment import TRAINING_FIELDS, Experiment, differences, to_plain
+from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model, say_edited
 from scoreflow_jax.parallel import (
     Layout,
@@ -31,8 +31,8 @@ from scoreflow_jax.parallel import (
     replicate,
     to_global,
 )
+from scoreflow_jax.plain_config import TRAINING_FIELDS, differences, to_plain, with_end
 from scoreflow_jax.processes import Stopped, StopRequests
-from scoreflow_jax.settings import with_end
 from scoreflow_jax.training import (
     PROFILE_AFTER,
     Hooks,
@@ -106,7 +106,7 @@ def _train(
     state, meta = _start(experiment, workdir, layout, checkpoints, begin)
     consumed = meta["batches"]
     first = int(state.step)
-    if first >= experiment.schedule.num_steps:
+    if first >= experiment.train.num_steps:
         print(f"already trained to step {first}: raise --config.train.num_steps to go on, or give another --workdir")
         return
     files.write_json(workdir / "config.json", experiment.config)
@@ -143,7 +143,7 @@ def _train(
                 state,
                 steps,
                 batches,
-                experiment.schedule,
+                experiment.train,
                 batch_size=experiment.train.batch_size,
                 writer=writer,
                 hooks=hooks,
@@ -158,7 +158,7 @@ def _train(
             writer.close()
             batches.close()
     seconds = time.perf_counter() - start
-    print(f"trained steps {first} to {experiment.schedule.num_steps} in {seconds:.0f} s; see {workdir / 'train'}")
+    print(f"trained steps {first} to {experiment.train.num_steps} in {seconds:.0f} s; see {workdir / 'train'}")
 
 
 def _logged(step: int, every: int) -> int:

@@ -17,7 +17,7 @@ from scoreflow_jax.evaluation.point_plots import PointPlots
 from scoreflow_jax.evaluation.translation import Job, translation_quality
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.sampling import TRANSLATIONS, Solved
-from scoreflow_jax.settings import TranslateSettings
+from scoreflow_jax.settings.commands import TranslateSettings
 
 
 def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:

@@ -18,21 +18,19 @@ from scoreflow_jax import files, processes, randomness, sums
 from scoreflow_jax.checkpoints import checkpoint_steps
 from scoreflow_jax.data import FACTS, DataSource, TrainedOn, Units, class_counts, numbered
 from scoreflow_jax.errors import UserError, first_line
-from scoreflow_jax.experiment import (
+from scoreflow_jax.experiment import Experiment, build, resolve
+from scoreflow_jax.model import Model, load_model, read_config
+from scoreflow_jax.plain_config import (
     DATA_TRAINING_ONLY,
     MODEL_FIELDS,
     TRAINING_FIELDS,
     TRAINING_ONLY,
-    Experiment,
-    build,
+    Config,
     config_hash,
     differences,
-    resolve,
     to_plain,
 )
-from scoreflow_jax.model import Model, load_model, read_config
 from scoreflow_jax.sampling import SolveStats
-from scoreflow_jax.settings import Config
 from scoreflow_jax.user_paths import user_path, writable_folder
 
 _LOCK = ".lock"

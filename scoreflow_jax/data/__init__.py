@@ -34,8 +34,8 @@ from scoreflow_jax.data.table import Table, Units
 from scoreflow_jax.data.toy import Toy
 from scoreflow_jax.data.trained_on import FACTS, TrainedOn
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.field_types import checked
-from scoreflow_jax.settings import DataSettings
+from scoreflow_jax.settings.data import POINTS, DataSettings
+from scoreflow_jax.settings.fields import FieldError, checked
 
 if TYPE_CHECKING:
     from scoreflow_jax.data.image_folder import ImageFolder as ImageFolder
@@ -113,10 +113,8 @@ def open_source(split: str, data: DataSettings) -> DataSource:
         data: `config.data`.
 
     Raises:
-        UserError: an unknown source, or whatever the source says.
+        UserError: whatever the source says.
     """
-    if data.source not in SOURCES:
-        raise UserError(f"config.data.source is {data.source!r}, expected one of {', '.join(SOURCES)}")
     if is_packed(data.path):
         source: DataSource = Packed(str(data.path), split, data)
     else:
@@ -145,8 +143,52 @@ def changed(data: DataSettings, fields: dict[str, Any], where: str) -> DataSetti
     fields = checked(DataSettings, f"data.{where}", fields)
     try:
         return dataclasses.replace(data, parts={}, base={}, units={}, pairs=None, **fields)
-    except ValueError as error:
-        raise UserError(f"config.data.{where}: {error}") from error
+    except FieldError as error:
+        raise UserError(f"config.data.{where}.{error}") from error
+
+
+def check_settings(settings: DataSettings) -> None:
+    """Refuses values of `config.data` that do not go together, which no source checks.
+
+    Raises:
+        UserError: the first that is out of range.
+    """
+    if settings.label is not None and settings.source not in ("tfds", "table"):
+        raise UserError(
+            f"config.data.label is {settings.label!r}, but classes of {settings.source} are not features or columns: leave it"
+        )
+    _check_shape(settings)
+    if settings.num_classes is None:
+        raise UserError("config.data.num_classes is None: give a number, or let experiment.resolve look at the data")
+    if settings.sampling == "balanced" and settings.num_classes < 2:
+        raise UserError("config.data.sampling is 'balanced', but the data have no classes: set it to 'natural'")
+    for where, fields in (("base", settings.base), *((f"parts.{name}", part) for name, part in settings.parts.items())):
+        if fields:
+            check_settings(dataclasses.replace(changed(settings, fields, where), num_classes=0, sampling="natural"))
+
+
+def _check_shape(settings: DataSettings) -> None:
+    """Shape and levels: images have pixels, tables have points.
+
+    Raises:
+        UserError: they do not go together.
+    """
+    shape, images = settings.shape, not settings.is_points
+    if (settings.source in POINTS) == images:
+        raise UserError(
+            f"config.data.levels is {settings.levels}, but config.data.source is {settings.source!r}: expected 0 for a "
+            "table or toy points, and for nothing else"
+        )
+    base = settings.base.get("source", settings.source)
+    if settings.base and (base in POINTS) != (settings.source in POINTS):
+        raise UserError(
+            f"config.data.base.source is {base!r}, but config.data.source {settings.source!r}: take two of images, or of points"
+        )
+    if len(shape) != (3 if images else 1) or min(shape) < 1:
+        axes = "(height, width, channels)" if images else "(dimension,), or () to find it in the table"
+        raise UserError(f"config.data.shape is {shape}, expected {axes}")
+    if images and shape[2] not in (1, 3):
+        raise UserError(f"config.data.shape is {shape}, expected 1 channel (grey) or 3 (RGB)")
 
 
 __all__ = [
@@ -172,6 +214,7 @@ __all__ = [
     "TrainedOn",
     "Units",
     "changed",
+    "check_settings",
     "check_spec",
     "class_counts",
     "is_packed",

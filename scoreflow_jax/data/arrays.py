@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int32, UInt8
 
 from scoreflow_jax.data.base import SKETCH, DataSource, DataSpec, Example, Examples, NoExamples
 from scoreflow_jax.errors import UserError, first_line
-from scoreflow_jax.settings import DataSettings
+from scoreflow_jax.settings.data import DataSettings
 from scoreflow_jax.user_paths import user_path
 
 NAMES = "class_names"

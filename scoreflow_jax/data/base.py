@@ -4,6 +4,7 @@ Random access is all that shuffling, sharding and exact resume need; `pipeline.p
 """
 
 import dataclasses
+import typing
 from collections.abc import Sequence
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
@@ -11,8 +12,9 @@ import numpy as np
 from jaxtyping import Float, Int, Int32, UInt8
 
 from scoreflow_jax.errors import UserError
+from scoreflow_jax.settings.data import Framing
 
-FRAMINGS = ("crop", "fit", "right_half")
+FRAMINGS = typing.get_args(Framing)
 """How pictures of other proportions are brought to the training shape; `pictures.py` does it."""
 
 SKETCH = 32
@@ -50,6 +52,11 @@ class DataSpec:
     shape: tuple[int, ...]
     num_classes: int
     levels: int = 256
+
+    @property
+    def is_points(self) -> bool:
+        """Whether the examples are points of real numbers, not images."""
+        return not self.levels
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ from scoreflow_jax.data.folder_scan import NOT_OURS, Scan, refuse_skipped, scan_
 from scoreflow_jax.data.obtain import how_to_get
 from scoreflow_jax.data.pictures import FILTER, UnreadablePicture, printable, read_picture, suffixes, why_not_read
 from scoreflow_jax.errors import UserError, first_line
-from scoreflow_jax.settings import DataSettings
+from scoreflow_jax.settings.data import DataSettings
 from scoreflow_jax.user_paths import user_path
 
 ENLARGED = 4

@@ -8,8 +8,6 @@ is a natural stream of its own members.
 import numpy as np
 from jaxtyping import Int, Int32
 
-SAMPLINGS = ("natural", "balanced")
-
 Places = Int[np.ndarray, " places"]
 
 

@@ -20,7 +20,7 @@ from scoreflow_jax import sums
 from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples, NoExamples
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.progress import progress
-from scoreflow_jax.settings import DataSettings
+from scoreflow_jax.settings.data import DataSettings
 from scoreflow_jax.user_paths import user_path
 
 INFO = "info.json"

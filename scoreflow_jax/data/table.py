@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Float64, Int32, UInt64
 from scoreflow_jax.data.base import SKETCH, DataSource, DataSpec, Example, Examples
 from scoreflow_jax.data.table_files import Columns, number, read_table, say
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.settings import DataSettings
+from scoreflow_jax.settings.data import DataSettings
 from scoreflow_jax.user_paths import user_path
 
 LABELS = ("label", "labels")

@@ -15,7 +15,7 @@ from scoreflow_jax.data.base import DataSource, DataSpec, Example
 from scoreflow_jax.data.obtain import how_to_get
 from scoreflow_jax.data.pictures import FILTER, framed
 from scoreflow_jax.errors import UserError, first_line
-from scoreflow_jax.settings import DataSettings
+from scoreflow_jax.settings.data import DataSettings
 from scoreflow_jax.user_paths import user_path
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int32
 
 from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.settings import DataSettings
+from scoreflow_jax.settings.data import DataSettings
 
 COUNTS = {"train": 50_000, "test": 5_000}
 

@@ -11,12 +11,12 @@ from jaxtyping import Float, Int, Int32
 
 from scoreflow_jax.data import DataSource, Examples, Units, read_all
 from scoreflow_jax.errors import UserError
+from scoreflow_jax.evaluation.base import Experiment
 from scoreflow_jax.evaluation.dealing import deal
 from scoreflow_jax.evaluation.extractors import Extractor, inception_extractor, pixel_extractor
 from scoreflow_jax.evaluation.features import data_features
 from scoreflow_jax.evaluation.point_plots import PointPlots
 from scoreflow_jax.evaluation.statistics import Statistics, jpeg_warning, load_npz, statistics_of
-from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.files import cache_dir
 from scoreflow_jax.models.lpips import SMALLEST, lpips
 from scoreflow_jax.perceptual import lpips_weights
@@ -47,6 +47,11 @@ class Data:
         self._examples: dict[str, Examples] = {}
         self._statistics: dict[str, Statistics] = {}
 
+    @property
+    def seed(self) -> int:
+        """Of what is drawn once, where `config.eval.seeds` has several."""
+        return self.settings.seeds[0]
+
     def source(self, split: str) -> DataSource:
         """The split's images, "train" or "test"."""
         if split not in self._sources:
@@ -76,7 +81,7 @@ class Data:
         e, test = self.experiment, self.examples("test")
         return {
             "name": e.data.name,
-            "examples": "images" if e.spec.levels else "points",
+            "examples": "points" if e.spec.is_points else "images",
             "train_split": e.data.train_split,
             "test_split": e.data.test_split,
             "test_images": len(test["label"]),
@@ -178,13 +183,12 @@ class Data:
         """LPIPS of two sets of images, where its weights are at hand; else None.
 
         Raises:
-            UserError: only one of the two files is given, one does not hold these weights, or images are too small.
+            UserError: a file does not hold these weights, or images are too small.
         """
-        backbone, heads = self.settings.lpips_backbone, self.settings.lpips_heads
-        if backbone is None and heads is None:
-            return None
+        translation = self.settings.translation
+        backbone, heads = translation.lpips_backbone, translation.lpips_heads
         if backbone is None or heads is None:
-            raise UserError("LPIPS needs both config.eval.lpips_backbone and config.eval.lpips_heads")
+            return None
         if min(self.experiment.spec.shape[:2]) < SMALLEST:
             raise UserError(f"LPIPS of images {self.experiment.spec.shape}: expected at least {SMALLEST}x{SMALLEST}")
         return functools.partial(jax.jit(lpips), lpips_weights(backbone, heads))

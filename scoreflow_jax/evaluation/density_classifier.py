@@ -4,67 +4,73 @@ By the density formula, with the same noise levels and the same noise for every 
 all and drops out of the comparison.
 """
 
-from typing import Any
+import dataclasses
+import pathlib
 
 import numpy as np
-from jaxtyping import Float
 
-from scoreflow_jax.density_formula import Gaussian
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.evaluation.data import Data
-from scoreflow_jax.evaluation.likelihoods import HeldOut, formula_of, gaussian_like, table_for
-from scoreflow_jax.metrics.recognition import Recognizer
-from scoreflow_jax.model import Model
-from scoreflow_jax.randomness import key_of
-from scoreflow_jax.sampling import SolveStats, sample_keys
-from scoreflow_jax.typing import HostState, PRNGKey
+from scoreflow_jax.evaluation.base import Data, Experiment, Figures, Model, Part
+from scoreflow_jax.evaluation.markdown import table
+from scoreflow_jax.settings.fields import field
 
 
-def measure_density_classifier(model: Model, data: Data) -> dict[str, Any]:
-    """The share of test images whose class is found, beside that of a classifier trained for it where the config has one.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DensityClassifier(Part):
+    """The class under which a test image is most likely, by the density formula."""
 
-    Raises:
-        UserError: the model has no classes.
-    """
-    settings = data.settings
-    if not model.num_classes:
-        raise UserError(
-            "config.eval.density_classifier compares classes, but the model has none: set it to False, or train with "
-            "config.model.conditional=True"
-        )
-    held = HeldOut.draw(model, data, settings.density_classifier_images)
-    reference = gaussian_like(data)
-    values, stats = class_densities(model, data, held.x, held.key, settings.density_classifier_calls, reference)
-    assert held.labels is not None
-    right = values.argmax(axis=1) == held.labels
-    ordered = np.sort(values, axis=1)
-    figures = {
-        "images": len(right),
-        "accuracy": float(right.mean()),
-        "standard_error": float(np.sqrt(right.mean() * (1 - right.mean()) / len(right))),
-        "calls_per_class": formula_of(settings.density_levels, settings.density_classifier_calls).num_calls,
-        "median_margin": float(np.median(ordered[:, -1] - ordered[:, -2])),
-        "seconds_per_image": stats.seconds / len(right),
-    }
-    judge: Recognizer | None = data.judge
-    if judge is not None:
-        figures["trained_classifier"] = judge.share(data.experiment.scaling.to_images(held.pixels), held.labels)
-    return figures
+    on: bool = field(False, "measure this part", was="density_classifier")
+    images: int = field(1000, "of the test split", least=1, was="density_classifier_images")
+    calls: int = field(64, "network calls of each class", least=2, was="density_classifier_calls")
 
+    smoke = {"images": 10, "calls": 8}
+    of_densities = True
 
-def class_densities(
-    model: Model, data: Data, x: HostState, key: PRNGKey, calls: int, reference: Gaussian
-) -> tuple[Float[np.ndarray, "batch classes"], SolveStats]:
-    """log p(x | c) in nats for every class, from common noise; of an unconditional model one column, log p(x)."""
-    formula, classes = formula_of(data.settings.density_levels, calls), max(model.num_classes, 1)
-    table = table_for(model, data, reference) if formula.levels == "tabulated" else None
-    keys = np.asarray(sample_keys(key_of(key, "formula"), np.arange(len(x))))
-    solved = model.solve_formula_density(
-        np.repeat(x, classes, axis=0),
-        np.tile(np.arange(classes, dtype=np.int32), len(x)) if model.num_classes else None,
-        keys=np.repeat(keys, classes, axis=0),
-        formula=formula,
-        reference=reference,
-        table=table,
-    )
-    return solved.y[0].reshape(len(x), classes).astype(np.float64), solved.stats
+    def check(self, experiment: Experiment) -> None:
+        """Refuses a model without classes."""
+        if not experiment.num_classes:
+            raise UserError(
+                "config.eval.density_classifier compares classes, but the model has none: set its `on` to False, or train with "
+                "config.model.conditional=True"
+            )
+
+    def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
+        """The share of test images whose class is found, beside that of a classifier trained for it where the config has one."""
+        from scoreflow_jax.evaluation.densities import HeldOut, class_densities, formula_of, gaussian_like
+
+        del out
+        held = HeldOut.draw(model, data, self.images)
+        reference = gaussian_like(data)
+        values, stats = class_densities(model, data, held.x, held.key, self.calls, reference)
+        assert held.labels is not None
+        right = values.argmax(axis=1) == held.labels
+        ordered = np.sort(values, axis=1)
+        figures = {
+            "images": len(right),
+            "accuracy": float(right.mean()),
+            "standard_error": float(np.sqrt(right.mean() * (1 - right.mean()) / len(right))),
+            "calls_per_class": formula_of(data.settings.density_levels, self.calls).num_calls,
+            "median_margin": float(np.median(ordered[:, -1] - ordered[:, -2])),
+            "seconds_per_image": stats.seconds / len(right),
+        }
+        judge = data.judge
+        if judge is not None:
+            figures["trained_classifier"] = judge.share(data.experiment.scaling.to_images(held.pixels), held.labels)
+        return figures
+
+    @staticmethod
+    def page(figures: Figures, report: Figures) -> str:
+        """See `Part.page`."""
+        del report
+        rows = [
+            [
+                "the class under which the image is most likely",
+                f"{figures['accuracy']:.1%} ± {figures['standard_error']:.1%}",
+            ],
+            ["network calls of each class", str(figures["calls_per_class"])],
+            ["median margin to the next class, nats", f"{figures['median_margin']:.2f}"],
+            ["s per image", f"{figures['seconds_per_image']:.3g}"],
+        ]
+        if "trained_classifier" in figures:
+            rows.insert(1, ["a classifier trained for it", f"{figures['trained_classifier']:.1%}"])
+        return "## Density as a classifier\n\n" + table([f"{figures['images']} held-out images", "right"], rows)

@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from scoreflow_jax import files, plots
-from scoreflow_jax.evaluation.data import Data
-from scoreflow_jax.evaluation.likelihoods import HeldOut, chain_data, formula_of, gaussian_like, table_for
-from scoreflow_jax.model import Model
-from scoreflow_jax.paths import DDPMPath
-from scoreflow_jax.sampling import SolveStats
+from scoreflow_jax import files
+from scoreflow_jax.evaluation.base import Data, Figures, Model, Part
+from scoreflow_jax.evaluation.markdown import shown, table
+from scoreflow_jax.settings.fields import field
 
 _TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
 _FINEST = 1e-5
@@ -35,23 +33,64 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """What the formula is measured with, each with what reduces its variance besides the one before."""
 
 
-def measure_density_cost(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]:
-    """Root mean square errors in nats over some test examples; draws density_cost.png."""
-    settings = data.settings
-    held = HeldOut.draw(model, data, settings.density_cost_images)
-    rows = [*_formula_rows(model, data, held), *_ode_rows(model, held)]
-    if isinstance(model.experiment.path, DDPMPath):
-        rows += _chain_rows(model, data, held)
-    _draw(out / "density_cost.png", rows, model.experiment.name)
-    return {"images": len(held.x), "finest": _FINEST, "rows": rows}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DensityCost(Part):
+    """Error of densities against network calls: the formula, the ODE, DDPM's bound."""
+
+    on: bool = field(False, "measure this part", was="density_cost")
+    images: int = field(8, "of the test split", least=1, was="density_cost_images")
+    calls: tuple[int, ...] = field(
+        (16, 64, 256, 1024), "network calls for each example", least=1, was="density_cost_calls"
+    )
+
+    smoke = {"images": 4, "calls": (8, 16)}
+    of_densities = True
+
+    def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
+        """Root mean square errors in nats over some test examples; draws density_cost.png."""
+        from scoreflow_jax.evaluation.densities import HeldOut
+
+        held = HeldOut.draw(model, data, self.images)
+        rows = [*_formula_rows(self.calls, model, data, held), *_ode_rows(model, held)]
+        if model.experiment.path.is_chain:
+            rows += _chain_rows(self.calls, model, data, held)
+        _draw(out / "density_cost.png", rows, model.experiment.name)
+        return {"images": len(held.x), "finest": _FINEST, "rows": rows}
+
+    @staticmethod
+    def page(figures: Figures, report: Figures) -> str:
+        """See `Part.page`."""
+        del report
+        rows = [
+            [
+                f"{r['method']}, {r['tolerance']:g}" if "tolerance" in r else r["method"],
+                f"{r['calls']:.0f}",
+                shown(r["error"], ".3g"),
+                shown(r["seconds_per_image"], ".3g"),
+            ]
+            for r in figures["rows"]
+        ]
+        head = [
+            f"root mean square over {figures['images']} held-out images",
+            "network calls",
+            "error, nats",
+            "s per image",
+        ]
+        note = (
+            f"The formula's and the bound's error is their standard error; the ODE's is against its exact divergence at "
+            f"{figures['finest']:g}. A derivative along one direction is a call."
+        )
+        return f"## Densities: error against cost\n\n{table(head, rows)}\n\n{note}\n\n![error against cost](density_cost.png)"
 
 
-def _formula_rows(model: Model, data: Data, held: HeldOut) -> list[dict[str, Any]]:
+def _formula_rows(numbers: tuple[int, ...], model: Model, data: Data, held: Any) -> list[dict[str, Any]]:
+    from scoreflow_jax.evaluation.densities import formula_of, gaussian_like, table_for
+
     reference = gaussian_like(data)
     table = table_for(model, data, reference)
     rows = []
     for name, fields in VARIANTS.items():
-        for calls in data.settings.density_cost_calls:
+        for calls in numbers:
             formula = dataclasses.replace(formula_of("logistic", calls, replicates=_REPLICATES), **fields)
             solved = model.solve_formula_density(
                 held.x,
@@ -65,7 +104,7 @@ def _formula_rows(model: Model, data: Data, held: HeldOut) -> list[dict[str, Any
     return rows
 
 
-def _ode_rows(model: Model, held: HeldOut) -> list[dict[str, Any]]:
+def _ode_rows(model: Model, held: Any) -> list[dict[str, Any]]:
     """Exact divergences and one probe's, at several tolerances, and their differences from the finest."""
     solver, size = model.experiment.solver, int(np.prod(model.image_shape))
 
@@ -82,12 +121,13 @@ def _ode_rows(model: Model, held: HeldOut) -> list[dict[str, Any]]:
     return rows
 
 
-def _chain_rows(model: Model, data: Data, held: HeldOut) -> list[dict[str, Any]]:
+def _chain_rows(numbers: tuple[int, ...], model: Model, data: Data, held: Any) -> list[dict[str, Any]]:
     """DDPM's bound by some of its steps."""
-    path = model.experiment.path
-    assert isinstance(path, DDPMPath)
+    from scoreflow_jax.evaluation.densities import chain_data
+
+    path: Any = model.experiment.path
     (x, _), rows = chain_data(data, held), []
-    for calls in data.settings.density_cost_calls:
+    for calls in numbers:
         each = min(max(calls // _REPLICATES, 2), path.num_scales)
         solved = model.solve_chain_bound(
             x, held.labels, key=held.key, num_calls=each * _REPLICATES, replicates=_REPLICATES
@@ -96,7 +136,7 @@ def _chain_rows(model: Model, data: Data, held: HeldOut) -> list[dict[str, Any]]
     return rows
 
 
-def _row(method: str, calls: float, error: float, stats: SolveStats, **more: Any) -> dict[str, Any]:
+def _row(method: str, calls: float, error: float, stats: Any, **more: Any) -> dict[str, Any]:
     seconds = stats.seconds / stats.images
     return {"method": method, "calls": calls, "error": error, "seconds_per_image": seconds, **more}
 
@@ -106,6 +146,8 @@ def _rms(values: Any) -> float:
 
 
 def _draw(path: pathlib.Path, rows: list[dict[str, Any]], name: str) -> None:
+    from scoreflow_jax import plots
+
     curves = []
     for method in dict.fromkeys(r["method"] for r in rows):
         points = sorted((r["calls"], r["error"]) for r in rows if r["method"] == method)

@@ -25,6 +25,12 @@ LARGEST_PIXELS = 4096
 """Numbers of an image beyond which the pixel extractor is refused: a covariance of more is large and means little."""
 
 
+def distance_name(extractor: dict[str, Any]) -> str:
+    """FID is only what is measured on the released network's features."""
+    name = extractor["extractor"]
+    return "FID" if name == RELEASED_NAME else f"Frechet distance on {name}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Extractor:
     """Turns images into features.

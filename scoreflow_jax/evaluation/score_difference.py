@@ -10,22 +10,19 @@ The control is the drift that is exact on the path for the training examples as 
 weights: how far a learned drift is from *that* says what the examples being few does.
 """
 
+import dataclasses
 import pathlib
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from scoreflow_jax import files, plots
+from scoreflow_jax import files
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.evaluation.data import Data
-from scoreflow_jax.evaluation.straightness import in_batches
-from scoreflow_jax.model import Model
-from scoreflow_jax.paths import AffinePath
-from scoreflow_jax.sampling.kernel_score import smoothed_density
-from scoreflow_jax.typing import HostState
+from scoreflow_jax.evaluation.base import Data, Experiment, Figures, Model, Part
+from scoreflow_jax.evaluation.markdown import table
+from scoreflow_jax.host_typing import HostState
+from scoreflow_jax.settings.fields import field
 
 TIMES = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)
 CONTROL = "exact drift of the training data"
@@ -36,39 +33,75 @@ Labels = Int[np.ndarray, " batch"]
 Classes = Int[np.ndarray, " known"]
 
 
-def measure_score_difference(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]:
-    """Cosine and relative square errors of g against f along t, for every sigma_0; draws score_difference.png.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoreDifference(Part):
+    """The learned drift against eq. 7's difference of scores, for several sigma_0."""
 
-    Raises:
-        UserError: a source that is not Gaussian.
-    """
-    settings = data.settings
-    path = model.experiment.drift(jax.device_get(model.params)).path
-    if not (isinstance(path, AffinePath) and path.gaussian_source and path.prior_scale == 1.0):
-        raise UserError(
-            "config.eval.score_difference compares with eq. 7 from N(0, I), which this path does not start from: set it to False"
-        )
-    images, labels = data.images("test", data.some(settings.score_difference_images))
-    known, classes = data.images("train")
-    if not model.num_classes:
-        labels, classes = np.zeros_like(labels), np.zeros_like(classes)
-    chosen = labels if model.num_classes else None
-    x0 = np.asarray(model.source_points(jax.random.key(settings.seeds[0]), len(images)))
-    names = {f"sigma_0 = {s:g}": s for s in settings.score_difference_sigmas}
-    fields: Fields = {name: [] for name in (*names, CONTROL)}
-    learned = []
-    for t in TIMES:
-        x_t = np.asarray(path.interpolant(jnp.full(len(x0), t, jnp.float32), jnp.asarray(x0), jnp.asarray(images)))
-        learned.append(in_batches(model, x_t, t, chosen))
-        for name, start in names.items():
-            fields[name].append(difference_of_scores(x_t, labels, known, classes, start * float(np.exp(t))))
-        fields[CONTROL].append(_exact_drift(path, x_t, t, labels, known, classes))
-    rows = {name: [_compared(g, f) for g, f in zip(field, learned, strict=True)] for name, field in fields.items()}
-    curves = [plots.Curve(n, TIMES, [r["cosine"] for r in row], dashed=n == CONTROL) for n, row in rows.items()]
-    title = f"{model.experiment.name}: the learned drift against sigma' sigma grad log(p2 / p1)"
-    with files.whole_file(out / "score_difference.png") as temporary:
-        plots.save_curves(temporary, curves, plots.Axes(title, "t", "cosine with the learned drift"))
-    return {"images": len(images), "times": list(TIMES), "rows": rows}
+    on: bool = field(False, "measure this part", was="score_difference")
+    images: int = field(364, "of the test split", least=1, was="score_difference_images")
+    sigmas: tuple[float, ...] = field((0.1, 0.3, 1.0, 3.0), "sigma_0 of eq. 7", above=0, was="score_difference_sigmas")
+
+    of_densities = True
+
+    def check(self, experiment: Experiment) -> None:
+        """Refuses a path that does not start from N(0, I)."""
+        from scoreflow_jax.paths import AffinePath
+
+        path = experiment.path
+        if not (isinstance(path, AffinePath) and path.gaussian_source and path.prior_scale == 1.0):
+            raise UserError(
+                "config.eval.score_difference compares with eq. 7 from N(0, I), which this path does not start from: set its "
+                "`on` to False"
+            )
+
+    def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
+        """Cosine and relative square errors of g against f along t, for every sigma_0; draws score_difference.png."""
+        import jax
+        import jax.numpy as jnp
+
+        from scoreflow_jax import plots
+        from scoreflow_jax.evaluation.drifts import drift_in_batches
+
+        path = model.experiment.drift(jax.device_get(model.params)).path
+        images, labels = data.images("test", data.some(self.images))
+        known, classes = data.images("train")
+        if not model.num_classes:
+            labels, classes = np.zeros_like(labels), np.zeros_like(classes)
+        chosen = labels if model.num_classes else None
+        x0 = np.asarray(model.source_points(jax.random.key(data.seed), len(images)))
+        names = {f"sigma_0 = {s:g}": s for s in self.sigmas}
+        fields: Fields = {name: [] for name in (*names, CONTROL)}
+        learned = []
+        for t in TIMES:
+            x_t = np.asarray(path.interpolant(jnp.full(len(x0), t, jnp.float32), jnp.asarray(x0), jnp.asarray(images)))
+            learned.append(drift_in_batches(model, x_t, t, chosen))
+            for name, start in names.items():
+                fields[name].append(difference_of_scores(x_t, labels, known, classes, start * float(np.exp(t))))
+            fields[CONTROL].append(_exact_drift(path, x_t, t, labels, known, classes))
+        rows = {name: [_compared(g, f) for g, f in zip(field, learned, strict=True)] for name, field in fields.items()}
+        curves = [plots.Curve(n, TIMES, [r["cosine"] for r in row], dashed=n == CONTROL) for n, row in rows.items()]
+        title = f"{model.experiment.name}: the learned drift against sigma' sigma grad log(p2 / p1)"
+        with files.whole_file(out / "score_difference.png") as temporary:
+            plots.save_curves(temporary, curves, plots.Axes(title, "t", "cosine with the learned drift"))
+        return {"images": len(images), "times": list(TIMES), "rows": rows}
+
+    @staticmethod
+    def page(figures: Figures, report: Figures) -> str:
+        """See `Part.page`."""
+        del report
+        shown = range(1, len(figures["times"]), 2)
+        rows = []
+        for name, row in figures["rows"].items():
+            middle = row[len(row) // 2]
+            cosines = [f"{row[i]['cosine']:.2f}" for i in shown]
+            rows.append([name, *cosines, f"{middle['relative_error']:.2f}", f"{middle['error_at_best_factor']:.2f}"])
+        half = figures["times"][len(figures["times"]) // 2]
+        head = [
+            f"{figures['images']} held-out images: cosine with the learned drift at t =",
+            *(f"{figures['times'][i]:g}" for i in shown),
+        ]
+        head += [f"square error at t = {half:g}, of the drift's", "with the best factor"]
+        return f"## The drift and eq. 7\n\n{table(head, rows)}\n\n![cosine along t](score_difference.png)"
 
 
 def difference_of_scores(
@@ -83,8 +116,10 @@ def difference_of_scores(
     return bandwidth**2 * (score + x / (1.0 + bandwidth**2))
 
 
-def _exact_drift(path: AffinePath, x: HostState, t: float, labels: Labels, known: Known, classes: Classes) -> HostState:
+def _exact_drift(path: Any, x: HostState, t: float, labels: Labels, known: Known, classes: Classes) -> HostState:
     """E[dx_t/dt | x_t = x] where x1 is one of the known examples: x / alpha has their density smoothed by sigma / alpha."""
+    import jax.numpy as jnp
+
     times = jnp.full(len(x), t, jnp.float32)
     alpha, sigma = (float(f(times)[0]) for f in (path.alpha, path.noise_std))
     score = jnp.asarray(_kernel_score(x / alpha, labels, known, classes, sigma / alpha)) / alpha
@@ -92,6 +127,10 @@ def _exact_drift(path: AffinePath, x: HostState, t: float, labels: Labels, known
 
 
 def _kernel_score(x: HostState, labels: Labels, known: Known, classes: Classes, bandwidth: float) -> HostState:
+    import jax.numpy as jnp
+
+    from scoreflow_jax.sampling.kernel_score import smoothed_density
+
     score = np.empty_like(x)
     for c in np.unique(labels):
         here = labels == c

@@ -12,68 +12,106 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from scoreflow_jax import figures, files, plots
-from scoreflow_jax.evaluation.data import Data
-from scoreflow_jax.evaluation.statistics import covariance_of
-from scoreflow_jax.metrics.frechet import frechet_distance
-from scoreflow_jax.model import Model
-from scoreflow_jax.typing import HostState
+from scoreflow_jax import files
+from scoreflow_jax.evaluation.base import Data, Figures, Model, Part
+from scoreflow_jax.evaluation.markdown import label_note, shown, table
+from scoreflow_jax.host_typing import HostState
+from scoreflow_jax.settings.fields import field
 
 _SHOWN = 10  # samples in a row of few_steps.png
 
 
-def measure_straightness(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]:
-    """S, costs and S along t, and Euler's method in few steps from the same noise; draws straightness.png and few_steps.png."""
-    settings, path, solver = data.settings, model.experiment.path, model.experiment.solver
-    count = model.at_most(settings.straightness_images)
-    start = np.asarray(model.source_points(jax.random.key(settings.seeds[0]), count))
-    labels = data.labels(count)
-    times = np.linspace(path.t_min, path.t_max, settings.straightness_times)
-    adaptive = dataclasses.replace(
-        solver, num_steps=None, method="dopri5" if solver.method == "euler" else solver.method
-    )
-    solved = model.with_solver(adaptive).solve_generate(start, labels, times)
-    assert solved.path is not None
-    chord = (solved.y - start) / (path.t_max - path.t_min)
-    slopes = [in_batches(model, x, float(t), labels) for x, t in zip(solved.path, times, strict=True)]
-    bends = [_mean_square(chord - f) for f in slopes]
-    figures_ = {
-        "images": count,
-        "labels": data.labels_told,
-        "times": times.tolist(),
-        "straightness": _integral(bends, times),
-        "along_t": bends,
-        "transport_cost": _mean_square(solved.y - start),
-        "path_length": _integral([_mean_square(f) for f in slopes], times),
-        "few_steps": [],
-    }
-    rows = [solved.y[:_SHOWN]]
-    for steps in settings.straightness_steps:
-        few = dataclasses.replace(solver, method="euler", num_steps=steps)
-        y = model.with_solver(few).solve_generate(start, labels).y
-        rows.append(y[:_SHOWN])
-        figures_["few_steps"].append({"steps": steps, **_of_samples(y, solved.y, labels, data)})
-    figures_["solved"] = {"nfe": solved.stats.summary()["nfe_mean"], **_of_samples(solved.y, solved.y, labels, data)}
-    curve = plots.Curve(f"S = {figures_['straightness']:.4f}", times.tolist(), bends, marked=False)
-    axes = plots.Axes(f"{model.experiment.name}: |x1 - x0 - f(x_t, t)|^2 along solutions", "t", "mean square")
-    with files.whole_file(out / "straightness.png") as temporary:
-        plots.save_curves(temporary, [curve], axes)
-    if data.experiment.spec.levels:
-        captions = ["solved", *(f"{n} Euler step{'s' * (n > 1)}" for n in settings.straightness_steps)]
-        with files.whole_file(out / "few_steps.png") as temporary:
-            figures.save_rows(temporary, rows, captions=captions)
-    return figures_
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Straightness(Part):
+    """How straight solutions run, and what few Euler steps make of it."""
+
+    on: bool = field(False, "measure this part", was="straightness")
+    images: int = field(200, "generated", least=1, was="straightness_images")
+    times: int = field(21, "along t", least=2, was="straightness_times")
+    steps: tuple[int, ...] = field((1, 2, 4, 8), "numbers of Euler steps", least=1, was="straightness_steps")
+
+    smoke = {"images": 20, "times": 3, "steps": (1, 2)}
+    compares_features = True
+
+    def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
+        """S, costs and S along t, and few Euler steps from the same noise; draws straightness.png and few_steps.png."""
+        import jax
+
+        from scoreflow_jax import figures, plots
+        from scoreflow_jax.evaluation.drifts import drift_in_batches
+
+        path, solver = model.experiment.path, model.experiment.solver
+        count = model.at_most(self.images)
+        start = np.asarray(model.source_points(jax.random.key(data.seed), count))
+        labels = data.labels(count)
+        times = np.linspace(path.t_min, path.t_max, self.times)
+        adaptive = dataclasses.replace(
+            solver, num_steps=None, method="dopri5" if solver.method == "euler" else solver.method
+        )
+        solved = model.with_solver(adaptive).solve_generate(start, labels, times)
+        assert solved.path is not None
+        chord = (solved.y - start) / (path.t_max - path.t_min)
+        slopes = [drift_in_batches(model, x, float(t), labels) for x, t in zip(solved.path, times, strict=True)]
+        bends = [_mean_square(chord - f) for f in slopes]
+        figures_ = {
+            "images": count,
+            "labels": data.labels_told,
+            "times": times.tolist(),
+            "straightness": _integral(bends, times),
+            "along_t": bends,
+            "transport_cost": _mean_square(solved.y - start),
+            "path_length": _integral([_mean_square(f) for f in slopes], times),
+            "few_steps": [],
+        }
+        rows = [solved.y[:_SHOWN]]
+        for steps in self.steps:
+            few = dataclasses.replace(solver, method="euler", num_steps=steps)
+            y = model.with_solver(few).solve_generate(start, labels).y
+            rows.append(y[:_SHOWN])
+            figures_["few_steps"].append({"steps": steps, **_of_samples(y, solved.y, labels, data)})
+        figures_["solved"] = {
+            "nfe": solved.stats.summary()["nfe_mean"],
+            **_of_samples(solved.y, solved.y, labels, data),
+        }
+        curve = plots.Curve(f"S = {figures_['straightness']:.4f}", times.tolist(), bends, marked=False)
+        axes = plots.Axes(f"{model.experiment.name}: |x1 - x0 - f(x_t, t)|^2 along solutions", "t", "mean square")
+        with files.whole_file(out / "straightness.png") as temporary:
+            plots.save_curves(temporary, [curve], axes)
+        if not data.experiment.spec.is_points:
+            captions = ["solved", *(f"{n} Euler step{'s' * (n > 1)}" for n in self.steps)]
+            with files.whole_file(out / "few_steps.png") as temporary:
+                figures.save_rows(temporary, rows, captions=captions)
+        return figures_
+
+    @staticmethod
+    def page(figures: Figures, report: Figures) -> str:
+        """See `Part.page`."""
+        del report
+        solved = figures["solved"]
+        judged = "recognized" in solved
+        head = ["from the same noise", "NFE", "off by", *(["recognized"] if judged else [])]
+        rows = [["solved", shown(solved["nfe"], ".0f"), "0", *([shown(solved["recognized"], ".1%")] if judged else [])]]
+        for few in figures["few_steps"]:
+            cells = [f"Euler, {few['steps']} steps", str(few["steps"]), shown(few["rms_difference"], ".4f")]
+            rows.append(cells + ([shown(few["recognized"], ".1%")] if judged else []))
+        told = (
+            f"S = {figures['straightness']:.4f} (0: straight lines), transport cost {figures['transport_cost']:.4f}, "
+            f"length of the path {figures['path_length']:.4f}, each a mean over dimensions of {figures['images']} images"
+        )
+        told += label_note(figures)
+        return f"## Straightness\n\n{told}\n\n{table(head, rows)}\n\n![straightness](straightness.png)"
 
 
-def measure_student(model: Model, teacher: Model, data: Data) -> dict[str, Any]:
+def measure_student(model: Model, teacher: Model, data: Data) -> Figures:
     """Samples of a distilled model, by the steps that it was trained for, beside its teacher's solutions of the same noise."""
-    settings, solver = data.settings, model.experiment.solver
-    count = model.at_most(settings.straightness_images)
-    start = np.asarray(model.source_points(jax.random.key(settings.seeds[0]), count))
+    import jax
+
+    solver = model.experiment.solver
+    count = model.at_most(data.settings.straightness.images)
+    start = np.asarray(model.source_points(jax.random.key(data.seed), count))
     labels = data.labels(count)
     exact, y = teacher.solve_generate(start, labels).y, model.solve_generate(start, labels).y
     few = {"steps": solver.num_steps, **_of_samples(y, exact, labels, data)}
@@ -84,6 +122,9 @@ def _of_samples(
     y: HostState, exact: HostState, labels: Int[np.ndarray, " batch"] | None, data: Data
 ) -> dict[str, float]:
     """How far samples are from the solutions and from the data."""
+    from scoreflow_jax.evaluation.statistics import covariance_of
+    from scoreflow_jax.metrics.frechet import frechet_distance
+
     found = {"rms_difference": float(np.sqrt(_mean_square(y - exact)))}
     pixels = data.experiment.scaling.to_pixels(y)
     reference = data.reference
@@ -94,18 +135,6 @@ def _of_samples(
     if data.judge is not None and labels is not None:
         found["recognized"] = data.judge.share(data.experiment.scaling.from_eight_bits(pixels), labels)
     return found
-
-
-def in_batches(
-    model: Model, x: HostState, t: float, labels: Int[np.ndarray, " batch"] | None
-) -> Float[np.ndarray, "_ ..."]:
-    """f(x, t, c) in the model's batches."""
-    size = model.batch_size
-    parts = [
-        np.asarray(model.drift(x[i : i + size], t, None if labels is None else labels[i : i + size]))
-        for i in range(0, len(x), size)
-    ]
-    return np.concatenate(parts)
 
 
 def _mean_square(x: Any) -> float:

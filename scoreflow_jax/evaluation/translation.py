@@ -1,23 +1,19 @@
 """Translation between classes, both methods side by side: is the result of the target class, is it still the source's, and is
 the way back open?"""
 
+import dataclasses
 import pathlib
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from scoreflow_jax import figures, files
+from scoreflow_jax import files
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.evaluation.data import Data
-from scoreflow_jax.evaluation.statistics import covariance_of, too_few
-from scoreflow_jax.metrics.diversity import distances_to_sources
-from scoreflow_jax.metrics.frechet import frechet_distance
-from scoreflow_jax.metrics.kernel import kernel_distance
-from scoreflow_jax.model import Model
-from scoreflow_jax.sampling import TRANSLATIONS, Solved
-from scoreflow_jax.typing import HostState
+from scoreflow_jax.evaluation.base import Data, Experiment, Figures, Model, Part
+from scoreflow_jax.evaluation.markdown import mean, shown, table
+from scoreflow_jax.host_typing import HostState
+from scoreflow_jax.settings.fields import field
 
 
 class Job(NamedTuple):
@@ -29,72 +25,148 @@ class Job(NamedTuple):
     number: Int[np.ndarray, " batch"]  # of the image: the same one is translated to several classes
 
 
-def measure_translation(model: Model, data: Data, out: pathlib.Path) -> dict[str, Any]:
-    """Figures of both methods, over all pairs, by target class and by pair; draws translation_<method>.png."""
-    pairs = _pairs(data)
-    job = _job(data, pairs)
-    methods = {}
-    for method in TRANSLATIONS:
-        solved = model.solve_translate(job.images, job.source, job.target, method=method)
-        methods[method] = _figures(model, data, job, method, solved)
-        _draw(out / f"translation_{method}.png", data, job, solved.y)
-    return {"pairs": len(pairs), "images": len(job.images), "methods": methods}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Translation(Part):
+    """Every ordered pair of classes, by both methods."""
 
+    on: bool = field(False, "measure this part", was="translation")
+    pairs: tuple[Any, ...] = field((), "((source, target), ...); empty: all", was="translation_pairs")
+    images: int = field(50, "test images of each source class, at the most", least=1, was="translation_images")
+    lpips_backbone: str | None = field(
+        None,
+        "torchvision's alexnet-owt-7be5be79.pth; with lpips_heads also LPIPS to the source",
+        was="lpips_backbone",
+    )
+    lpips_heads: str | None = field(None, "alex.pth of the lpips package, version 0.1", was="lpips_heads")
 
-def check_translation(data: Data) -> None:
-    """Refuses what `measure_translation` cannot do.
+    smoke = {"images": 1}
+    compares_features = True
 
-    Raises:
-        UserError: an unconditional model, or a class without images.
-    """
-    if not data.experiment.conditional:
-        raise UserError("an unconditional model cannot translate: set config.eval.translation=False")
-    for split, position in (("test", 0), ("test", 1), (data.settings.split, 1)):
-        there = {*data.examples(split)["label"].tolist()}
-        for pair in _pairs(data):
-            if pair[position] not in there:
-                name = data.class_name(pair[position])
+    def check(self, experiment: Experiment) -> None:
+        """Refuses an unconditional model, pairs that are none, and half of LPIPS."""
+        classes = experiment.num_classes
+        if not classes:
+            raise UserError("an unconditional model cannot translate: set config.eval.translation.on=False")
+        for pair in self.pairs:
+            two = isinstance(pair, tuple) and len(pair) == 2 and pair[0] != pair[1]
+            if not two or any(type(c) is not int or not 0 <= c < classes for c in pair):
                 raise UserError(
-                    f"the {split} split has no images of class {pair[position]} ({name}): name other pairs in "
-                    "config.eval.translation_pairs"
+                    f"config.eval.translation.pairs has {pair}, expected pairs of different classes from 0 to {classes - 1}, "
+                    "such as ((0, 1), (1, 0))"
                 )
+        if (self.lpips_backbone is None) != (self.lpips_heads is None):
+            raise UserError("LPIPS needs both config.eval.translation.lpips_backbone and lpips_heads")
+
+    def open(self, data: Data) -> None:
+        """Refuses pairs of classes without images, and opens the weights of LPIPS."""
+        for split, position in (("test", 0), ("test", 1), (data.settings.split, 1)):
+            there = {*data.examples(split)["label"].tolist()}
+            for pair in self._all_pairs(data.experiment):
+                if pair[position] not in there:
+                    name = data.class_name(pair[position])
+                    raise UserError(
+                        f"the {split} split has no images of class {pair[position]} ({name}): name other pairs in "
+                        "config.eval.translation.pairs"
+                    )
+        _ = data.perceptual_distance
+
+    def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
+        """Figures of both methods, over all pairs, by target class and by pair; draws translation_<method>.png."""
+        from scoreflow_jax.sampling import TRANSLATIONS
+
+        pairs = self._all_pairs(data.experiment)
+        job = self._job(data, pairs)
+        methods = {}
+        for method in TRANSLATIONS:
+            solved = model.solve_translate(job.images, job.source, job.target, method=method)
+            methods[method] = _figures(model, data, job, method, solved)
+            _draw(out / f"translation_{method}.png", data, job, solved.y)
+        return {"pairs": len(pairs), "images": len(job.images), "methods": methods}
+
+    def _all_pairs(self, experiment: Experiment) -> list[tuple[int, int]]:
+        """The pairs that the config names, or all."""
+        classes = range(experiment.num_classes)
+        return [*self.pairs] or [(a, b) for a in classes for b in classes if a != b]
+
+    def _job(self, data: Data, pairs: Any) -> Job:
+        """The first images of each pair's source class in the test split."""
+        labels = data.examples("test")["label"]
+        chosen, targets = [], []
+        for source, target in pairs:
+            members = np.flatnonzero(labels == source)[: self.images]
+            chosen.append(members)
+            targets.append(np.full(len(members), target, np.int32))
+        index = np.concatenate(chosen)
+        images, classes = data.images("test", index)
+        return Job(images, classes, np.concatenate(targets), index)
+
+    @staticmethod
+    def page(figures: Figures, report: Figures) -> str:
+        """See `Part.page`."""
+        del report
+        methods = figures["methods"]
+        rows = []
+        for name, words, style in (
+            ("recognized_as_target", "recognized as the target class", ".1%"),
+            ("distance_to_own_source", "distance to its own source", ".3f"),
+            ("distance_to_other_sources", "distance to other sources of that class", ".3f"),
+            ("lpips_to_own_source", "LPIPS to its own source", ".3f"),
+            ("cycle_error_swapped", "there and back with labels swapped, mean absolute error", ".2e"),
+            ("cycle_error_reversed", "there and back in reversed time, mean absolute error", ".2e"),
+            ("nfe", "NFE", ".0f"),
+        ):
+            if any(name in m for m in methods.values()):
+                rows.append([words, *(shown(m.get(name, ""), style) for m in methods.values()), ""])
+        targets = next(iter(methods.values()))["by_target"].values()
+        for name, words in (("frechet_distance", "Frechet distance"), ("kid", "KID")):
+            real = mean([v["real"]["kid"] for v in targets]) if name == "kid" else ""
+            cells = [mean([v[name] for v in m["by_target"].values()]) for m in methods.values()]
+            rows.append([f"{words} to the target class, mean over classes", *cells, real])
+        head = [f"{figures['images']} translations, {figures['pairs']} pairs of classes", *methods, "real, held out"]
+        pictures = "\n".join(f"![{m}](translation_{m}.png)" for m in methods)
+        return f"## Translation\n\n{table(head, rows)}\n\n{pictures}"
+
+    @staticmethod
+    def appendix(figures: Figures) -> str:
+        """A row a pair of classes, the methods side by side."""
+        methods = figures["methods"]
+        fields = (
+            ("recognized_as_target", ".0%"),
+            ("kid", ".3g"),
+            ("distance_to_own_source", ".2f"),
+            ("cycle_error_swapped", ".1e"),
+        )
+        pairs = list(next(iter(methods.values()))["by_pair"])
+        used = [(f, s) for f, s in fields if any(f in m["by_pair"][pairs[0]] for m in methods.values())]
+        words = {
+            "recognized_as_target": "recognized",
+            "kid": "KID",
+            "distance_to_own_source": "to source",
+            "cycle_error_swapped": "cycle",
+        }
+        head = ["pair", *(f"{words[f]}, {name}" for f, _ in used for name in methods)]
+        rows = [[p, *(shown(m["by_pair"][p].get(f, ""), s) for f, s in used for m in methods.values())] for p in pairs]
+        return f"## Translation by pair\n\n{table(head, rows)}"
 
 
-def _pairs(data: Data) -> list[tuple[int, int]]:
-    """The pairs that the config names, or all."""
-    classes = range(data.experiment.num_classes)
-    return [*data.settings.translation_pairs] or [(a, b) for a in classes for b in classes if a != b]
+def _figures(model: Model, data: Data, job: Job, method: str, solved: Any) -> Figures:
+    from scoreflow_jax.sampling import TRANSLATIONS
 
-
-def _job(data: Data, pairs: Any) -> Job:
-    """The first images of each pair's source class in the test split."""
-    labels = data.examples("test")["label"]
-    chosen, targets = [], []
-    for source, target in pairs:
-        members = np.flatnonzero(labels == source)[: data.settings.translation_images]
-        chosen.append(members)
-        targets.append(np.full(len(members), target, np.int32))
-    index = np.concatenate(chosen)
-    images, classes = data.images("test", index)
-    return Job(images, classes, np.concatenate(targets), index)
-
-
-def _figures(model: Model, data: Data, job: Job, method: str, solved: Solved) -> dict[str, Any]:
     # The way back: labels swapped, the paper's; and for `difference` also the same ODE from t = 1 to 0, its exact inverse.
     returns = {"swapped": model.solve_translate(solved.y, job.target, job.source, method=method)}
     if method == "difference":
         returns["reversed"] = model.solve_translate(solved.y, job.source, job.target, method=method, inverse=True)
     cycle = {f"cycle_error_{name}": _per_image(back.y - job.images) for name, back in returns.items()}
     # What is judged are the pixels that a user gets.
-    shown = data.experiment.scaling.shown(solved.y)
+    seen = data.experiment.scaling.shown(solved.y)
     features = data.extractor(data.experiment.scaling.to_pixels(solved.y))
-    recognized = None if data.judge is None else data.judge.predict(shown)
-    own = {**_perceptual(shown, job, data, model.batch_size), **cycle}
-    own["distance_to_own_source"] = np.linalg.norm((shown - job.images).reshape(len(shown), -1), axis=1)
+    recognized = None if data.judge is None else data.judge.predict(seen)
+    own = {**_perceptual(seen, job, data, model.batch_size), **cycle}
+    own["distance_to_own_source"] = np.linalg.norm((seen - job.images).reshape(len(seen), -1), axis=1)
     if recognized is not None:
         own["recognized_as_target"] = (recognized == job.target).astype(np.float64)
     return {
-        **translation_quality(shown, job, recognized),
+        **translation_quality(seen, job, recognized),
         **{name: float(values.mean()) for name, values in own.items()},
         "nfe": solved.stats.summary(TRANSLATIONS[method].network_calls)["nfe_mean"],
         "cost": solved.stats.summary(TRANSLATIONS[method].network_calls),
@@ -110,6 +182,8 @@ def translation_quality(
     translated: HostState, job: Job, recognized: Int[np.ndarray, " batch"] | None
 ) -> dict[str, Any]:
     """The share recognized as the target, and Euclidean distances to an image's own source and to others of its class."""
+    from scoreflow_jax.metrics.diversity import distances_to_sources
+
     own, others = distances_to_sources(translated, job.images, job.source, job.number)
     share = {} if recognized is None else {"recognized_as_target": float(np.mean(recognized == job.target))}
     return {**share, "distance_to_own_source": own, "distance_to_other_sources": others}
@@ -117,6 +191,8 @@ def translation_quality(
 
 def _perceptual(shown: HostState, job: Job, data: Data, size: int) -> dict[str, Float[np.ndarray, " batch"]]:
     """LPIPS of each image to its own source, where the weights are at hand."""
+    import jax.numpy as jnp
+
     if data.perceptual_distance is None:
         return {}
     parts = [
@@ -128,6 +204,9 @@ def _perceptual(shown: HostState, job: Job, data: Data, size: int) -> dict[str, 
 
 def _to_class(features: Float[np.ndarray, "batch features"], data: Data, target: int) -> dict[str, Any]:
     """Distances of all translations to a class from its real images, and of real held-out ones."""
+    from scoreflow_jax.evaluation.statistics import covariance_of, too_few
+    from scoreflow_jax.metrics.frechet import frechet_distance
+
     real = data.statistics(data.settings.split).of_class(target)
     held_out = data.statistics("test").of_class(target)
     own, theirs = covariance_of(features), covariance_of(real)
@@ -144,6 +223,8 @@ def _to_class(features: Float[np.ndarray, "batch features"], data: Data, target:
 
 
 def _kid(features: Float[np.ndarray, "_ features"], real: Float[np.ndarray, "_ features"]) -> float | str:
+    from scoreflow_jax.metrics.kernel import kernel_distance
+
     if min(len(features), len(real)) < 2:
         return "not measured: fewer than 2 images"
     return kernel_distance(features, real).mean
@@ -169,7 +250,9 @@ def _per_image(x: HostState) -> Float[np.ndarray, " batch"]:
 
 def _draw(path: pathlib.Path, data: Data, job: Job, translated: HostState) -> None:
     """One row a source class: its first image, then that image as every other class; of points an arrow each."""
-    if not data.experiment.spec.levels:
+    from scoreflow_jax import figures
+
+    if data.experiment.spec.is_points:
         data.point_plots.translations(path, job.images, job.source, job.target, {"translated": translated})
         return
     targets = np.unique(job.target).tolist()

@@ -10,26 +10,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from scoreflow_jax.settings.fields import check_fields
+from scoreflow_jax.settings.model import NetworkFields
 from scoreflow_jax.typing import Condition, DriftFn, PRNGKey, PyTree, State, Times
 
 
-class Network(nn.Module):
+class Network(NetworkFields, nn.Module):
     """The base of every network.
 
     Attributes:
         num_classes: number of classes of the labels that condition it; 0: none.
         condition_dim: length of the vectors that condition it, such as embeddings of a text, instead of labels; 0: none.
             With neither the network is unconditional.
-        label_dropout: probability with which an example loses its condition in training, so that one network learns the
-            unconditional drift too, as classifier-free guidance needs it. The drift is then unconditional for None.
-        dtype: of the computation; parameters and result are float32.
         outputs: arrays of the examples' shape that it returns, joined along the last axis.
     """
 
     num_classes: int = 0
     condition_dim: int = 0
-    label_dropout: float = 0.0
-    dtype: Any = jnp.float32
     outputs: int = 1
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
@@ -41,16 +38,13 @@ class Network(nn.Module):
             return jnp.zeros((batch, self.condition_dim))
         return jnp.zeros((batch,), jnp.int32) if self.num_classes else None
 
-    def check_rates(self, *names: str) -> None:
-        """Refuses rates of dropout, the fields of these names, and of label dropout that mean nothing.
+    def check(self) -> None:
+        """Checks every field by itself, and that label dropout has labels to drop.
 
         Raises:
-            ValueError: one outside [0, 1), or label dropout without labels.
+            ValueError: a value that its field may not have, or label dropout without labels.
         """
-        for name in (*names, "label_dropout"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 0 and less than 1")
+        check_fields(self)
         if self.label_dropout and not (self.num_classes or self.condition_dim):
             raise ValueError("label_dropout needs labels: this network is unconditional")
 
@@ -103,7 +97,7 @@ def make_drift(network: Network, params: PyTree, *, dropout_key: PRNGKey | None 
 
 def float32_compute(network: Network) -> Network:
     """The same network computing in float32, as ODE solves need it: noise in the drift costs an adaptive solver steps."""
-    return network.clone(dtype=jnp.float32)
+    return network.clone(dtype="float32")
 
 
 def parameter_shapes(network: Network, shape: tuple[int, ...]) -> PyTree:

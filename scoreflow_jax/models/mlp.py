@@ -17,29 +17,19 @@ from scoreflow_jax.models.blocks import (
     residual_sum,
 )
 from scoreflow_jax.models.embeddings import positional_embedding
+from scoreflow_jax.settings.model import MLPFields
 from scoreflow_jax.typing import Condition, Times
 
 Points = Float[Array, "batch dimension"]
 Outputs = Float[Array, "batch outputs"]
 
 
-class MLP(Network):
+class MLP(MLPFields, Network):
     """f(x, t, c): points, times and conditions to a drift of the points' dimension.
 
-    Fields of the base: `num_classes`, `condition_dim`, `label_dropout`, `dtype` and `outputs`.
-
-    Attributes:
-        width: numbers in every hidden layer and in the embeddings of time and condition; even.
-        num_blocks: residual blocks, of two dense layers each.
-        skip_rescale: divide residual sums by sqrt(2).
-        time_scale: time is embedded by sines of time_scale * t. By those of the image network's 999 t the drift of points ripples
-            in t, and an adaptive solver pays: 256 evaluations in place of 51 on three Gaussian classes, at equal likelihood.
+    By the sines of the image network's 999 t the drift of points ripples in t, and an adaptive solver pays: 256 evaluations in
+    place of 51 on three Gaussian classes, at equal likelihood. Hence its own time_scale.
     """
-
-    width: int = 256
-    num_blocks: int = 4
-    skip_rescale: bool = True
-    time_scale: float = 10.0
 
     @nn.compact
     def __call__(self, x: Points, t: Times, condition: Condition | None, train: bool = False) -> Outputs:
@@ -66,15 +56,13 @@ class MLP(Network):
         """Refuses images, and sizes that cannot be.
 
         Raises:
-            ValueError: with what would do; also for a rate of label dropout outside [0, 1).
+            ValueError: with what would do; also for a value that its field may not have.
         """
         if len(shape) != 1:
             raise ValueError(f"mlp takes points (dimension,), got images of shape {shape}: use ncsnpp")
-        if self.width < 4 or self.width % 2:
+        self.check()
+        if self.width % 2:
             raise ValueError(f"width is {self.width}, expected an even number of at least 4")
-        if self.num_blocks < 1:
-            raise ValueError(f"num_blocks is {self.num_blocks}, expected at least 1")
-        self.check_rates()
 
 
 class DenseBlock(nn.Module):

@@ -31,63 +31,21 @@ from scoreflow_jax.models.blocks import (
     residual_sum,
 )
 from scoreflow_jax.models.embeddings import fourier_embedding, positional_embedding
-from scoreflow_jax.models.resampling import Taps, downsample, upsample
+from scoreflow_jax.models.resampling import downsample, upsample
+from scoreflow_jax.settings.model import NCSNppFields
 from scoreflow_jax.typing import Condition, Images, Times
 
 Outputs = Float[Array, "batch height width outputs"]
 """`outputs` images side by side in the channels."""
 
 
-class NCSNpp(Network):
+class NCSNpp(NCSNppFields, Network):
     """f(x, t, c): images, times and conditions to a drift of the images' shape.
 
-    Fields of the base: `num_classes`, `condition_dim`, `label_dropout`, `dtype` and `outputs`.
-
-    Attributes:
-        base_channels: channels at the full resolution, a multiple of 4 (nf in score_sde).
-        channel_multipliers: for each resolution, from the full one down; one fewer halvings than entries.
-        num_blocks: residual blocks at each resolution.
-        attention_resolutions: heights at which self-attention follows the blocks.
-        dropout: rate inside the residual blocks while training.
-        skip_rescale: divide residual sums by sqrt(2).
-        block: "biggan", whose blocks change the resolution too, or "ddpm", with convolutions for that.
-        fir_kernel: taps of the filter for changing resolution, (1, 3, 3, 1) in NCSN++; none: nearest pixels and means.
-        progressive_output: "none"; "output_skip" adds images made at every resolution; "residual" adds activations.
-        progressive_input: "none"; "input_skip" adds the shrunk image to every resolution; "residual" adds its features.
-        progressive_combine: "sum" or "cat", how "input_skip" joins them.
-        embedding: of time_scale * t: "positional", or "fourier" of its logarithm.
-        fourier_scale: standard deviation of the Fourier frequencies, which are drawn once and never trained.
-        time_scale: 999 where the network counts steps; 1 where it is called with noise levels themselves.
-        scale_by_sigma: divide the result by the noise level: time_scale * t under "fourier", and under "positional" entry
-            time_scale * t of the `num_scales` levels between sigma_max and sigma_min, geometrically spaced.
-        centered: False where the input is in [0, 1] and the network shall map it to [-1, 1] (score_sde's VE networks).
-        remat_resolutions: heights at which blocks are computed again in the backward pass instead of being stored.
-        patch: side of the square patches of pixels that are folded into channels on entry and unfolded on leaving, 1, 2 or 4: at
-            2 a quarter of the positions, and so about a quarter of the computation. Heights above are then those of the folded
-            images.
+    With `scale_by_sigma` the result is divided by the noise level: time_scale * t under "fourier", and under "positional" entry
+    time_scale * t of the `num_scales` levels. Folding patches of 2x2 into channels leaves a quarter of the positions, and so
+    about a quarter of the computation.
     """
-
-    base_channels: int = 128
-    channel_multipliers: tuple[int, ...] = (1, 2, 2, 2)
-    num_blocks: int = 4
-    attention_resolutions: tuple[int, ...] = (16,)
-    dropout: float = 0.1
-    skip_rescale: bool = True
-    block: str = "biggan"
-    fir_kernel: Taps = ()
-    progressive_output: str = "none"
-    progressive_input: str = "none"
-    progressive_combine: str = "sum"
-    embedding: str = "positional"
-    fourier_scale: float = 16.0
-    time_scale: float = 999.0
-    scale_by_sigma: bool = False
-    sigma_min: float = 0.01
-    sigma_max: float = 50.0
-    num_scales: int = 1000
-    centered: bool = True
-    remat_resolutions: tuple[int, ...] = ()
-    patch: int = 1
 
     @nn.compact
     def __call__(self, x: Images, t: Times, condition: Condition | None, train: bool = False) -> Outputs:
@@ -113,18 +71,13 @@ class NCSNpp(Network):
         """Refuses images of a shape (height, width, channels) that cannot be halved often enough, and unknown choices.
 
         Raises:
-            ValueError: with what would do; also for a dropout rate outside [0, 1).
+            ValueError: with what would do; also for a value that its field may not have.
         """
         if len(shape) != 3:
             raise ValueError(f"ncsnpp takes images (height, width, channels), got points of shape {shape}: use mlp")
-        self.check_rates("dropout")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+        self.check()
         if self.fir_kernel and (len(self.fir_kernel) < 2 or not sum(self.fir_kernel) > 0):
             raise ValueError(f"fir_kernel is {self.fir_kernel}, expected at least 2 taps of positive sum, or ()")
-        if self.patch not in PATCHES:
-            raise ValueError(f"patch is {self.patch}, expected one of {', '.join(map(str, PATCHES))}")
         halvings = len(self.channel_multipliers) - 1
         height, width = shape[:2]
         least = self.patch * 2**halvings
@@ -257,10 +210,6 @@ class NCSNpp(Network):
         return conv3x3(channels, name=f"{name}_conv", scale=scale, dtype=self.dtype)(h)
 
 
-PATCHES = (1, 2, 4)
-"""Sides of patches."""
-
-
 def fold(x: Images, patch: int) -> Activations:
     """Patches of pixels into channels: (b, h, w, c) to (b, h / patch, w / patch, patch^2 c). Nothing is computed."""
     batch, height, width, channels = x.shape
@@ -277,11 +226,3 @@ def unfold(x: Activations, patch: int) -> Images:
 
 FOURIER = "fourier_frequencies"
 """Name of the one parameter that is not trained."""
-
-_CHOICES = {
-    "block": ("biggan", "ddpm"),
-    "progressive_output": ("none", "output_skip", "residual"),
-    "progressive_input": ("none", "input_skip", "residual"),
-    "progressive_combine": ("sum", "cat"),
-    "embedding": ("positional", "fourier"),
-}

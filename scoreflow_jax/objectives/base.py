@@ -4,17 +4,31 @@ An objective knows neither the network nor the data set, so each works with ever
 values before they take the mean.
 """
 
-from typing import Protocol, runtime_checkable
+import abc
+import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
+import optax
 
+from scoreflow_jax.paths import Path
 from scoreflow_jax.typing import Condition, DriftFn, PerExample, State, Times
 
 
-@runtime_checkable
-class Objective(Protocol):
-    """A training loss."""
+@dataclasses.dataclass(frozen=True)
+class Objective(abc.ABC):
+    """A training loss.
 
+    Attributes:
+        path: how x_t comes from x0 and x1.
+    """
+
+    path: Path
+
+    distils: ClassVar[bool] = False
+    """Whether what is trained is to be sampled by the few steps that it is trained for."""
+
+    @abc.abstractmethod
     def __call__(
         self,
         drift: DriftFn,
@@ -34,7 +48,34 @@ class Objective(Protocol):
             label: class labels of x1, or None.
             z: the latent of a path that has one, N(0, I); else None.
         """
-        ...
+
+    def check_path(self) -> None:
+        """Refuses a path of which the loss leaves something untrained; by default one with a latent, or a learned one.
+
+        Raises:
+            ValueError: naming it.
+        """
+        if self.path.has_latent or self.path.num_parameters:
+            what = "has a latent, whose denoiser" if self.path.has_latent else "is learned, and its numbers"
+            raise ValueError(
+                f"config.path {what} no objective trains but 'interpolant': set name to that, or take another path"
+            )
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:  # noqa: B027
+        """Raises a ValueError for examples of a shape, without the batch, that it cannot compare; default: none."""
+
+    def prepare(self) -> None:  # noqa: B027
+        """Reads what it needs besides the data, which may take time or fail; default: nothing."""
+
+    def adapt_optimizer(self, optimizer: optax.GradientTransformation, path: str) -> optax.GradientTransformation:
+        """The optimizer as the loss wants it; default: as it is.
+
+        Args:
+            optimizer: of all parameters.
+            path: the name of a learned path's numbers among them.
+        """
+        del path
+        return optimizer
 
 
 def mean_square(x: State) -> PerExample:

@@ -14,36 +14,30 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from scoreflow_jax.objectives.base import mean_square
-from scoreflow_jax.paths import AffinePath, Path
+from scoreflow_jax.objectives.base import Objective, mean_square
+from scoreflow_jax.paths import AffinePath
+from scoreflow_jax.settings.objective import DenoisingFields
 from scoreflow_jax.typing import Condition, DriftFn, PerExample, State, Times
-
-WEIGHTS = ("variance", "likelihood")
 
 
 @dataclasses.dataclass(frozen=True)
-class DenoisingScoreMatching:
+class DenoisingScoreMatching(DenoisingFields, Objective):
     """(1) of the module, averaged over dimensions.
 
     Attributes:
         path: affine, from a Gaussian source.
-        weight: "variance", w = sigma^2, or "likelihood", w = g^2.
 
     Raises:
-        ValueError: another path, or an unknown weight.
+        ValueError: another path.
     """
-
-    path: Path
-    weight: str = "variance"
 
     def __post_init__(self) -> None:
         """Checks the fields."""
+        super().__post_init__()
         if not isinstance(self.path, AffinePath) or not self.path.gaussian_source:
             raise ValueError(
                 "denoising score matching needs an affine path from Gaussian noise: there is no score else"
             )
-        if self.weight not in WEIGHTS:
-            raise ValueError(f"weight is {self.weight!r}, expected one of {', '.join(WEIGHTS)}")
 
     def __call__(
         self, drift: DriftFn, x0: State, x1: State, t: Times, label: Condition | None, z: State | None = None

@@ -13,7 +13,7 @@ Shortening the path (2022, section 3.2): for a fixed interpolant the least value
 
 over v is minus the length integral E|v(x_t)|^2, so the interpolant ascends G while v descends it. Both get their gradient
 from one number here: the path's own numbers receive it with the sign turned (`turned`). How fast they move is not the
-gradient's affair, of which Adam forgets the size: their update is multiplied by `path_rate` (`training.scale_update`).
+gradient's affair, of which Adam forgets the size: their update is multiplied by `path_rate` (`scale_update`).
 """
 
 import dataclasses
@@ -21,11 +21,13 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 
-from scoreflow_jax.objectives.base import mean_square
+from scoreflow_jax.objectives.base import Objective, mean_square
 from scoreflow_jax.paths import Path
-from scoreflow_jax.typing import Condition, DriftFn, PerExample, State, Times
+from scoreflow_jax.settings.objective import InterpolantFields
+from scoreflow_jax.typing import Condition, DriftFn, PerExample, PyTree, State, Times
 
 
 @runtime_checkable
@@ -45,29 +47,24 @@ class WithPath(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Interpolant:
+class Interpolant(InterpolantFields, Objective):
     """(1), or (2) where the path is learned, averaged over dimensions.
 
     Attributes:
         path: the interpolant.
-        path_rate: learning rate of a learned path's numbers, as a multiple of the network's; 0: they stay.
     """
-
-    path: Path
-    path_rate: float = 1.0
 
     def __post_init__(self) -> None:
         """Checks the fields.
 
         Raises:
-            ValueError: a negative rate, or a learned path with a latent, where (2) is not the length's gradient.
+            ValueError: a learned path with a latent, where (2) is not the length's gradient.
         """
+        super().__post_init__()
         if self.path.num_parameters and self.path.has_latent:
             raise ValueError(
                 "the path is learned and has a latent: only without one is it shortened. Set latent to 'none'"
             )
-        if self.path_rate < 0:
-            raise ValueError(f"path_rate is {self.path_rate}, expected at least 0")
 
     def __call__(
         self, drift: DriftFn, x0: State, x1: State, t: Times, label: Condition | None, z: State | None = None
@@ -87,6 +84,23 @@ class Interpolant:
             raise ValueError("a path with a latent needs a network of two outputs, and z")
         v, denoiser = drift.heads(x_t, t, label)
         return mean_square(v - rate) + mean_square(denoiser - z)
+
+    def check_path(self) -> None:
+        """Takes every path: latent and numbers are what it trains."""
+
+    def adapt_optimizer(self, optimizer: optax.GradientTransformation, path: str) -> optax.GradientTransformation:
+        """With the updates of a learned path's numbers multiplied by `path_rate`."""
+        return scale_update(optimizer, path, self.path_rate) if self.path.num_parameters else optimizer
+
+
+def scale_update(optimizer: optax.GradientTransformation, name: str, rate: float) -> optax.GradientTransformation:
+    """The optimizer with the updates of params[name] multiplied by `rate`: their own learning rate, whatever Adam made of it."""
+
+    def scaled(updates: PyTree, params: PyTree | None) -> PyTree:
+        del params
+        return {**updates, name: rate * updates[name]}
+
+    return optax.chain(optimizer, optax.stateless(scaled))
 
 
 def turned(values: Float[Array, " parameters"]) -> Float[Array, " parameters"]:

@@ -29,53 +29,28 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from scoreflow_jax.objectives.base import mean_square
-from scoreflow_jax.paths import AffinePath, LinearPath, Path, per_example
+from scoreflow_jax.objectives.base import Objective, mean_square
+from scoreflow_jax.paths import AffinePath, per_example
+from scoreflow_jax.settings.objective import PathConstrainedFields
 from scoreflow_jax.typing import Condition, DriftFn, PerExample, State, Times
-
-WEIGHTS = ("power", "velocity", "noise", "data", "logit_normal")
-"""lambda(t), times t^2, by the name that `config.objective.weight` gives it: see `PathConstrained`."""
-
-METHODS = ("euler", "heun")
 
 
 @dataclasses.dataclass(frozen=True)
-class PathConstrained:
+class PathConstrained(PathConstrainedFields, Objective):
     """lambda(t) t^2 times the mean square of f(x_t, t, c) - dx_t/dt, or of the mean slope of K steps: (2) and (3) of the module.
 
     Attributes:
         path: how x_t and its velocity come from x0 and x1. Readings (1) and (3) hold on the straight path; on another affine
             path (2) is a weighted velocity loss.
-        weight_exponent: p in lambda(t) = t^-p, at most 2: 1 is the paper's, 2 is rectified flow, 0 the unweighted eq. 19.
-        weight: "power", t^-p; or by what it makes of the loss: "velocity" (p = 2 on every path), "noise" or "data" (the squared
-            error of that prediction); "logit_normal", the density of sigmoid(N(0, 1)), which favours the middle.
-        num_steps: K of (3); 0: the one step of algorithm 1, (2).
-        method: of the K steps, "euler" or "heun" (two evaluations a step).
 
     Raises:
-        ValueError: p above 2, which is singular at t = 0; an unknown name; steps on a path that is not straight.
+        ValueError: steps on a path that is not straight, or a weight that the path does not have.
     """
-
-    path: Path
-    weight_exponent: float = 1.0
-    weight: str = "power"
-    num_steps: int = 0
-    method: str = "euler"
 
     def __post_init__(self) -> None:
         """Checks the fields."""
-        if self.weight_exponent > 2:
-            raise ValueError(
-                f"weight_exponent is {self.weight_exponent}, expected at most 2: t^(2 - p) must stay finite at t = 0. "
-                "The paper's is 1, rectified flow's 2."
-            )
-        if self.weight not in WEIGHTS:
-            raise ValueError(f"weight is {self.weight!r}, expected one of {', '.join(WEIGHTS)}")
-        if self.method not in METHODS:
-            raise ValueError(f"method is {self.method!r}, expected one of {', '.join(METHODS)}")
-        if self.num_steps < 0:
-            raise ValueError(f"num_steps is {self.num_steps}, expected at least 0")
-        if self.num_steps and type(self.path) is not LinearPath:
+        super().__post_init__()
+        if self.num_steps and not self.path.is_straight:
             raise ValueError(
                 f"num_steps is {self.num_steps}, but eq. 19 is of the straight path: set config.path.name to 'linear'"
             )

@@ -1,12 +1,13 @@
 """Paths between the source and the data: `base.py` holds the contract, one member a file, or a family of them."""
 
-from scoreflow_jax.paths.base import LATENTS, PREDICTIONS, AffinePath, Path, Prediction, per_example
+from scoreflow_jax.paths.base import AffinePath, Path, per_example
 from scoreflow_jax.paths.learned import LearnedPath
 from scoreflow_jax.paths.linear import LinearPath
-from scoreflow_jax.paths.parameterization import TOLD, NetworkDrift, Parameterization
+from scoreflow_jax.paths.parameterization import NetworkDrift, Parameterization
 from scoreflow_jax.paths.trigonometric import TrigonometricPath
 from scoreflow_jax.paths.variance_exploding import VEPath
 from scoreflow_jax.paths.variance_preserving import DDPMPath, SubVPPath, VariancePreservingPath, VPPath
+from scoreflow_jax.settings.path import Prediction
 
 PATHS: dict[str, type[Path]] = {
     "linear": LinearPath,
@@ -21,10 +22,7 @@ PATHS: dict[str, type[Path]] = {
 """Every path by the name that `config.path.name` gives it."""
 
 __all__ = [
-    "LATENTS",
     "PATHS",
-    "PREDICTIONS",
-    "TOLD",
     "AffinePath",
     "DDPMPath",
     "LearnedPath",

@@ -26,24 +26,15 @@ path: sigma x0 + gamma z is Gaussian with standard deviation sqrt(sigma^2 + gamm
 
 import abc
 import dataclasses
-import typing
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from scoreflow_jax.settings.path import AffineFields, PathFields, Prediction
 from scoreflow_jax.typing import PRNGKey, State, Time, Times
-
-Prediction = Literal["velocity", "data", "noise", "score"]
-"""What a network may predict, on an affine path from Gaussian noise all the same thing."""
-
-PREDICTIONS = typing.get_args(Prediction)
-
-LATENTS = ("none", "brownian", "sine")
-"""gamma(t) of (5): 0, scale sqrt(t (1 - t)), scale sin(pi t)^2."""
-
 
 _HALVINGS = 30  # of an interval of times; float32 tells apart no more
 
@@ -57,26 +48,14 @@ def per_example(coefficient: Times | Time, like: State) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class Path(abc.ABC):
+class Path(PathFields, abc.ABC):
     """What joins the source to the data.
 
     Attributes:
         gaussian_source: whether x0 is N(0, I), without which there is no score; False when it is another data set.
-        t_min, t_max: the times between which it is trained and solved, within [0, 1].
     """
 
     gaussian_source: bool = True
-    t_min: float = 0.0
-    t_max: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuses limits outside [0, 1].
-
-        Raises:
-            ValueError: also where there is no time between them.
-        """
-        if not 0.0 <= self.t_min < self.t_max <= 1.0:
-            raise ValueError(f"t_min and t_max are {self.t_min} and {self.t_max}, expected 0 <= t_min < t_max <= 1")
 
     @property
     def prior_scale(self) -> float:
@@ -92,6 +71,16 @@ class Path(abc.ABC):
     def num_parameters(self) -> int:
         """Numbers of the path that are learned; 0 of most."""
         return 0
+
+    @property
+    def is_straight(self) -> bool:
+        """Whether x_t is t x1 + (1 - t) x0 and nothing else, the paper's path."""
+        return False
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether it stands for a chain of discrete steps, at whose times alone a network is trained."""
+        return False
 
     def with_parameters(self, values: Float[Array, " parameters"]) -> "Path":
         """The path with these in place of its learned numbers."""
@@ -112,33 +101,8 @@ class Path(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class AffinePath(Path):
-    """x_t = alpha(t) x1 + sigma(t) x0 + gamma(t) z, (1) and (5) of the module. Members state alpha and sigma and nothing else.
-
-    Attributes:
-        latent: gamma(t), a name in `LATENTS`.
-        latent_scale: its scale.
-    """
-
-    latent: str = "none"
-    latent_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Checks the latent.
-
-        Raises:
-            ValueError: an unknown one, a scale that is not positive, or times at which its derivative is infinite.
-        """
-        super().__post_init__()
-        if self.latent not in LATENTS:
-            raise ValueError(f"latent is {self.latent!r}, expected one of {', '.join(LATENTS)}")
-        if not self.latent_scale > 0:
-            raise ValueError(f"latent_scale is {self.latent_scale}, expected a positive number")
-        if self.latent == "brownian" and (self.t_min == 0 or self.t_max == 1):
-            raise ValueError(
-                f"latent is 'brownian', whose derivative is infinite at t = 0 and 1, but t_min and t_max are {self.t_min} and "
-                f"{self.t_max}: set them to 1e-3 and 0.999, say, or take 'sine'"
-            )
+class AffinePath(AffineFields, Path):
+    """x_t = alpha(t) x1 + sigma(t) x0 + gamma(t) z, (1) and (5) of the module. Members state alpha and sigma and nothing else."""
 
     @property
     def has_latent(self) -> bool:

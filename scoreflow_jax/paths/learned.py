@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scoreflow_jax.paths.base import AffinePath
+from scoreflow_jax.settings.path import LearnedFields
 from scoreflow_jax.typing import Time, Times
 
 
 @dataclasses.dataclass(frozen=True)
-class LearnedPath(AffinePath):
+class LearnedPath(LearnedFields, AffinePath):
     """alpha = t + sum_n b_n sin(n pi t), sigma = 1 - t + sum_n a_n sin(n pi t): any a and b leave the ends where they are.
 
     The objective "interpolant" moves a and b to shorten the path of the density, the integral of E|v(x_t, t)|^2; no interpolant
@@ -19,22 +20,10 @@ class LearnedPath(AffinePath):
     can reach it between Gaussians of one shape: for N(0, I) and N(m, I) at alpha = t, sigma = sqrt(1 - t^2).
 
     Attributes:
-        num_terms: of each sum.
         values: (b, a), 2 num_terms numbers; None: all 0, the straight path.
     """
 
-    num_terms: int = 8
     values: Any = None
-
-    def __post_init__(self) -> None:
-        """Checks the number of terms.
-
-        Raises:
-            ValueError: less than 1.
-        """
-        super().__post_init__()
-        if self.num_terms < 1:
-            raise ValueError(f"num_terms is {self.num_terms}, expected at least 1")
 
     @property
     def num_parameters(self) -> int:

@@ -10,6 +10,11 @@ from scoreflow_jax.typing import Time, Times
 class LinearPath(AffinePath):
     """x_t = t x1 + (1 - t) x0: xbar(t) in algorithm 1 of ScoreFlow. Its velocity is x1 - x0."""
 
+    @property
+    def is_straight(self) -> bool:
+        """Where it has no latent."""
+        return not self.has_latent
+
     def alpha(self, t: Times | Time) -> Times | Time:
         """t."""
         return t

@@ -9,45 +9,23 @@ v + gamma'(t) eta (Albergo, Boffi and Vanden-Eijnden 2023, arXiv:2303.08797, eq.
 """
 
 import dataclasses
-import typing
 
 import jax
 import jax.numpy as jnp
 
-from scoreflow_jax.paths.base import PREDICTIONS, AffinePath, Path, Prediction, per_example
+from scoreflow_jax.paths.base import AffinePath, Path, per_example
+from scoreflow_jax.settings.path import ParameterizationFields, Prediction
 from scoreflow_jax.typing import Condition, DriftFn, State, Times
 
 _NOTHING = 1e-6  # cos(pi / 2) is 4e-8 in float32
 
-TOLD = ("t", "reversed", "sigma")
-"""What the network is told of time: t, 1 - t as score_sde's VP networks, or the noise level sigma(t) as its VE networks."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Parameterization:
+class Parameterization(ParameterizationFields):
     """Between a network and the drift.
 
-    Attributes:
-        predicts: a kind of `PREDICTIONS`.
-        told: a name in `TOLD`.
-        unit_range: the network works on data in [0, 1], as score_sde's VE networks; sigma is told in those units too.
-        scale_input: divide what the network sees by sqrt(alpha^2 + sigma^2), so that it is of order 1 on VE's path too (Karras et
-            al. 2022, arXiv:2206.00364, table 1, with data of variance 1).
-
-    Raises:
-        ValueError: an unknown name.
+    `scale_input` is table 1 of Karras et al. 2022 (arXiv:2206.00364), with data of variance 1.
     """
-
-    predicts: str = "velocity"
-    told: str = "t"
-    unit_range: bool = False
-    scale_input: bool = False
-
-    def __post_init__(self) -> None:
-        """Checks the names."""
-        for name, value, names in (("predicts", self.predicts, PREDICTIONS), ("told", self.told, TOLD)):
-            if value not in names:
-                raise ValueError(f"{name} is {value!r}, expected one of {', '.join(names)}")
 
     def check_path(self, path: Path) -> None:
         """Refuses a path on which this means nothing.
@@ -126,7 +104,7 @@ class NetworkDrift:
             return output
         if not isinstance(path, AffinePath):
             raise ValueError(f"{type(path).__name__} is no affine path: it has a velocity only, no {kind}")
-        return path.convert(output, x, t, source=typing.cast(Prediction, source), target=kind)
+        return path.convert(output, x, t, source=source, target=kind)
 
     def heads(self, x: State, t: Times, condition: Condition | None) -> tuple[State, State]:
         """v and eta of a path with a latent."""

@@ -5,35 +5,17 @@ import dataclasses
 import jax.numpy as jnp
 
 from scoreflow_jax.paths.base import AffinePath
+from scoreflow_jax.settings.path import VEFields
 from scoreflow_jax.typing import Time, Times
 
 
 @dataclasses.dataclass(frozen=True)
-class VEPath(AffinePath):
+class VEPath(VEFields, AffinePath):
     """x_t = x1 + sigma(t) x0 with sigma from sigma_max at t = 0 down to sigma_min at t = 1, evenly in the logarithm.
 
     The state at t = 0 is sigma_max x0 and a little data; solves start from N(0, sigma_max^2 I). The published levels are of data
     in [0, 1]: ours, in [-1, 1], need them doubled.
-
-    Attributes:
-        sigma_min, sigma_max: standard deviations, in units of the data in [-1, 1].
     """
-
-    t_max: float = 1.0 - 1e-5
-    sigma_min: float = 0.02
-    sigma_max: float = 100.0
-
-    def __post_init__(self) -> None:
-        """Checks the levels.
-
-        Raises:
-            ValueError: not 0 < sigma_min < sigma_max.
-        """
-        super().__post_init__()
-        if not 0 < self.sigma_min < self.sigma_max:
-            raise ValueError(
-                f"sigma_min and sigma_max are {self.sigma_min} and {self.sigma_max}, expected 0 < min < max"
-            )
 
     @property
     def prior_scale(self) -> float:

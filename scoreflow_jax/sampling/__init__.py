@@ -4,7 +4,7 @@ from scoreflow_jax.sampling.batches import Solved, SolveStats, padded, solve_in_
 from scoreflow_jax.sampling.flow import encode, generate
 from scoreflow_jax.sampling.interpolate import RULES, interpolate_latents
 from scoreflow_jax.sampling.noise import noise_for
-from scoreflow_jax.sampling.stochastic import SAMPLERS, SCHEDULES, Sampler, sample_keys, sample_stochastically
+from scoreflow_jax.sampling.stochastic import Sampler, sample_keys, sample_stochastically
 from scoreflow_jax.sampling.translate import (
     TRANSLATIONS,
     Translation,
@@ -14,8 +14,6 @@ from scoreflow_jax.sampling.translate import (
 
 __all__ = [
     "RULES",
-    "SAMPLERS",
-    "SCHEDULES",
     "TRANSLATIONS",
     "Sampler",
     "SolveStats",

@@ -35,20 +35,8 @@ import numpy as np
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.sampling.kernel_score import smoothed_density
 from scoreflow_jax.sampling.noise import noise_for
-from scoreflow_jax.settings import DifferenceSettings
+from scoreflow_jax.settings.commands import FlowFields
 from scoreflow_jax.typing import HostState, Points, PRNGKey, PyTree, State, Time
-
-BANDWIDTHS = ("constant", "geometric", "linear")
-"""How s goes from sigma_start to sigma_end; constant stays at sigma_start."""
-
-STEP_RULES = ("constant", "bandwidth")
-"""Length of a step: step_size, or step_size s^2, which at 1 moves by the difference of two mean shifts."""
-
-SCORES = ("kernel", "learned", "classifier")
-"""Where scores come from, by the name that `config.difference.scores` gives it."""
-
-AGAINST = ("particles", "source")
-"""Whose density is q: the particles' as they stand, or that of what they began at, which stays."""
 
 Score = Callable[[State, Time, PyTree], State]
 """(x, bandwidth, memory) -> score at x of a density smoothed by N(0, bandwidth^2 I); memory is what the difference was given."""
@@ -66,39 +54,8 @@ class Difference(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DifferenceFlow:
-    """How particles move.
-
-    Attributes:
-        num_steps: Euler steps.
-        sigma_start, sigma_end: bandwidths of the first and the last step.
-        schedule: between them, a name in `BANDWIDTHS`.
-        step_rule: a name in `STEP_RULES`.
-        step_size: of that rule.
-        jitter: take the difference at x + s noise.
-
-    Raises:
-        ValueError: an unknown name or a number out of range.
-    """
-
-    num_steps: int = 200
-    sigma_start: float = 1.0
-    sigma_end: float = 0.1
-    schedule: str = "geometric"
-    step_rule: str = "bandwidth"
-    step_size: float = 1.0
-    jitter: bool = False
-
-    def __post_init__(self) -> None:
-        """Checks the fields."""
-        for name, names in (("schedule", BANDWIDTHS), ("step_rule", STEP_RULES)):
-            if getattr(self, name) not in names:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(names)}")
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps is {self.num_steps}, expected at least 1")
-        for name in ("sigma_start", "sigma_end", "step_size"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a positive number")
+class DifferenceFlow(FlowFields):
+    """How particles move."""
 
     def bandwidth(self, step: Any) -> Time:
         """s of a step, from 0 to num_steps - 1."""
@@ -110,15 +67,6 @@ class DifferenceFlow:
     def step_length(self, bandwidth: Time) -> Time:
         """dt at a bandwidth."""
         return self.step_size * (bandwidth**2 if self.step_rule == "bandwidth" else jnp.ones_like(bandwidth))
-
-
-def flow_of(settings: DifferenceSettings) -> DifferenceFlow:
-    """The flow that `config.difference` describes.
-
-    Raises:
-        ValueError: as `DifferenceFlow`.
-    """
-    return DifferenceFlow(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(DifferenceFlow)})
 
 
 def score_difference(score_p: Score, score_q: Score | None = None, *, exclude_self: bool = False) -> Difference:

@@ -1,13 +1,16 @@
 """Interpolation between two latents; decoding the result is `generate`."""
 
+import typing
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from scoreflow_jax.settings.commands import Rule
 from scoreflow_jax.typing import State
 
 Stacked = Float[Array, "..."]
-RULES = ("square_root", "slerp", "linear")
+RULES = typing.get_args(Rule)
 
 _STRAIGHT = (
     1e-5  # sine of the angle below which latents point the same way or opposite ways; float32's rounding is 1e-7

@@ -33,16 +33,8 @@ from jaxtyping import Array, Float, UInt32
 from scoreflow_jax.ode import Solution
 from scoreflow_jax.paths import AffinePath, DDPMPath, Path, Prediction
 from scoreflow_jax.sampling.flow import WHOLE, Span
+from scoreflow_jax.settings.solve import SamplerFields
 from scoreflow_jax.typing import State, Time, Times
-
-SAMPLERS = ("ode", "euler_maruyama", "reverse_diffusion", "ancestral", "predictor_corrector", "ddim")
-"""How `generate` goes from noise to data, by the name that `config.sampler.name` gives it; "ode": by `config.solver`."""
-
-SCHEDULES = ("path", "constant", "sigma", "gamma")
-"""e(t) of (1), times `noise`: g^2 / 2 of the path, 1, the path's sigma(t), or its gamma(t). With the last e s is finite up to
-the ends where a learned score is -eta / gamma; with the others `margin` bounds it."""
-
-VARIANCES = ("posterior", "forward")
 
 _GREY_LEVEL = 2.0 / 256.0  # in [-1, 1]
 _NO_NOISE = 1e-6  # cos(pi / 2) is 4e-8 in float32
@@ -61,55 +53,8 @@ class Predictor(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sampler:
-    """How samples are drawn.
-
-    Attributes:
-        name: in `SAMPLERS`.
-        num_steps: equal steps in t, but for DDPM's levels; not for "ode".
-        noise: of euler_maruyama, what e(t) is multiplied by: 0 is the ODE, 1 under "path" the reverse-time SDE.
-        schedule: of euler_maruyama, a name in `SCHEDULES`.
-        variance: of ancestral, "posterior" (given the data: SMLD's, and DDPM's lower bound) or "forward" (G^2: DDPM's beta,
-            its upper bound).
-        corrector_steps: Langevin steps after each of predictor_corrector's.
-        snr: their size: step = 2 a^2 (snr |noise| / |score|)^2 after a step with that a, norms averaged over the batch, so that
-            samples depend on it; 0.16 in the published VE and VP runs.
-        margin: how far from t = 0 and t = 1 steps keep, where a score or g is not finite; the path's own limits may be tighter.
-        denoise: end with the data that are expected at the last time, in place of the last state; one more network call. Samples
-            of the ODE do so where `denoises` says; encoding, decoding, translation and likelihoods never.
-
-    Raises:
-        ValueError: an unknown name or a number out of range.
-    """
-
-    name: str = "ode"
-    num_steps: int = 1000
-    noise: float = 1.0
-    schedule: str = "path"
-    variance: str = "posterior"
-    corrector_steps: int = 1
-    snr: float = 0.16
-    margin: float = 1e-3
-    denoise: bool = True
-
-    def __post_init__(self) -> None:
-        """Checks the fields."""
-        for name, value, names in (
-            ("name", self.name, SAMPLERS),
-            ("schedule", self.schedule, SCHEDULES),
-            ("variance", self.variance, VARIANCES),
-        ):
-            if value not in names:
-                raise ValueError(f"{name} is {value!r}, expected one of {', '.join(names)}")
-        if self.num_steps < 1 or self.corrector_steps < 0:
-            raise ValueError(
-                f"num_steps and corrector_steps are {self.num_steps} and {self.corrector_steps}, expected at least 1 and 0"
-            )
-        if not (self.noise >= 0 and self.snr > 0 and 0 <= self.margin < 0.5):
-            raise ValueError(
-                f"noise, snr and margin are {self.noise}, {self.snr} and {self.margin}, expected at least 0, more than 0, and "
-                "at least 0 and less than 0.5"
-            )
+class Sampler(SamplerFields):
+    """How samples are drawn."""
 
     def check_path(self, path: Path) -> None:
         """Refuses a path that the sampler is not defined on.

@@ -1,8 +1,7 @@
 """Training: the state, one pure step, and the loop around it."""
 
-from scoreflow_jax.training.coupling import COUPLINGS
-from scoreflow_jax.training.loop import Hooks, Record, Schedule, Steps, run
-from scoreflow_jax.training.optimizer import make_optimizer, scale_update
+from scoreflow_jax.training.loop import Hooks, Record, Steps, run
+from scoreflow_jax.training.optimizer import make_optimizer
 from scoreflow_jax.training.profile import PROFILE_AFTER, Profile
 from scoreflow_jax.training.state import (
     TrainState,
@@ -30,7 +29,6 @@ from scoreflow_jax.training.step import (
 from scoreflow_jax.training.times import TIMES, TimeDistribution, Uniform
 
 __all__ = [
-    "COUPLINGS",
     "PROFILE_AFTER",
     "TIMES",
     "Compiled",
@@ -38,7 +36,6 @@ __all__ = [
     "Hooks",
     "Profile",
     "Record",
-    "Schedule",
     "Steps",
     "TimeDistribution",
     "TrainLoss",
@@ -56,7 +53,6 @@ __all__ = [
     "make_train_step",
     "per_example",
     "run",
-    "scale_update",
     "several",
     "split_state",
     "state_of",

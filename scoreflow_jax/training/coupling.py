@@ -13,9 +13,6 @@ from jaxtyping import Array, Float, Int
 
 from scoreflow_jax.typing import Condition, State
 
-COUPLINGS = ("independent", "optimal_transport")
-"""Every coupling by the name that `config.train.coupling` gives it."""
-
 
 def optimal_transport(x0: State, x1: State, label: Condition | None) -> State:
     """x0 in the order that minimizes sum |x0_i - x1_i|^2 over the batch, within each class.

@@ -14,51 +14,13 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.parallel import device_memory
 from scoreflow_jax.processes import Stopped, StopRequests
 from scoreflow_jax.progress import peak_memory, training_bar
+from scoreflow_jax.settings.train import Schedule
 from scoreflow_jax.training.state import TrainState
 from scoreflow_jax.typing import PyTree
 from scoreflow_jax.writers import Writer
 
 Record = dict[str, float]
 """Metrics of one step."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """When things happen, in steps.
-
-    Attributes:
-        num_steps: the step at which training ends.
-        log_every: numbers are fetched from the device, checked and written.
-        sample_every: pictures; 0 for none but at the end.
-        checkpoint_every: checkpoints; also at the end.
-        cooldown_steps: over so many steps before the end the learning rate falls to 0; 0 for none.
-    """
-
-    num_steps: int
-    log_every: int
-    sample_every: int
-    checkpoint_every: int
-    cooldown_steps: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuses intervals that never come."""
-        for name in ("num_steps", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"train.{name} is {getattr(self, name)}, expected at least 1")
-        if not 0 <= self.cooldown_steps <= self.num_steps:
-            raise UserError(f"train.cooldown_steps is {self.cooldown_steps}, expected 0 to num_steps, {self.num_steps}")
-
-    def due(self, done: int) -> set[str]:
-        """What comes after so many steps: of "log", "sample" and "save"; a log with each of the others."""
-        final = done == self.num_steps
-        due = {"save"} if final or done % self.checkpoint_every == 0 else set()
-        due |= {"sample"} if final or (self.sample_every and done % self.sample_every == 0) else set()
-        return due | ({"log"} if due or done % self.log_every == 0 else set())
-
-    def next_event(self, done: int) -> int:
-        """The first step after `done` at which something comes."""
-        every = [n for n in (self.log_every, self.sample_every, self.checkpoint_every) if n]
-        return min(self.num_steps, *((done // n + 1) * n for n in every))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,67 +1,29 @@
 """Adam as score_sde and rectified flow run it."""
 
-from typing import Any
-
-import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int
 
-from scoreflow_jax.typing import PyTree
+from scoreflow_jax.settings.train import OptimizerSettings, Schedule
 
 
-def make_optimizer(
-    cooldown: tuple[int, int] = (0, 0),
-    /,
-    *,
-    learning_rate: float,
-    b1: float,
-    b2: float,
-    epsilon: float,
-    warmup_steps: int,
-    clip_norm: float,
-) -> optax.GradientTransformation:
+def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
     """Adam after clipping, with a linear warm-up from 0.
 
     Args:
-        cooldown: the step at which training ends, and over how many steps before it the rate falls to 0; 0 for none.
-        learning_rate: after the warm-up.
-        b1, b2, epsilon: Adam's.
-        warmup_steps: 0 for none.
-        clip_norm: bound of the gradient's global norm; 0 for none.
-
-    Raises:
-        ValueError: a rate that is not positive, a negative warm-up or bound.
+        settings: `config.optimizer`.
     """
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate is {learning_rate}, expected a positive number, such as 2e-4")
-    if warmup_steps < 0 or clip_norm < 0:
-        raise ValueError(f"warmup_steps and clip_norm are {warmup_steps} and {clip_norm}, expected at least 0")
-    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    rate = optax.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else learning_rate
-    return _cooled(optax.chain(clip, optax.adam(rate, b1=b1, b2=b2, eps=epsilon)), *cooldown)
+    s = settings
+    clip = optax.clip_by_global_norm(s.clip_norm) if s.clip_norm else optax.identity()
+    rate = optax.linear_schedule(0.0, s.learning_rate, s.warmup_steps) if s.warmup_steps else s.learning_rate
+    return optax.chain(clip, optax.adam(rate, b1=s.b1, b2=s.b2, eps=s.epsilon))
 
 
-def _cooled(optimizer: optax.GradientTransformation, end: int, steps: int) -> optax.GradientTransformation:
-    """The optimizer with updates that fall to 0 at the end.
+def cooldown_share(step: Int[Array, ""], schedule: Schedule) -> Float[Array, ""]:
+    """What an update is multiplied by for the rate to fall to 0 at the end of training, of the update after `step` others.
 
-    Its state is the same, so any run can take up a cool-down; without one nothing knows the end, so a run can be made longer.
+    It is of the run's steps, not of the optimizer's, which begin anew where a run began from given weights; and it is no part of
+    the optimizer's state, so any run can take up a cool-down, and one without can be made longer.
     """
-    if not steps:
-        return optimizer
-    down = optax.linear_schedule(1.0, 0.0, steps, transition_begin=end - steps)
-
-    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
-        left = down(state[1][0].count)  # Adam's, after the clipping: of updates already made
-        updates, state = optimizer.update(updates, state, params)
-        return jax.tree.map(lambda u: left * u, updates), state
-
-    return optax.GradientTransformation(optimizer.init, update)
-
-
-def scale_update(optimizer: optax.GradientTransformation, name: str, rate: float) -> optax.GradientTransformation:
-    """The optimizer with the updates of params[name] multiplied by `rate`: their own learning rate, whatever Adam made of it."""
-
-    def scaled(updates: PyTree, params: PyTree | None) -> PyTree:
-        del params
-        return {**updates, name: rate * updates[name]}
-
-    return optax.chain(optimizer, optax.stateless(scaled))
+    steps = schedule.cooldown_steps
+    return jnp.asarray(optax.linear_schedule(1.0, 0.0, steps, transition_begin=schedule.num_steps - steps)(step))

@@ -14,7 +14,9 @@ from scoreflow_jax.parallel import Layout, one_at_a_time
 from scoreflow_jax.paths import Path
 from scoreflow_jax.pixels import dequantized, to_unit_range
 from scoreflow_jax.randomness import key_of
+from scoreflow_jax.settings.train import Schedule
 from scoreflow_jax.training.coupling import optimal_transport
+from scoreflow_jax.training.optimizer import cooldown_share
 from scoreflow_jax.training.state import TrainState
 from scoreflow_jax.training.times import TimeDistribution, Uniform
 from scoreflow_jax.typing import DriftFn, Images, PRNGKey, PyTree, State
@@ -131,6 +133,7 @@ def make_train_step(
     ema_decay: float,
     microbatches: int = 1,
     unrolled: bool = True,
+    schedule: Schedule | None = None,
 ) -> TrainStep:
     """Builds the step.
 
@@ -146,6 +149,7 @@ def make_train_step(
             gradient but for the dropout.
         unrolled: one after the other in the program, for CPUs; else in a loop of the device. (On CPU XLA's gradients of
             convolutions inside a loop are 40 to 120 times slower.)
+        schedule: of the run, for its cool-down; None: there is none.
 
     Returns:
         step(state, batch), with a batch as `TrainLoss.draw` takes it; the metrics are the batch's mean loss, the gradient's norm
@@ -157,6 +161,9 @@ def make_train_step(
         drawn = loss.draw(jax.random.fold_in(state.key, state.step), batch)
         value, grads = value_and_grad(loss, state.params, drawn, microbatches, unrolled)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        if schedule is not None and schedule.cooldown_steps:
+            share = cooldown_share(state.step, schedule)
+            updates = jax.tree.map(lambda u: share * u, updates)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
         if state.ema_low is None:

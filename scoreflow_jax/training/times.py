@@ -10,18 +10,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from scoreflow_jax.settings.times import GridFields, LogitNormalFields, TimesFields, UShapedFields
 from scoreflow_jax.typing import PRNGKey, Times
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TimeDistribution(abc.ABC):
-    """How training times are drawn.
-
-    Attributes:
-        low_discrepancy: evenly spread over each batch.
-    """
-
-    low_discrepancy: bool = False
+class TimeDistribution(TimesFields, abc.ABC):
+    """How training times are drawn."""
 
     def draw(self, key: PRNGKey, count: int, t_min: float, t_max: float) -> Times:
         """Draws `count` times in [t_min, t_max]."""
@@ -47,20 +42,8 @@ class Uniform(TimeDistribution):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LogitNormal(TimeDistribution):
-    """sigmoid of N(mean, std^2), which favours the middle (Esser et al. 2024, arXiv:2403.03206, section 3.1).
-
-    Attributes:
-        mean, std: of the logit; positive means favour the data.
-    """
-
-    mean: float = 0.0
-    std: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Raises a ValueError for a std that is not positive."""
-        if not self.std > 0:
-            raise ValueError(f"std is {self.std}, expected a positive number")
+class LogitNormal(LogitNormalFields, TimeDistribution):
+    """sigmoid of N(mean, std^2), which favours the middle (Esser et al. 2024, arXiv:2403.03206, section 3.1)."""
 
     def quantile(self, u: Times) -> Times:
         """sigmoid(mean + std Phi^-1(u))."""
@@ -69,19 +52,8 @@ class LogitNormal(TimeDistribution):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class UShaped(TimeDistribution):
-    """Density proportional to exp(a t) + exp(a (1 - t)): favours both ends (Lee et al. 2024, arXiv:2405.20320, for reflow).
-
-    Attributes:
-        steepness: a, 4 as published.
-    """
-
-    steepness: float = 4.0
-
-    def __post_init__(self) -> None:
-        """Raises a ValueError for a steepness that is not positive."""
-        if not self.steepness > 0:
-            raise ValueError(f"steepness is {self.steepness}, expected a positive number, such as 4")
+class UShaped(UShapedFields, TimeDistribution):
+    """Density proportional to exp(a t) + exp(a (1 - t)): favours both ends (Lee et al. 2024, arXiv:2405.20320, for reflow)."""
 
     def quantile(self, u: Times) -> Times:
         """1/2 + asinh((2 u - 1) sinh(a / 2)) / a, the inverse of 1/2 + sinh(a (t - 1/2)) / (2 sinh(a / 2))."""
@@ -90,21 +62,8 @@ class UShaped(TimeDistribution):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Grid(TimeDistribution):
-    """Equally likely times of a grid.
-
-    Attributes:
-        count: of its times.
-        with_end: from 0 to 1, as DDPM's steps; else 0, 1/count, ... (count - 1)/count, where `count` Euler steps call the drift.
-    """
-
-    count: int = 1000
-    with_end: bool = True
-
-    def __post_init__(self) -> None:
-        """Raises a ValueError for too few times."""
-        if self.count < 1 + self.with_end:
-            raise ValueError(f"count is {self.count}, expected at least {1 + self.with_end}")
+class Grid(GridFields, TimeDistribution):
+    """Equally likely times of a grid."""
 
     def quantile(self, u: Times) -> Times:
         """The grid's time number floor(count u)."""

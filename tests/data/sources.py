@@ -1,6 +1,6 @@
 """Settings of `config.data` in one line."""
 
-from scoreflow_jax.settings import DataSettings
+from scoreflow_jax.settings.data import DataSettings
 
 
 def settings_of(source, **changes):

@@ -6,6 +6,7 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
+from scoreflow_jax.evaluation.likelihoods import HeldOut, measure_likelihood
 
 from scoreflow_jax.data import read_all
 from scoreflow_jax.errors import UserError
@@ -14,7 +15,6 @@ from scoreflow_jax.evaluation.audit import measure_audit
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.dealing import deal
 from scoreflow_jax.evaluation.generation import measure_generation
-from scoreflow_jax.evaluation.likelihoods import HeldOut, measure_likelihood
 from scoreflow_jax.evaluation.report import page
 from scoreflow_jax.evaluation.report import summary as section
 from scoreflow_jax.evaluation.residual import measure_residual

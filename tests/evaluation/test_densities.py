@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from scoreflow_jax.evaluation.likelihoods import formula_of, in_unit
 from sklearn.metrics import roc_auc_score
 
 from scoreflow_jax.commands import evaluate, train
@@ -14,7 +15,6 @@ from scoreflow_jax.density_formula import formula_log_density
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.density_classifier import measure_density_classifier
-from scoreflow_jax.evaluation.likelihoods import formula_of, in_unit
 from scoreflow_jax.evaluation.outliers import area_under_roc, measure_outliers, outlying
 from scoreflow_jax.model import Model
 from scoreflow_jax.paths import LinearPath

@@ -1,0 +1,220 @@
+"""The table of a config's sections: which fields there are, their defaults, and what --help says of them.
+
+Neither this module nor what it imports imports JAX, flax or ml_collections.
+"""
+
+import dataclasses
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from scoreflow_jax.errors import UserError, nearest
+from scoreflow_jax.evaluation.settings import EvalSettings
+from scoreflow_jax.settings.commands import (
+    DifferenceSettings,
+    FiguresSettings,
+    InterpolateSettings,
+    ReflowSettings,
+    SampleSettings,
+    StudySettings,
+    TranslateSettings,
+)
+from scoreflow_jax.settings.data import DataSettings
+from scoreflow_jax.settings.fields import declared, default_of, defaults, described, nested
+from scoreflow_jax.settings.model import MODELS, Conditioning
+from scoreflow_jax.settings.objective import OBJECTIVES
+from scoreflow_jax.settings.path import PATHS, ParameterizationFields
+from scoreflow_jax.settings.solve import SamplerFields, SolverFields
+from scoreflow_jax.settings.times import TIMES
+from scoreflow_jax.settings.train import OptimizerSettings, TrainSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A section whose `name` chooses one of several parts, each with fields of its own.
+
+    Attributes:
+        members: classes of fields by that name.
+        default: the name where a config says nothing.
+        shared: fields of the section besides any member's; None: there are none.
+        stated: whether a new config states every field of the default member.
+    """
+
+    members: Mapping[str, type]
+    default: str
+    shared: type | None = None
+    stated: bool = False
+
+    def fields(self, name: str) -> dict[str, tuple[type, dataclasses.Field]]:
+        """The fields that the section has with a member, each with the class that declares it."""
+        owners = [owner for owner in (self.shared, self.members[name]) if owner is not None]
+        return {n: (owner, f) for owner in owners for n, f in declared(owner).items()}
+
+    def every(self) -> dict[str, tuple[type, dataclasses.Field]]:
+        """The fields that it has with one member or another."""
+        return {n: found for name in self.members for n, found in self.fields(name).items()}
+
+    def section(self, name: str, *, stated: bool = False) -> dict[str, Any]:
+        """The section of a new config with a member.
+
+        Args:
+            name: of the member.
+            stated: whether every field of it is stated. Else those that all members have with one default are, and any other is
+                None, which is the member's own default, so that another name changes these too.
+        """
+        own = {n: default_of(f) for n, (_, f) in self.fields(name).items()}
+        if not stated:
+            tables = [{n: default_of(f) for n, (_, f) in self.fields(other).items()} for other in self.members]
+            own = {n: v for n, v in own.items() if all(n in t and t[n] == v for t in tables)}
+        return {"name": name, **dict.fromkeys(self.every()), **own}
+
+
+SECTIONS: dict[str, type | Family] = {
+    "data": DataSettings,
+    "path": Family(PATHS, "linear"),
+    "parameterization": ParameterizationFields,
+    "objective": Family(OBJECTIVES, "path_constrained", stated=True),
+    "times": Family(TIMES, "uniform"),
+    "model": Family(MODELS, "ncsnpp", shared=Conditioning, stated=True),
+    "train": TrainSettings,
+    "optimizer": OptimizerSettings,
+    "solver": SolverFields,
+    "sampler": SamplerFields,
+    "sample": SampleSettings,
+    "translate": TranslateSettings,
+    "interpolate": InterpolateSettings,
+    "figures": FiguresSettings,
+    "eval": EvalSettings,
+    "reflow": ReflowSettings,
+    "difference": DifferenceSettings,
+    "study": StudySettings,
+}
+"""Every section of a config: the class of its fields, or the family of which its `name` chooses one."""
+
+FAMILIES = {name: section for name, section in SECTIONS.items() if isinstance(section, Family)}
+
+NEEDED = (
+    "data",
+    "path",
+    "objective",
+    "model",
+    "optimizer",
+    "train",
+    "solver",
+    "sample",
+    "translate",
+    "interpolate",
+    "eval",
+)
+"""Sections that no config can lack; the others are younger than some runs, and have defaults."""
+
+
+def new_section(name: str) -> dict[str, Any]:
+    """A section of a new config, every field at its default."""
+    section = SECTIONS[name]
+    return section.section(section.default, stated=section.stated) if isinstance(section, Family) else defaults(section)
+
+
+def field_at(place: str, config: Mapping[str, Any]) -> tuple[type, dataclasses.Field] | None:
+    """The field at a dotted place, with the class that declares it; None where no section has it.
+
+    Args:
+        place: such as "eval.straightness.images".
+        config: whose families' names choose among their members; where the chosen one has no such field, another's is meant.
+    """
+    name, *inner, last = place.split(".")
+    section = SECTIONS.get(name)
+    if isinstance(section, Family):
+        member = config.get(name, {}).get("name") if isinstance(config.get(name), Mapping) else None
+        chosen = section.fields(member) if member in section.members else {}
+        return None if inner else chosen.get(last) or section.every().get(last)
+    owner: type | None = section
+    for step in inner:
+        owner = None if owner is None else nested(owner, step)
+    found = None if owner is None else declared(owner).get(last)
+    return None if owner is None or found is None or nested(owner, last) is not None else (owner, found)
+
+
+def every_field() -> dict[str, Any]:
+    """Dotted names of all fields to their defaults; of families those of every member, None where they do not all have them."""
+    found: dict[str, Any] = {}
+    for name, section in SECTIONS.items():
+        own = _any_member(section) if isinstance(section, Family) else defaults(section)
+        found.update(flatten(own, f"{name}."))
+    return found
+
+
+def _any_member(family: Family) -> dict[str, Any]:
+    return {"name": family.default, **dict.fromkeys(family.every())}
+
+
+def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names to values."""
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def help_of(place: str) -> str:
+    """The fields at a place of the config, such as "model", "path.vp" or "eval.straightness", as text for a terminal.
+
+    Raises:
+        UserError: there is no such place.
+    """
+    name, *inner = place.split(".")
+    section = SECTIONS.get(name)
+    if section is None:
+        raise UserError(f"no section {name!r}{nearest(name, SECTIONS)}; expected {', '.join(SECTIONS)}")
+    if isinstance(section, Family):
+        return _help_of_family(name, section, inner)
+    owner: type = section
+    for step in inner:
+        found = nested(owner, step)
+        if found is None and step in declared(owner) and step == inner[-1]:
+            lines = [line for line in described(section, f"{name}.") if line[0] == place]
+            return _lines(owner, lines)
+        if found is None:
+            known = declared(owner)
+            raise UserError(f"config.{name} has no {step!r}{nearest(step, known)}; it has {', '.join(known)}")
+        owner = found
+    return _lines(owner, described(owner, f"{place}."))
+
+
+def _help_of_family(name: str, family: Family, inner: list[str]) -> str:
+    """Every member with its own fields, or those of one member, or one field."""
+    names = [n for n in family.members if n == inner[0]] if inner else list(family.members)
+    if inner and not names:
+        lines = [
+            (f"{name}.{field}, of {member}", what, told)
+            for member in family.members
+            for field, what, told in _described_member(family, member)
+            if field == inner[0]
+        ]
+        if not lines:
+            known = [*family.members, *family.every()]
+            raise UserError(f"config.{name} has no {inner[0]!r}{nearest(inner[0], known)}; it has {', '.join(known)}")
+        return _lines(None, lines)
+    head = f"config.{name}.name chooses one of {', '.join(family.members)} (default {family.default})"
+    parts = [
+        f"{name}.name={n}: {_lines(family.members[n], [(f'{name}.{f}', w, t) for f, w, t in _described_member(family, n)])}"
+        for n in names
+    ]
+    return "\n\n".join([head, *parts])
+
+
+def _described_member(family: Family, name: str) -> Iterator[tuple[str, str, str]]:
+    for owner in (family.shared, family.members[name]):
+        yield from described(owner, "") if owner is not None else ()
+
+
+def _lines(owner: type | None, lines: Iterable[tuple[str, str, str]]) -> str:
+    told = (owner.__doc__ or "").strip().splitlines()[0] if owner is not None else ""
+    wrapped = [
+        f"  --config.{name}\n      {what}\n{textwrap.indent(textwrap.fill(text, 112), '      ')}"
+        for name, what, text in lines
+    ]
+    return "\n".join([*([told] if told else []), *wrapped])

@@ -1,0 +1,60 @@
+"""Fields of `config.objective`, one class for each loss. What they configure: scoreflow_jax/objectives."""
+
+import dataclasses
+from typing import Literal
+
+from scoreflow_jax.settings.fields import FieldError, Section, field
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PathConstrainedFields(Section):
+    """The paper's loss."""
+
+    weight: Literal["power", "velocity", "noise", "data", "logit_normal"] = field(
+        "power", "of each time: power, t^-p; or what it makes of the loss; logit_normal favours the middle"
+    )
+    weight_exponent: float = field(1.0, "p in lambda(t) = t^-p: 1 is the paper's, 2 rectified flow, 0 plain eq. 19")
+    num_steps: int = field(0, "steps of eq. 19's x(t) by the drift; 0: algorithm 1's one step", least=0)
+    method: Literal["euler", "heun"] = field("euler", "of those steps")
+
+    def __post_init__(self) -> None:
+        """Refuses an exponent that is singular at t = 0."""
+        super().__post_init__()
+        if self.weight_exponent > 2:
+            raise FieldError(
+                f"weight_exponent is {self.weight_exponent}, expected at most 2: t^(2 - p) must stay finite at t = 0. "
+                "The paper's is 1, rectified flow's 2."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenoisingFields(Section):
+    """Denoising score matching."""
+
+    weight: Literal["variance", "likelihood"] = field("variance", "of each time: sigma^2, or g^2")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InterpolantFields(Section):
+    """The losses of stochastic interpolants."""
+
+    path_rate: float = field(
+        1.0, "learning rate of a learned path's numbers, times the network's; 0: they stay", least=0
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillationFields(Section):
+    """Distillation of a rectified flow; --mode=reflow sets it."""
+
+    distance: Literal["l2", "lpips"] = field("l2", "to the teacher's end")
+    lpips_backbone: str | None = field(None, "torchvision's alexnet-owt-7be5be79.pth, for lpips")
+    lpips_heads: str | None = field(None, "alex.pth of the lpips package, version 0.1, for lpips")
+
+
+OBJECTIVES: dict[str, type[Section]] = {
+    "path_constrained": PathConstrainedFields,
+    "denoising_score_matching": DenoisingFields,
+    "interpolant": InterpolantFields,
+    "distillation": DistillationFields,
+}
