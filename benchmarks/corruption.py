@@ -41,16 +41,17 @@ from scoreflow_jax.data import Digits, Packed, Pairs, TrainedOn, read_all
 from scoreflow_jax.data.folder_scan import scan_folder
 from scoreflow_jax.data.packed import write_pack
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.evaluation import generation
+from scoreflow_jax.evaluation import samples
+from scoreflow_jax.evaluation.comparison import read_report
 from scoreflow_jax.evaluation.extractors import Extractor
 from scoreflow_jax.evaluation.features import data_features
-from scoreflow_jax.evaluation.report import read_report
 from scoreflow_jax.evaluation.statistics import load_npz, save_npz, statistics_of
 from scoreflow_jax.evaluation.weights import find_inception
-from scoreflow_jax.experiment import Experiment, build, resolve, to_plain
+from scoreflow_jax.experiment import Experiment, build, resolve
 from scoreflow_jax.files import cache_dir, save_arrays
 from scoreflow_jax.model import load_model
 from scoreflow_jax.parallel import make_layout
+from scoreflow_jax.plain_config import to_plain
 from scoreflow_jax.training import split_state, state_shapes
 from scoreflow_jax.writers import JsonlWriter
 
@@ -300,7 +301,7 @@ def _records(folder: pathlib.Path) -> tuple[str, ...]:
 
 
 def _chunk(path: pathlib.Path) -> Any:
-    found = generation._read(path, 200, _POINTS, True)
+    found = samples._read(path, 200, _POINTS, True)
     return _ANEW if found is None else _digest(found)
 
 

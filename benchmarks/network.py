@@ -27,8 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from scoreflow_jax.command_line import load_config
-from scoreflow_jax.experiment import Experiment, build, to_plain
+from scoreflow_jax.experiment import Experiment, build
 from scoreflow_jax.parallel import keep_freed_memory, make_layout, peak_flops
+from scoreflow_jax.plain_config import to_plain
 from scoreflow_jax.training import compile_step, create_state, state_shapes
 
 _SIDE = 2048  # of the matrices whose product gives the machine's rate

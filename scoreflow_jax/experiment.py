@@ -15,7 +15,6 @@ import optax
 from scoreflow_jax import data, models, objectives, paths
 from scoreflow_jax.data import DataSource, DataSpec, TrainedOn
 from scoreflow_jax.errors import UserError, first_line
-from scoreflow_jax.evaluation.parts import PARTS
 from scoreflow_jax.evaluation.settings import EvalSettings
 from scoreflow_jax.models import Network
 from scoreflow_jax.objectives import Objective
@@ -113,10 +112,6 @@ class Experiment:
             raise UserError(
                 "config.eval.extractor is inception, but Inception takes images, not points of a table: set it to pixels"
             )
-        for name in PARTS:
-            part = getattr(self.eval, name)
-            if part.wanted:
-                part.check(self)
 
     def _check_classes(self, section: Section) -> None:
         """Refuses classes that the data do not have, in the fields of a section that name some.

@@ -23,7 +23,7 @@ from scoreflow_jax.sampling.flow import WHOLE, Span, as_field
 from scoreflow_jax.typing import Condition, DriftFn, PerExample, PRNGKey, PyTree, State, Time
 
 PROBES = ("rademacher", "gaussian", "exact")
-"""How the divergence is taken, by the name that `config.eval.likelihood_probe` gives it; `exact` needs no probe."""
+"""How the divergence is taken, by the name that `config.eval.likelihood.probe` gives it; `exact` needs no probe."""
 
 _TANGENTS = 64  # directions whose derivatives are computed side by side for the exact divergence
 _PROBES_AT_ONCE = 8  # likewise of probes, of which there may be many

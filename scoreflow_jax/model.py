@@ -11,7 +11,6 @@ import collections
 import dataclasses
 import functools
 import hashlib
-import json
 import pathlib
 import sys
 import warnings
@@ -29,13 +28,13 @@ from scoreflow_jax.chain_bound import Cells, chain_bound
 from scoreflow_jax.checkpoints import restore_ema
 from scoreflow_jax.data import DataSource, TrainedOn
 from scoreflow_jax.density_formula import DensityFormula, Gaussian, Table, formula_log_density
-from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment, build
 from scoreflow_jax.likelihood import PROBES, draw_probes, generate_with_likelihood, log_likelihood
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.parallel import Layout, make_layout, one_device, shard
-from scoreflow_jax.paths import AffinePath, DDPMPath
-from scoreflow_jax.plain_config import MODEL_FIELDS, TRAINING_ONLY, differences, to_plain, with_end
+from scoreflow_jax.paths import AffinePath
+from scoreflow_jax.plain_config import MODEL_FIELDS, TRAINING_ONLY, differences, read_config, to_plain, with_end
 from scoreflow_jax.randomness import KeyLike, as_key, key_of
 from scoreflow_jax.sampling import Sampler, Solved, SolveStats
 from scoreflow_jax.sampling.guidance import guided
@@ -352,7 +351,7 @@ class Model:
     ) -> Solved:
         """`generate`: samples first .. first + count - 1 of this key, by the sampler of the config, with what they cost."""
         points = self.source_points(key, count, first=first)
-        if self.experiment.sampler.name == "ode":
+        if self.experiment.sampler.is_ode:
             return self.solve_generate(points, labels, guidance=guidance, denoise=True)
         keys = sampling.sample_keys(key_of(key, "sampler"), np.arange(first, first + count))
         return self._sample(points, labels, np.asarray(keys), guidance)
@@ -598,7 +597,7 @@ class Model:
         Raises:
             UserError: another path than DDPM's, or images or labels that do not fit.
         """
-        if not isinstance(self.experiment.path, DDPMPath):
+        if not self.experiment.path.is_chain:
             raise UserError("a bound by the chain needs DDPM's path: config.path.name is not 'ddpm'")
         levels, dequantized = self.experiment.spec.levels, self.experiment.data.dequantize
         cells = Cells.of(levels) if levels and not dequantized else Cells()
@@ -843,21 +842,3 @@ def say_edited(workdir: pathlib.Path, step: int, changed: list[str]) -> None:
             f"({'; '.join(changed[:3])}{more}): the config's value is taken",
             file=sys.stderr,
         )
-
-
-def read_config(workdir: pathlib.Path) -> dict[str, Any]:
-    """The config that a run was trained with, from its workdir, with the path's end as it was where it does not say.
-
-    Raises:
-        UserError: there is none, or it is not JSON.
-    """
-    path = workdir / "config.json"
-    try:
-        config = json.loads(path.read_text())
-        if not isinstance(config, dict):
-            raise ValueError("not an object")
-    except OSError:
-        raise UserError(f"{workdir} holds no run (no {path.name}): train first, or give the workdir of a run") from None
-    except ValueError as error:  # not JSON, or not text at all
-        raise UserError(f"{path} is damaged ({first_line(error)}): restore it, or train in another workdir") from error
-    return with_end(config)

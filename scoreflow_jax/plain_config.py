@@ -7,6 +7,7 @@ import ast
 import copy
 import hashlib
 import json
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -91,6 +92,24 @@ def read_json(file: str) -> dict[str, Any]:
     return with_end(to_plain(config))
 
 
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+    """The config that a run was trained with, from its workdir, in today's form and with its path's end as it was.
+
+    Raises:
+        UserError: there is none, or it is not JSON.
+    """
+    path = workdir / "config.json"
+    try:
+        config = json.loads(path.read_text())
+        if not isinstance(config, dict):
+            raise ValueError("not an object")
+    except OSError:
+        raise UserError(f"{workdir} holds no run (no {path.name}): train first, or give the workdir of a run") from None
+    except ValueError as error:  # not JSON, or not text at all
+        raise UserError(f"{path} is damaged ({first_line(error)}): restore it, or train in another workdir") from error
+    return with_end(to_plain(config))
+
+
 def to_plain(config: Config) -> dict[str, Any]:
     """The config as nested dicts of plain values in today's form, lists as tuples: JSON has no tuples, and hashes must agree.
 
@@ -170,7 +189,7 @@ def changed(config: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, A
 def _place(name: str) -> tuple[str, ...]:
     """Where a field of this dotted name stands today."""
     section, _, flat = name.partition(".")
-    return ("eval", *FORMER[flat]) if section == "eval" and flat in FORMER else (section, flat)
+    return ("eval", *FORMER[flat]) if section == "eval" and flat in FORMER else (name,)
 
 
 def _read(given: str, name: str, text: str, config: Mapping[str, Any], present: Any) -> Any:

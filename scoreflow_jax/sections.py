@@ -26,7 +26,7 @@ from scoreflow_jax.settings.objective import OBJECTIVES
 from scoreflow_jax.settings.path import PATHS, ParameterizationFields
 from scoreflow_jax.settings.solve import SamplerFields, SolverFields
 from scoreflow_jax.settings.times import TIMES
-from scoreflow_jax.settings.train import OptimizerSettings, TrainSettings
+from scoreflow_jax.settings.train import Heads, OptimizerSettings, TrainSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,9 @@ def field_at(place: str, config: Mapping[str, Any]) -> tuple[type, dataclasses.F
         place: such as "eval.straightness.images".
         config: whose families' names choose among their members; where the chosen one has no such field, another's is meant.
     """
-    name, *inner, last = place.split(".")
+    if place in (heads := declared(Heads)):
+        return Heads, heads[place]
+    name, *inner, last = place.split(".") if "." in place else (place, "")
     section = SECTIONS.get(name)
     if isinstance(section, Family):
         member = config.get(name, {}).get("name") if isinstance(config.get(name), Mapping) else None

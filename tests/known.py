@@ -4,8 +4,10 @@ import dataclasses
 
 import scoreflow_jax
 from scoreflow_jax.command_line import load_config
-from scoreflow_jax.experiment import Experiment, build, resolve, to_plain
+from scoreflow_jax.experiment import Experiment, build, resolve
 from scoreflow_jax.paths import NetworkDrift
+from scoreflow_jax.plain_config import to_plain
+from tests.changes import set_fields
 from tests.conftest import ROOT
 
 
@@ -15,9 +17,7 @@ def known_model(drift, system="rectified_flow", *, batch_size=4096, **changes):
     `changes` are fields of the config, solver__rtol=1e-6; labels may be left out, as of a model trained with label dropout.
     """
     config = to_plain(load_config(f"{ROOT / 'configs' / system}.py:gaussians"))
-    for field, value in {"model__label_dropout": 0.1, "eval__translation": False, **changes}.items():
-        section, _, key = field.partition("__")
-        config[section][key] = value
+    set_fields(config, {"model__label_dropout": 0.1, "eval__translation__on": False, **changes})
     built = build(resolve(config))
 
     class Known(Experiment):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from scoreflow_jax.command_line import load_config
-from scoreflow_jax.experiment import to_plain
+from scoreflow_jax.plain_config import to_plain
 from tests.commands.runs import SHRUNK
 from tests.conftest import COMPILED, ROOT
 
@@ -164,7 +164,7 @@ def test_evaluates_what_needs_no_other_package(python, trained):
     workdir, _ = trained
     done = python(
         "main.py", "--mode=eval", f"--config={workdir / 'config.json'}", f"--workdir={workdir}",
-        "--config.eval.reversibility=False",
+        "--config.eval.reversibility.on=False",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     page = (workdir / "eval" / "4" / "report.md").read_text()

@@ -2,15 +2,20 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
-from scoreflow_jax import command_line, config_files
+from scoreflow_jax import command_line, plain_config
 from scoreflow_jax.commands import MODES
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.experiment import build, config_hash, to_plain
+from scoreflow_jax.evaluation.parts import PARTS
+from scoreflow_jax.experiment import build
+from scoreflow_jax.plain_config import config_hash, to_plain
+from scoreflow_jax.sections import FAMILIES, SECTIONS
+from scoreflow_jax.settings.fields import declared, default_of, nested
 from tests.conftest import ROOT
 
 
@@ -25,7 +30,7 @@ def parse(*arguments):
 
 def test_defaults_are_the_digits_and_their_workdir():
     mode, config, workdir, _ = parse("--mode=train")
-    assert (mode, config.name, str(workdir)) == ("train", "digits", "runs/digits")
+    assert (mode, config["name"], str(workdir)) == ("train", "digits", "runs/digits")
 
 
 def test_overrides_get_the_type_of_their_field():
@@ -43,13 +48,14 @@ def test_overrides_get_the_type_of_their_field():
         "--config.solver.num_steps=50",
         "--config.translate.source=0",
     )
-    assert config.train.num_steps == 7
-    assert config.optimizer.learning_rate == 1e-3
-    assert config.data.flip is False
-    assert config.model.channel_multipliers == (1, 1, 2)
-    assert config.sample.labels == (3,)
-    assert (config.data.path, config.solver.num_steps, config.translate.source) == ("/data", 50, 0)
-    assert (config.name, str(workdir)) == ("cifar10_smoke", "/tmp/x")
+    assert config["train"]["num_steps"] == 7
+    assert config["optimizer"]["learning_rate"] == 1e-3
+    assert config["data"]["flip"] is False
+    assert config["model"]["channel_multipliers"] == (1, 1, 2)
+    assert config["sample"]["labels"] == (3,)
+    assert config["data"]["path"] == "/data"
+    assert (config["solver"]["num_steps"], config["translate"]["source"]) == (50, 0)
+    assert (config["name"], str(workdir)) == ("cifar10_smoke", "/tmp/x")
 
 
 @pytest.mark.parametrize(
@@ -104,25 +110,69 @@ def test_errors_of_a_command_are_one_line_too():
     ]
 
 
-def test_help_names_every_mode_and_imports_no_heavy_library():
+@pytest.mark.parametrize("argument", ["--help", "--help=eval.straightness"])
+def test_help_imports_no_heavy_library(argument):
     code = (
-        "import sys; sys.argv = ['main.py', '--help']\n"
+        f"import sys; sys.argv = ['main.py', {argument!r}]\n"
         "from scoreflow_jax.command_line import main\n"
         "try: main()\n"
         "except SystemExit as stop: code = stop.code\n"
-        "heavy = {'jax', 'tensorflow', 'flax', 'numpy', 'scoreflow_jax.models', 'scoreflow_jax.experiment'} & set(sys.modules)\n"
+        "heavy = {'jax', 'tensorflow', 'flax', 'ml_collections', 'scoreflow_jax.experiment'} & set(sys.modules)\n"
         "print(code, sorted(heavy), file=sys.stderr)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stderr.strip() == "0 []"
+
+
+def test_help_names_every_mode_and_section(capsys):
+    printed = helped(capsys, "--help")
     for mode in MODES:
-        assert f"\n  {mode}" in result.stdout
+        assert f"\n  {mode}" in printed
+    for section in SECTIONS:
+        assert section in printed
+
+
+def helped(capsys, argument):
+    with pytest.raises(SystemExit) as stop:
+        command_line.main(["main.py", argument])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", [*SECTIONS, *(f"eval.{part}" for part in PARTS), "path.vp", "model.mlp"])
+def test_help_has_every_field_with_its_default_and_its_meaning(place, capsys):
+    """As their classes state them."""
+    printed = helped(capsys, f"--help={place}")
+    section, _, inner = place.partition(".")
+    if section in FAMILIES:
+        fields = FAMILIES[section].fields(inner) if inner else FAMILIES[section].every()
+        members = {f"{section}.{name}": found for name, (_, found) in fields.items()}
+    else:
+        owner = nested(SECTIONS[section], inner) if inner else SECTIONS[section]
+        members = {f"{place}.{n}": f for n, f in declared(owner).items() if nested(owner, n) is None}
+    assert members
+    for name, member in members.items():
+        assert f"--config.{name}\n" in printed
+        assert member.metadata["told"].split()[0] in printed
+        assert repr(default_of(member)) in printed
+
+
+def test_help_of_one_field_and_of_none(capsys):
+    assert helped(capsys, "--help=eval.sweep.steps").count("--config.") == 1
+    assert helped(capsys, "--help=path.beta_min").count("beta_min, of") == 2  # vp and sub_vp
+    for wrong, match in (
+        ("trian", "did you mean train?"),
+        ("eval.sweeps", "did you mean sweep?"),
+        ("path.x", "it has linear"),
+    ):
+        with pytest.raises(UserError, match=re.escape(match)):
+            parse(f"--help={wrong}")
 
 
 def test_absl_sees_none_of_our_flags_twice():
     """Parsing twice in one process, as tests and notebooks do, works."""
     parse("--mode=train", "--config.seed=1")
-    assert parse("--mode=train", "--config.seed=2")[1].seed == 2
+    assert parse("--mode=train", "--config.seed=2")[1]["seed"] == 2
 
 
 def test_unknown_fields_are_user_errors():
@@ -139,7 +189,7 @@ OVERRIDES = (
     "--config.model.channel_multipliers=(1, 1, 2)",
     "--config.sample.labels=(3,)",
     "--config.eval.seeds=[1, 2]",
-    "--config.eval.sweep_methods=('euler',)",
+    "--config.eval.sweep.methods=('euler',)",
     "--config.data.path=1234",
     "--config.data.name=7",
     "--config.solver.num_steps=50",
@@ -158,7 +208,7 @@ def digits_json(tmp_path):
 
 
 def test_a_json_config_is_the_same_config(digits_json):
-    """Also with changes of every kind: the same experiment as ml_collections makes of the file in Python."""
+    """Also with changes of every kind: the same experiment as of the file in Python."""
     for overrides in ((), OVERRIDES):
         _, by_json, workdir, _ = parse("--mode=train", f"--config={digits_json}", *overrides)
         _, by_python, same_workdir, _ = parse("--mode=train", *overrides)
@@ -168,9 +218,9 @@ def test_a_json_config_is_the_same_config(digits_json):
 
 
 def test_changes_leave_what_was_read_alone(digits_json):
-    config = config_files.read_json(str(digits_json))
+    config = plain_config.read_json(str(digits_json))
     before = copy.deepcopy(config)
-    assert config_files.changed(config, {"train.num_steps": "7"})["train"]["num_steps"] == 7
+    assert plain_config.changed(config, {"train.num_steps": "7"})["train"]["num_steps"] == 7
     assert config == before
 
 
@@ -185,10 +235,10 @@ def test_fields_that_an_older_json_lacks_can_be_changed(digits_json):
 
 
 def test_fields_that_may_be_none_become_so_again(digits_json):
-    config = config_files.read_json(str(digits_json))
-    changed = config_files.changed(config, {"translate.source": "3", "data.path": "x"})
+    config = plain_config.read_json(str(digits_json))
+    changed = plain_config.changed(config, {"translate.source": "3", "data.path": "x"})
     assert (changed["translate"]["source"], changed["data"]["path"]) == (3, "x")
-    again = config_files.changed(changed, {"translate.source": "None", "data.path": "None"})
+    again = plain_config.changed(changed, {"translate.source": "None", "data.path": "None"})
     assert config_hash(to_plain(again)) == config_hash(to_plain(config))
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from scoreflow_jax.command_line import load_config, parse
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.experiment import build, flatten, resolve, to_plain
+from scoreflow_jax.experiment import build, resolve
+from scoreflow_jax.plain_config import to_plain
+from scoreflow_jax.sections import flatten
 from tests.conftest import ROOT
 from tests.test_points import write_table
 
@@ -101,5 +103,5 @@ def test_numbers_of_numpy_are_numbers():
 
 
 def test_a_part_that_is_no_section_is_refused():
-    with pytest.raises(UserError, match=r"config.data: parts.a is 1, expected a section of fields"):
+    with pytest.raises(UserError, match=r"config.data.parts.a is 1, expected a section of fields"):
         build(changed(config_of("digits.py:smoke"), "data.parts", {"a": 1}))

@@ -10,8 +10,9 @@ import pytest
 import scoreflow_jax
 from scoreflow_jax import sampling
 from scoreflow_jax.command_line import load_config
-from scoreflow_jax.experiment import build, to_plain
+from scoreflow_jax.experiment import build
 from scoreflow_jax.ode import Solver
+from scoreflow_jax.plain_config import to_plain
 from tests.conftest import ROOT
 
 

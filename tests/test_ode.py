@@ -9,6 +9,7 @@ import scipy.integrate
 from scoreflow_jax.ode import ERROR_FACTORS, METHODS, Solver
 from scoreflow_jax.paths import LinearPath
 from tests import oracles
+from tests.changes import of_config
 
 ORDERS = {"euler": 1, "heun": 2, "midpoint": 2, "bosh3": 3, "dopri5": 5, "tsit5": 5, "dopri8": 8}
 ADAPTIVE = [name for name in METHODS if name != "euler"]
@@ -232,7 +233,7 @@ def test_max_steps_is_a_failure():
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"method": "rk45"}, "unknown solver method"),
+        ({"method": "rk45"}, "method is 'rk45', expected one of euler, heun"),
         ({"method": "euler"}, "give num_steps"),
         ({"num_steps": 0}, "at least 1"),
         ({"rtol": 0.0}, "positive"),
@@ -240,7 +241,7 @@ def test_max_steps_is_a_failure():
 )
 def test_refuses_settings_that_cannot_work(fields, match):
     with pytest.raises(ValueError, match=match):
-        Solver(**fields)
+        of_config(Solver, **fields)
 
 
 def test_solves_without_recompiling_for_the_same_shapes():

@@ -13,7 +13,9 @@ from scoreflow_jax.commands import evaluate, interpolate, sample, statistics, tr
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.data import read_all
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.experiment import build, resolve, to_plain
+from scoreflow_jax.experiment import build, resolve
+from scoreflow_jax.plain_config import to_plain
+from tests.changes import set_fields
 from tests.conftest import ROOT
 
 MEANS = np.array([[100.0, 0.01], [130.0, 0.04]])
@@ -36,10 +38,7 @@ def write_table(path, seed=0, dimensions=2, count=6000):
 def config_of(path, smoke=False, **changes):
     config = to_plain(load_config(str(ROOT / "configs" / "table.py") + (":smoke" if smoke else "")))
     config["data"].update(path=str(path), test_share=0.3)
-    for field, value in changes.items():
-        section, _, key = field.partition("__")
-        config[section][key] = value
-    return config
+    return set_fields(config, changes)
 
 
 def experiment_of(path, smoke=False, **changes):
@@ -56,9 +55,9 @@ SMALL = {
     "train__tensorboard": False,
     "solver__rtol": 1e-4,
     "solver__atol": 1e-4,
-    "eval__num_images": 300,
-    "eval__num_reconstructions": 100,
-    "eval__reconstruction_tolerances": (1e-3,),
+    "eval__generation__images": 300,
+    "eval__reversibility__images": 100,
+    "eval__reversibility__tolerances": (1e-3,),
     "sample__num_images": 2000,
     "translate__num_images": 200,
 }
@@ -98,7 +97,7 @@ def test_training_says_what_the_points_are(run):
 
 def test_held_out_points_are_as_likely_as_their_density_says(run, points_csv):
     """Within 0.1 nats of minus the entropy, of which 0.024 is the standard error of 1,800 points; nearer to their density."""
-    experiment = experiment_of(points_csv, **SMALL, eval__translation=True, eval__classifier=True)
+    experiment = experiment_of(points_csv, **SMALL, eval__translation__on=True, eval__classifier=True)
     evaluate.run_command(experiment, run)
     measured = report(run / "eval" / "800")
     likelihood = measured["likelihood"]
@@ -220,7 +219,7 @@ def test_every_command_works_on_tables_of_any_width_without_classes(tmp_path, di
     once = ("sweep", "density_cost")
     parts = [p for p in evaluate.PARTS if p not in of_classes_or_images and (dimensions == 2 or p not in once)]
     on = {f"eval__{part}": True for part in parts if part != "likelihood"}  # which is on
-    experiment = experiment_of(path, smoke=True, eval__sweep_methods=("dopri5",), **on)
+    experiment = experiment_of(path, smoke=True, eval__sweep__methods=("dopri5",), **on)
     assert (experiment.spec.shape, experiment.conditional) == ((dimensions,), False)
     for command in (train, sample, interpolate, evaluate, statistics):
         command.run_command(experiment, tmp_path / "run")

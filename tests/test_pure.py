@@ -10,9 +10,10 @@ import pytest
 
 from scoreflow_jax import Model, sampling
 from scoreflow_jax.command_line import load_config
-from scoreflow_jax.experiment import build, resolve, to_plain
+from scoreflow_jax.experiment import build, resolve
 from scoreflow_jax.likelihood import draw_probes, generate_with_likelihood, log_likelihood
 from scoreflow_jax.ode import Solver
+from scoreflow_jax.plain_config import to_plain
 from tests.conftest import ROOT
 
 

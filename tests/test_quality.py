@@ -4,7 +4,8 @@ import pytest
 
 from scoreflow_jax.command_line import load_config
 from scoreflow_jax.commands import evaluate, train
-from scoreflow_jax.experiment import build, to_plain
+from scoreflow_jax.experiment import build
+from scoreflow_jax.plain_config import to_plain
 from tests.commands.runs import report
 from tests.conftest import ROOT
 

@@ -8,8 +8,9 @@ import pytest
 from scoreflow_jax import randomness
 from scoreflow_jax.command_line import load_config
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.experiment import build, resolve, to_plain
+from scoreflow_jax.experiment import build, resolve
 from scoreflow_jax.model import Model
+from scoreflow_jax.plain_config import to_plain
 from scoreflow_jax.randomness import key_of
 from tests import oracles
 from tests.conftest import ROOT

@@ -21,9 +21,10 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.particles import draw_animation, draw_panels, measure_particles
 from scoreflow_jax.experiment import Experiment, build
-from scoreflow_jax.model import Model, load_model, read_config
+from scoreflow_jax.model import Model, load_model
 from scoreflow_jax.models.classifier import Classifier
 from scoreflow_jax.paths import AffinePath
+from scoreflow_jax.plain_config import read_config
 from scoreflow_jax.progress import progress
 from scoreflow_jax.randomness import key_of
 from scoreflow_jax.sampling.difference_flow import (

@@ -20,20 +20,7 @@ from scoreflow_jax.experiment import Experiment
 
 def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:
     """Writes eval/<step>/{report.json, report.md, pictures}, after each part what there is."""
-    parts = {name: getattr(experiment.eval, name) for name in PARTS}
-    wanted = [name for name, part in parts.items() if part.wanted]
-    left_out = {name: why for name in wanted if (why := _impossible(parts[name], experiment))}
-    for name, why in left_out.items():
-        print(f"{name} is left out: {why}", file=sys.stderr)
-    chosen = [name for name in wanted if name not in left_out]
-    if left_out and not chosen:
-        raise UserError(
-            "nothing that is asked for can be measured of this model: switch another part of config.eval on"
-        )
-    if not chosen:
-        raise UserError(
-            f"every part of the evaluation is off: switch one on, config.eval.PART.on of {', '.join(PARTS)}"
-        )
+    chosen = chosen_parts(experiment)
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.eval.batch_size)
     folder = workdirs.out_folder("eval", workdir / "eval" / str(model.step), out)
     data = Data(model.experiment)
@@ -43,17 +30,41 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
         **workdirs.report_head(model, "eval", seed=None, by_sampler=True),
         "seeds": list(experiment.eval.seeds),
         "batch_size": experiment.eval.batch_size,
-        **_opened(data, [parts[name] for name in chosen]),
+        **_opened(data, [*chosen.values()]),
     }
-    for name in chosen:
+    for name, part in chosen.items():
         start = time.perf_counter()
-        report[name] = _plain(parts[name].measure(model, data, folder))
+        report[name] = _plain(part.measure(model, data, folder))
         sums.write_json(folder / "report.json", report)
         with files.whole_file(folder / "report.md") as path:
             path.write_text(page(report) + "\n")
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     print(summary(report))
     print(f"see {folder / 'report.md'}")
+
+
+def chosen_parts(experiment: Experiment) -> dict[str, Part]:
+    """The parts that the config asks for and the model allows, by name; says which it does not allow.
+
+    Raises:
+        UserError: there are none, or one cannot be measured with this config.
+    """
+    wanted = {name: part for name in PARTS if (part := getattr(experiment.eval, name)).wanted}
+    if not wanted:
+        raise UserError(
+            f"every part of the evaluation is off: switch one on, --config.eval.PART.on=True with PART of {', '.join(PARTS)}"
+        )
+    left_out = {name: why for name, part in wanted.items() if (why := _impossible(part, experiment))}
+    for name, why in left_out.items():
+        print(f"{name} is left out: {why}", file=sys.stderr)
+    chosen = {name: part for name, part in wanted.items() if name not in left_out}
+    if not chosen:
+        raise UserError(
+            "nothing that is asked for can be measured of this model: switch another part of config.eval on"
+        )
+    for part in chosen.values():
+        part.check(experiment)
+    return chosen
 
 
 def _impossible(part: Part, experiment: Experiment) -> str:

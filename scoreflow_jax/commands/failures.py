@@ -15,8 +15,8 @@ from scoreflow_jax.data import DataSource
 from scoreflow_jax.data.pipeline import batch_indices
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.experiment import Experiment, build
-from scoreflow_jax.model import read_config
 from scoreflow_jax.parallel import Layout, make_layout, shard
+from scoreflow_jax.plain_config import read_config
 from scoreflow_jax.training import (
     Record,
     TrainState,

@@ -10,7 +10,7 @@ from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.commands.train import save_state
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
-from scoreflow_jax.models import NCSNpp, import_published, num_parameters
+from scoreflow_jax.models import import_published, num_parameters
 from scoreflow_jax.torch_files import read_torch_file
 from scoreflow_jax.training import is_compensated, state_of
 from scoreflow_jax.user_paths import user_path
@@ -27,8 +27,8 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, source: str) -> N
     Raises:
         UserError: the workdir holds a run, the file cannot be read, or it is of another network.
     """
-    network = experiment.network
-    if experiment.conditional or not isinstance(network, NCSNpp):
+    network: Any = experiment.network
+    if experiment.conditional or not network.is_published:
         raise UserError(
             "published checkpoints are of unconditional networks: give a config of one, such as "
             "configs/cifar10_unconditional.py, or --config.model.conditional=False"

@@ -27,8 +27,9 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.straightness import measure_student
 from scoreflow_jax.experiment import Experiment, build
-from scoreflow_jax.model import Model, load_model, read_config
+from scoreflow_jax.model import Model, load_model
 from scoreflow_jax.parallel import Layout
+from scoreflow_jax.plain_config import read_config
 from scoreflow_jax.progress import progress
 from scoreflow_jax.training import state_shapes
 from scoreflow_jax.typing import PyTree

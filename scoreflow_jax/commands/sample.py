@@ -33,7 +33,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     calls = network_calls(settings.guidance)
     extra: dict[str, np.ndarray] = {}
     if settings.likelihood:
-        if experiment.sampler.name != "ode":
+        if not experiment.sampler.is_ode:
             raise UserError(
                 f"config.sampler.name is {experiment.sampler.name!r}, but likelihoods are the ODE's: set config.sampler.name or "
                 "config.sample.likelihood, not both"

@@ -13,8 +13,7 @@ from scoreflow_jax import sums
 from scoreflow_jax.checkpoints import checkpoint_steps
 from scoreflow_jax.commands.verify import verify as verify_all
 from scoreflow_jax.errors import UserError, first_line
-from scoreflow_jax.model import read_config
-from scoreflow_jax.plain_config import config_hash
+from scoreflow_jax.plain_config import config_hash, read_config
 from scoreflow_jax.text_plots import Characters, characters_for, draw_bar, draw_curve
 
 _WIDTH = 80

@@ -21,8 +21,7 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation import studies
 from scoreflow_jax.experiment import Experiment, build
 from scoreflow_jax.files import write_json
-from scoreflow_jax.model import read_config
-from scoreflow_jax.plain_config import config_hash, merged
+from scoreflow_jax.plain_config import config_hash, merged, read_config
 
 _CELL = {"of", "stage", "changes", "why"}
 
@@ -85,7 +84,7 @@ def cells_of(experiment: Experiment) -> dict[str, Cell]:
             raise UserError(f"config.study.cells.{name} is of {trained!r}, expected a cell that is trained itself")
         config = merged(base, settings.cells[trained].get("changes", {}))
         changes = told.get("changes", {}) if trained != name else {}
-        build(merged(config, changes))
+        evaluate.chosen_parts(build(merged(config, changes)))
         found[name] = Cell(name, trained, str(told.get("stage", "")), config, changes, dict(told.get("why", {})))
     folders: dict[str, str] = {}
     for name in settings.cells:

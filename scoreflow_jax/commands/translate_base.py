@@ -71,7 +71,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
         for way in ways
     }
     head = workdirs.report_head(model, "translate", seed=None, by_sampler=True)
-    by = "the ODE itself" if experiment.sampler.name == "ode" else "the SDE of config.sampler"
+    by = "the ODE itself" if experiment.sampler.is_ode else "the SDE of config.sampler"
     files.write_json(folder / "report.json", {**head, "method": by, "translations": told})
     print(f"translated by {by}; see {workdirs.seen(folder / 'grid.png', folder / 'path.png')}")
     for name, f in told.items():
@@ -122,7 +122,7 @@ def _name(source: DataSource, number: int) -> str:
 
 def _carry(model: Model, images: Any, way: int, times: np.ndarray | None) -> Solved:
     """From t = 0 to 1, or from 1 to 0: by the ODE, or by the SDE of config.sampler, whose states on the way are not kept."""
-    if model.experiment.sampler.name != "ode":
+    if not model.experiment.sampler.is_ode:
         key = jax.random.fold_in(key_of(jax.random.key(0), "translation"), way)
         return model.solve_stochastic(key, images, backwards=way != BASE)
     if way == BASE:

@@ -19,7 +19,7 @@ from scoreflow_jax.checkpoints import checkpoint_steps
 from scoreflow_jax.data import FACTS, DataSource, TrainedOn, Units, class_counts, numbered
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.experiment import Experiment, build, resolve
-from scoreflow_jax.model import Model, load_model, read_config
+from scoreflow_jax.model import Model, load_model
 from scoreflow_jax.plain_config import (
     DATA_TRAINING_ONLY,
     MODEL_FIELDS,
@@ -28,6 +28,7 @@ from scoreflow_jax.plain_config import (
     Config,
     config_hash,
     differences,
+    read_config,
     to_plain,
 )
 from scoreflow_jax.sampling import SolveStats
@@ -340,7 +341,7 @@ def report_head(model: Model, mode: str, *, seed: int | None, by_sampler: bool =
 def _sampler(experiment: Experiment) -> dict[str, Any]:
     """The sampler's fields; of the ODE its last step, where it takes one."""
     sampler, path = experiment.sampler, experiment.path
-    if sampler.name != "ode":
+    if not sampler.is_ode:
         return dataclasses.asdict(sampler)
     return {"name": "ode", **({"denoise": True} if sampler.denoises(path) else {})}
 

@@ -30,8 +30,8 @@ class DensityClassifier(Part):
         """Refuses a model without classes."""
         if not experiment.num_classes:
             raise UserError(
-                "config.eval.density_classifier compares classes, but the model has none: set its `on` to False, or train with "
-                "config.model.conditional=True"
+                "config.eval.density_classifier compares classes, but the model has none: set its field `on` to False, or "
+                "train with config.model.conditional=True"
             )
 
     def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:

@@ -38,7 +38,9 @@ class Outliers(Part):
     def check(self, experiment: Experiment) -> None:
         """Refuses points."""
         if experiment.spec.is_points:
-            raise UserError("config.eval.outliers is about images, but the data are points: set its `on` to False")
+            raise UserError(
+                "config.eval.outliers is about images, but the data are points: set its field `on` to False"
+            )
 
     def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
         """The area under the ROC curve for each kind; draws outliers.png.

@@ -29,6 +29,11 @@ class Network(NetworkFields, nn.Module):
     condition_dim: int = 0
     outputs: int = 1
 
+    @property
+    def is_published(self) -> bool:
+        """Whether checkpoints of such networks were published that `import_published` reads."""
+        return False
+
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raises a ValueError for examples of a shape, without the batch, that the network cannot take; default: none."""
 

@@ -67,6 +67,11 @@ class NCSNpp(NCSNppFields, Network):
         out = jnp.concatenate([unfold(part, self.patch) for part in jnp.split(out, self.outputs, axis=-1)], axis=-1)
         return out / self._sigma(level)[:, None, None, None] if self.scale_by_sigma else out
 
+    @property
+    def is_published(self) -> bool:
+        """By score_sde and RectifiedFlow."""
+        return True
+
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Refuses images of a shape (height, width, channels) that cannot be halved often enough, and unknown choices.
 

@@ -82,6 +82,10 @@ class Path(PathFields, abc.ABC):
         """Whether it stands for a chain of discrete steps, at whose times alone a network is trained."""
         return False
 
+    def trained_times(self, times: Times) -> Times:
+        """Of times those nearest to them at which a network is trained: of most paths they themselves."""
+        return times
+
     def with_parameters(self, values: Float[Array, " parameters"]) -> "Path":
         """The path with these in place of its learned numbers."""
         del values

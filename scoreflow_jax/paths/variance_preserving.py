@@ -61,6 +61,11 @@ class DDPMPath(DDPMFields, AffinePath):
         """Yes."""
         return True
 
+    def trained_times(self, times: Times) -> Times:
+        """Its levels."""
+        last = self.num_scales - 1
+        return jnp.round(times * last) / last
+
     @functools.cached_property
     def _pieces(self) -> np.ndarray:
         """Where each piece begins, and coefficients of log alpha from that step to the next, as t goes (N - 1, 5): the sum of

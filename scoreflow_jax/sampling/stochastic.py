@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
 from scoreflow_jax.ode import Solution
-from scoreflow_jax.paths import AffinePath, DDPMPath, Path, Prediction
+from scoreflow_jax.paths import AffinePath, Path, Prediction
 from scoreflow_jax.sampling.flow import WHOLE, Span
 from scoreflow_jax.settings.solve import SamplerFields
 from scoreflow_jax.typing import State, Time, Times
@@ -56,13 +56,18 @@ class Predictor(Protocol):
 class Sampler(SamplerFields):
     """How samples are drawn."""
 
+    @property
+    def is_ode(self) -> bool:
+        """Whether samples are solutions of the ODE, by a solver."""
+        return self.name == "ode"
+
     def check_path(self, path: Path) -> None:
         """Refuses a path that the sampler is not defined on.
 
         Raises:
             ValueError: with what it needs.
         """
-        if self.name == "ode" or (self.name == "euler_maruyama" and self.noise == 0):
+        if self.is_ode or (self.name == "euler_maruyama" and self.noise == 0):
             return
         scored = isinstance(path, AffinePath) and (path.gaussian_source or path.has_latent)
         if not scored:
@@ -167,11 +172,7 @@ def step_times(path: Path, span: Span, num_steps: int) -> Float[Array, " times"]
 
     More steps than levels between ask for some levels twice, between which nothing moves.
     """
-    times = jnp.linspace(*span, num_steps + 1)
-    if not isinstance(path, DDPMPath):
-        return times
-    last = path.num_scales - 1
-    return jnp.round(times * last) / last
+    return path.trained_times(jnp.linspace(*span, num_steps + 1))
 
 
 Told = Callable[[Prediction, State, Time], State]

@@ -42,10 +42,10 @@ def field(
     default: Any,
     told: str,
     *,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    below: float | None = None,
+    least: int | float | None = None,
+    above: int | float | None = None,
+    most: int | float | None = None,
+    below: int | float | None = None,
     was: str | None = None,
     added: bool = False,
 ) -> Any:
@@ -119,7 +119,7 @@ def check_fields(section: Any) -> None:
 
 
 def checked(section: type, where: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Refuses fields that a section does not have, and values of another type: JSON and command lines know few types.
+    """Refuses fields that a section does not have, and values that they may not have: JSON and command lines know few types.
 
     Args:
         section: a class of fields.
@@ -141,6 +141,8 @@ def checked(section: type, where: str, values: Mapping[str, Any]) -> dict[str, A
             continue
         if not _fits(value, hints[name]):
             raise UserError(f"{place} is {value!r}, expected {_words(hints[name])}")
+        if not _allowed(value, hints[name], known[name].metadata["limits"]):
+            raise UserError(f"{place} is {value!r}, expected {_expected(known[name], hints[name])}")
         if type(value) is int and _is_float(hints[name]):
             found[name] = float(value)
     return found
@@ -265,7 +267,7 @@ def _range(member: dataclasses.Field, hint: Any) -> str:
     return found + (", or None" if may_be_none(hint) else "")
 
 
-def _number(value: float) -> str:
+def _number(value: int | float) -> str:
     return "2^32" if value == 2**32 else f"{value:g}" if isinstance(value, float) else str(value)
 
 

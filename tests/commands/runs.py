@@ -3,7 +3,9 @@
 import json
 
 from scoreflow_jax.command_line import load_config
-from scoreflow_jax.experiment import build, resolve, to_plain
+from scoreflow_jax.experiment import build, resolve
+from scoreflow_jax.plain_config import to_plain
+from tests.changes import set_fields
 from tests.conftest import ROOT
 
 SHRUNK = {"channel_multipliers": (1,), "num_blocks": 0}
@@ -17,13 +19,7 @@ def experiment_of(name, path=None, **changes):
         config["model"].update(SHRUNK)
     if path is not None:
         config["data"]["path"] = str(path)
-    for field, value in changes.items():
-        section, _, key = field.partition("__")
-        if key:
-            config[section][key] = value
-        else:
-            config[section] = value
-    return build(resolve(config))
+    return build(resolve(set_fields(config, changes)))
 
 
 def report(path):

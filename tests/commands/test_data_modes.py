@@ -16,7 +16,8 @@ from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.data import Digits, Merged, Packed, Selected, open_source, read_all
 from scoreflow_jax.data.pictures import framed
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.experiment import build, differences, resolve, to_plain
+from scoreflow_jax.experiment import build, resolve
+from scoreflow_jax.plain_config import differences, to_plain
 from tests.commands.runs import SHRUNK, experiment_of, report
 from tests.conftest import ROOT, shared
 from tests.data.folders import write
@@ -195,7 +196,7 @@ def test_tables_are_not_packed_and_data_at_t_0_apart(tmp_path, capsys):
     with pytest.raises(UserError, match="a table needs no packing"):
         pack.run_command(experiment_of("table.py", tmp_path / "points.npz"), tmp_path, out=str(tmp_path / "pack"))
     config = {"data__base": {"source": "digits", "path": None}, "data__num_classes": 0, "model__conditional": False}
-    off = {"eval__likelihood": "none", "eval__translation": False}
+    off = {"eval__likelihood__by": "none", "eval__translation__on": False}
     pack.run_command(experiment_of("digits.py", **config, **off), tmp_path, out=str(tmp_path / "pack"))
     assert "only the data at t = 1 are packed" in capsys.readouterr().out
 
@@ -238,7 +239,7 @@ def threes_to_eights(**changes):
         "data__num_classes": 0,
         "model__conditional": False,
     }
-    off = {"eval__likelihood": "none", "eval__translation": False}
+    off = {"eval__likelihood__by": "none", "eval__translation__on": False}
     return experiment_of("digits.py", **{**plain, **off, **changes})
 
 

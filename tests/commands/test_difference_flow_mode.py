@@ -9,7 +9,8 @@ from PIL import Image
 from scoreflow_jax.command_line import load_config
 from scoreflow_jax.commands import difference_flow
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.experiment import build, resolve, to_plain
+from scoreflow_jax.experiment import build, resolve
+from scoreflow_jax.plain_config import to_plain
 from tests.commands.runs import experiment_of
 from tests.conftest import ROOT
 

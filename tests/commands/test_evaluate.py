@@ -9,7 +9,7 @@ from scoreflow_jax.commands import compare, evaluate, statistics
 from scoreflow_jax.data import Digits
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
-from scoreflow_jax.evaluation.generation import distances
+from scoreflow_jax.evaluation.samples import distances
 from tests.commands.runs import experiment_of, report
 
 
@@ -19,7 +19,7 @@ def evaluated(digits_run):
     apart = ("likelihood", "density_cost", "density_classifier", "outliers", "score_difference")  # likelihood is on
     parts = {f"eval__{part}": True for part in evaluate.PARTS if part not in apart}
     evaluate.run_command(
-        experiment_of("digits.py", eval__seeds=(1, 2), eval__sweep_methods=("euler", "heun", "dopri5"), **parts),
+        experiment_of("digits.py", eval__seeds=(1, 2), eval__sweep__methods=("euler", "heun", "dopri5"), **parts),
         digits_run,
     )
     return digits_run / "eval" / "4"

@@ -17,8 +17,9 @@ from scoreflow_jax.commands import evaluate, reflow, sample, study, train, trans
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.data import Pairs
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.experiment import build, resolve, to_plain
+from scoreflow_jax.experiment import build, resolve
 from scoreflow_jax.model import Model
+from scoreflow_jax.plain_config import to_plain
 from scoreflow_jax.sampling import Sampler
 from tests import oracles
 from tests.commands.runs import report

@@ -22,8 +22,8 @@ CHANGES = {
     "interpolate__num_pairs": 1,
     "difference__scores": "learned",
     "difference__target": 0,
-    "eval__reversibility": False,
-    "eval__num_images": 10,
+    "eval__reversibility__on": False,
+    "eval__generation__images": 10,
 }
 USERS = {
     "eval": evaluate.run_command,

@@ -8,7 +8,8 @@ from scoreflow_jax.command_line import load_config
 from scoreflow_jax.data import Digits, Merged, Selected, class_counts, open_source
 from scoreflow_jax.data.base import DataSpec, read_all
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.experiment import build, to_plain
+from scoreflow_jax.experiment import build
+from scoreflow_jax.plain_config import to_plain
 from tests.conftest import ROOT, shared
 from tests.data.sources import settings_of
 

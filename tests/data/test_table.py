@@ -8,7 +8,8 @@ import pytest
 
 from scoreflow_jax.data import Selected, Table, Units, open_source, read_all, table_files
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.experiment import resolve, to_plain
+from scoreflow_jax.experiment import resolve
+from scoreflow_jax.plain_config import to_plain
 from tests.data.sources import settings_of
 
 

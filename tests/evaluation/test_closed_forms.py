@@ -1,26 +1,22 @@
 """Parts of an evaluation on models whose drift is written down: what is counted, what is compared, and the way back."""
 
+import pathlib
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
-from scoreflow_jax.evaluation.likelihoods import HeldOut, measure_likelihood
 
 from scoreflow_jax.data import read_all
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation import generation
-from scoreflow_jax.evaluation.audit import measure_audit
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.dealing import deal
-from scoreflow_jax.evaluation.generation import measure_generation
+from scoreflow_jax.evaluation.densities import HeldOut
 from scoreflow_jax.evaluation.report import page
 from scoreflow_jax.evaluation.report import summary as section
-from scoreflow_jax.evaluation.residual import measure_residual
-from scoreflow_jax.evaluation.straightness import measure_straightness
-from scoreflow_jax.evaluation.sweep import measure_sweep
-from scoreflow_jax.evaluation.translation import measure_translation
 from scoreflow_jax.metrics.frechet import Gaussian, frechet_distance
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.paths import LinearPath, VPPath
@@ -39,22 +35,22 @@ def standing(x, t, label):
 def test_nfe_counts_both_calls_of_a_guided_evaluation(tmp_path, guidance, calls):
     """Four steps of Heun's method are eight evaluations of the field."""
     fields = {"solver__method": "heun", "solver__num_steps": 4, "sample__guidance": guidance}
-    fields |= {"eval__num_images": 20, "eval__batch_size": 20, "eval__seeds": (1,), "eval__classifier": False}
-    fields |= {"eval__sweep_methods": ("heun",), "eval__sweep_steps": (4,), "eval__sweep_tolerances": ()}
-    model = known_model(standing, **fields, eval__sweep_images=20)
+    fields |= {"eval__generation__images": 20, "eval__batch_size": 20, "eval__seeds": (1,), "eval__classifier": False}
+    fields |= {"eval__sweep__methods": ("heun",), "eval__sweep__steps": (4,), "eval__sweep__tolerances": ()}
+    model = known_model(standing, **fields, eval__sweep__images=20)
     data = Data(model.experiment)
-    figures = measure_generation(model, data, tmp_path)["by_seed"]["1"]
+    figures = data.settings.generation.measure(model, data, tmp_path)["by_seed"]["1"]
     assert figures["nfe"] == figures["cost"]["nfe_mean"] == calls
-    assert [row["nfe"] for row in measure_sweep(model, data, tmp_path)["rows"]] == [calls]
+    assert [row["nfe"] for row in data.settings.sweep.measure(model, data, tmp_path)["rows"]] == [calls]
 
 
 @pytest.mark.parametrize("system", ["rectified_flow", "ve"])
 def test_the_error_of_no_drift_is_the_velocity(tmp_path, system):
     """E|alpha' x1 + sigma' x0|^2 / D with x0 ~ N(0, 1), also where solves start from noise of another scale."""
-    model = known_model(standing, system, eval__residual_images=500, eval__residual_noises=8, eval__residual_times=5)
+    model = known_model(standing, system, eval__residual__images=500, eval__residual__noises=8, eval__residual__times=5)
     data, path = Data(model.experiment), model.experiment.path
     points, _ = data.images("test", data.some(500))
-    figures = measure_residual(model, data, tmp_path)
+    figures = data.settings.residual.measure(model, data, tmp_path)
     for t, found in zip(figures["times"], figures["mean_square"], strict=True):
         time, one, none = jnp.full((1,), t, jnp.float32), jnp.ones((1, 1)), jnp.zeros((1, 1))
         of_noise, of_data = (float(path.velocity(time, *ends)[0, 0]) ** 2 for ends in ((one, none), (none, one)))
@@ -65,15 +61,15 @@ def test_the_error_of_no_drift_is_the_velocity(tmp_path, system):
 def test_translations_go_back_by_swapped_labels(tmp_path):
     """`latent` exactly; the paper's `difference` only by its own ODE in reverse, between classes of other widths."""
     drift = oracles.class_gaussians(LinearPath(), MEANS, STDS)
-    fields = {"solver__rtol": 1e-6, "solver__atol": 1e-6, "eval__translation_images": 20, "eval__classifier": False}
-    model = known_model(drift, **fields, eval__translation_pairs=((1, 6), (4, 0)))
-    methods = measure_translation(model, Data(model.experiment), tmp_path)["methods"]
+    fields = {"solver__rtol": 1e-6, "solver__atol": 1e-6, "eval__translation__images": 20, "eval__classifier": False}
+    model = known_model(drift, **fields, eval__translation__pairs=((1, 6), (4, 0)))
+    methods = model.experiment.eval.translation.measure(model, Data(model.experiment), tmp_path)["methods"]
     assert methods["latent"]["cycle_error_swapped"] < 1e-3
     assert methods["difference"]["cycle_error_reversed"] < 1e-3
     assert methods["difference"]["cycle_error_swapped"] > 0.05
     # Four steps of Heun's method: encoding and decoding by 8 evaluations each, or 8 evaluations of two calls.
     few = model.with_solver(Solver(method="heun", num_steps=4))
-    methods = measure_translation(few, Data(few.experiment), tmp_path)["methods"]
+    methods = few.experiment.eval.translation.measure(few, Data(few.experiment), tmp_path)["methods"]
     assert {name: figures["nfe"] for name, figures in methods.items()} == {"latent": 16, "difference": 16}
 
 
@@ -81,12 +77,12 @@ def test_several_probes_and_their_error_are_told(tmp_path):
     """dx/dt = a (x_2, x_1) has no divergence, and a probe's estimate of it is 2 a e_1 e_2: +a or -a twice, whatever x."""
     a, count, probes = 0.5, 400, 16
     fields = {
-        "eval__likelihood_images": count,
-        "eval__likelihood_probes": probes,
-        "eval__likelihood_probe": "rademacher",
+        "eval__likelihood__images": count,
+        "eval__likelihood__probes": probes,
+        "eval__likelihood__probe": "rademacher",
     }
     model = known_model(lambda x, t, label: a * x[:, ::-1], **fields)
-    figures = measure_likelihood(model, Data(model.experiment))
+    figures = model.experiment.eval.likelihood.measure(model, Data(model.experiment), pathlib.Path())
     assert figures["probes"] == probes
     # The variance of 16 numbers is unbiased, and its scatter over 400 images small.
     assert figures["probe_error_per_image"] == pytest.approx(2 * a / np.sqrt(probes), rel=0.05)
@@ -99,22 +95,22 @@ def test_several_probes_and_their_error_are_told(tmp_path):
 def test_what_the_density_of_a_noisy_path_is_of_is_told(tmp_path):
     """VP's states at 0.999, in standard deviations of the table; the linear path ends at the data."""
     for system, told in (("vp", True), ("rectified_flow", False)):
-        model = known_model(standing, system, eval__likelihood_images=20)
-        figures = measure_likelihood(model, Data(model.experiment))
+        model = known_model(standing, system, eval__likelihood__images=20)
+        figures = model.experiment.eval.likelihood.measure(model, Data(model.experiment), pathlib.Path())
         assert ("of_states" in figures) is told
         assert ("noise of 0.01 standard deviations" in section({"likelihood": figures})) is told
 
 
 def test_what_lies_beyond_a_noisy_paths_end_is_in_the_formula_and_told_apart():
     """Eight Gaussians on VP's path, exact drift: 1/2 ln(1 + w / S^2) a coordinate less the reference's, in nats of a point."""
-    fields = {"eval__likelihood": "density", "eval__likelihood_images": 400, "eval__density_levels": "logistic"}
+    fields = {"eval__likelihood__by": "density", "eval__likelihood__images": 400, "eval__density_levels": "logistic"}
     path = VPPath()
     points, labels = Data(known_model(standing, "vp", **fields).experiment).images("train")
     means = np.stack([points[labels == c].mean(0) for c in range(8)])
     width = float(np.sqrt(np.mean((points - means[labels]) ** 2)))
     model = known_model(oracles.class_gaussians(path, means, np.full(8, width)), "vp", **fields)
     data = Data(model.experiment)
-    figures = measure_likelihood(model, data)
+    figures = data.settings.likelihood.measure(model, data, pathlib.Path())
     noise = path.noise_left**2
     wanted = np.log1p(noise / width**2) - np.mean(np.log1p(noise / points.var(0)))
     found, error = (figures["formula"][name] for name in ("beyond_the_path", "beyond_error"))
@@ -167,7 +163,7 @@ def table_csv(tmp_path_factory):
 def exact_of(table_csv, **changes):
     """The exact drift of the table's classes, each a Gaussian with the moments of its training points; and the moments."""
     fields = {"data__source": "table", "data__path": str(table_csv), "data__label": "label", "data__num_classes": 2}
-    fields |= {"eval__split": "train", "eval__num_images": 1000, "eval__classifier": False}
+    fields |= {"eval__split": "train", "eval__generation__images": 1000, "eval__classifier": False}
     fields |= {"solver__rtol": 1e-4, "solver__atol": 1e-4}
     moments = []
 
@@ -199,11 +195,11 @@ def test_the_model_of_unequal_classes_is_at_no_distance(table_csv, tmp_path):
     counts = np.asarray(data.class_shares)
     assert sum(counts) == len(data.source("train"))
     assert 0.85 < counts[1] / sum(counts) < 0.95
-    measured = measure_generation(model, data, tmp_path)
+    measured = data.settings.generation.measure(model, data, tmp_path)
     assert measured["by_seed"]["1"]["frechet_distance"] < 0.02
     assert measured["labels"] == f"in the shares of gaussians train, {counts[0]}/{counts[1]}"
     even, _ = exact_of(table_csv, eval__labels="even")
-    measured = measure_generation(even, Data(even.experiment), tmp_path)
+    measured = even.experiment.eval.generation.measure(even, Data(even.experiment), tmp_path)
     assert measured["labels"] == "evenly over the classes"
     far = frechet_distance(mixed(moments, np.array([0.5, 0.5])), mixed(moments, counts / sum(counts)))
     assert far > 1
@@ -212,13 +208,16 @@ def test_the_model_of_unequal_classes_is_at_no_distance(table_csv, tmp_path):
 
 def test_every_part_deals_the_classes_of_the_reference(table_csv, tmp_path, monkeypatch):
     """Figures of a sweep, of an audit and of few steps are distances to the data too; the page says how classes were dealt."""
-    small = {"eval__sweep_images": 300, "eval__audit_images": 300, "eval__straightness_images": 300}
-    small |= {"eval__sweep_methods": ("heun",), "eval__sweep_steps": (20,), "eval__sweep_tolerances": ()}
-    small |= {"eval__straightness_steps": (20,), "eval__straightness_times": 3}
+    small = {"eval__sweep__images": 300, "eval__audit__images": 300, "eval__straightness__images": 300}
+    small |= {"eval__sweep__methods": ("heun",), "eval__sweep__steps": (20,), "eval__sweep__tolerances": ()}
+    small |= {"eval__straightness__steps": (20,), "eval__straightness__times": 3}
     model, _ = exact_of(table_csv, **small)
     data = Data(model.experiment)
-    sweep, audit = measure_sweep(model, data, tmp_path), measure_audit(model, data)
-    straight = measure_straightness(model, data, tmp_path)
+    sweep, audit = (
+        data.settings.sweep.measure(model, data, tmp_path),
+        data.settings.audit.measure(model, data, pathlib.Path()),
+    )
+    straight = data.settings.straightness.measure(model, data, tmp_path)
     found = [sweep["finest"]["distance"], sweep["rows"][0]["distance"]]
     found += [audit[who]["frechet_distance"] for who in ("ours", "scipy")]
     found += [straight["solved"]["frechet_distance"], straight["few_steps"][0]["frechet_distance"]]

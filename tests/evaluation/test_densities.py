@@ -1,21 +1,21 @@
 """What densities are used for, on a model whose densities are known; and through --mode=eval."""
 
 import dataclasses
+import pathlib
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
-from scoreflow_jax.evaluation.likelihoods import formula_of, in_unit
 from sklearn.metrics import roc_auc_score
 
 from scoreflow_jax.commands import evaluate, train
 from scoreflow_jax.density_formula import formula_log_density
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
-from scoreflow_jax.evaluation.density_classifier import measure_density_classifier
-from scoreflow_jax.evaluation.outliers import area_under_roc, measure_outliers, outlying
+from scoreflow_jax.evaluation.densities import formula_of, in_unit
+from scoreflow_jax.evaluation.outliers import area_under_roc, outlying
 from scoreflow_jax.model import Model
 from scoreflow_jax.paths import LinearPath
 from scoreflow_jax.sampling import Solved, SolveStats
@@ -51,10 +51,10 @@ def known():
     experiment = experiment_of(
         "digits.py",
         eval__density_levels="logistic",
-        eval__density_classifier_images=200,
-        eval__density_classifier_calls=64,
-        eval__outlier_images=50,
-        eval__outlier_calls=256,
+        eval__density_classifier__images=200,
+        eval__density_classifier__calls=64,
+        eval__outliers__images=50,
+        eval__outliers__calls=256,
     )
     data = Data(experiment)
     images, labels = data.images("train")
@@ -64,7 +64,7 @@ def known():
 
 def test_the_class_found_is_the_most_likely_one(known):
     model, data = known
-    figures = measure_density_classifier(model, data)
+    figures = data.settings.density_classifier.measure(model, data, pathlib.Path())
     pixels, labels = (data.examples("test")[field][data.some(200)] for field in ("image", "label"))
     by_bayes = model.log_densities(data.experiment.scaling.to_images(pixels)).argmax(1) == labels
     assert by_bayes.mean() > 0.85
@@ -76,7 +76,7 @@ def test_the_class_found_is_the_most_likely_one(known):
 
 def test_other_images_are_less_likely_as_the_closed_form_says(known, tmp_path):
     model, data = known
-    figures = measure_outliers(model, data, tmp_path)
+    figures = data.settings.outliers.measure(model, data, tmp_path)
     pixels = data.examples("test")["image"][data.some(50)]
 
     def exact(pixels):
@@ -173,10 +173,13 @@ def test_eval_measures_by_ode_formula_and_chain(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"eval__likelihood": "True"}, "config.eval.likelihood has 'True', expected none or ode or density or both"),
+        (
+            {"eval__likelihood__by": "True"},
+            "config.eval.likelihood.by has 'True', expected none or ode or density or both",
+        ),
         ({"eval__density_levels": "sobol"}, "config.eval.density_levels has 'sobol', expected uniform or logistic"),
-        ({"eval__density_calls": 1}, "config.eval.density_calls is 1, expected at least 2"),
-        ({"eval__density_cost_calls": (16, 0)}, "config.eval.density_cost_calls is .*, expected whole numbers"),
+        ({"eval__likelihood__density_calls": 1}, "config.eval.likelihood.density_calls is 1, expected at least 2"),
+        ({"eval__density_cost__calls": (16, 0)}, "config.eval.density_cost.calls is .*, expected whole numbers"),
     ],
 )
 def test_settings_that_cannot_be_are_said(fields, message):
@@ -186,13 +189,13 @@ def test_settings_that_cannot_be_are_said(fields, message):
 
 def test_settings_of_before_are_read():
     for before, now in ((True, "ode"), (False, "none")):
-        assert experiment_of("digits.py", eval__likelihood=before).eval.likelihood == now
+        assert experiment_of("digits.py", eval__likelihood__by=before).eval.likelihood == now
 
 
 def test_classes_and_images_are_needed(known, tmp_path):
     unconditional = ClassGaussians(dataclasses.replace(known[0].experiment, conditional=False), known[0].means)
     with pytest.raises(UserError, match="density_classifier compares classes, but the model has none"):
-        measure_density_classifier(unconditional, known[1])
+        known[1].settings.density_classifier.measure(unconditional, known[1], pathlib.Path())
     points = toy("vp", "moons")
     with pytest.raises(UserError, match="outliers is about images, but the data are points"):
-        measure_outliers(known[0], Data(points), tmp_path)
+        points.eval.outliers.measure(known[0], Data(points), tmp_path)

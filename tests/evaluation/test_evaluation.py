@@ -12,12 +12,12 @@ from PIL import Image
 
 from scoreflow_jax.data import DataSource, Digits
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.evaluation import generation, report
+from scoreflow_jax.evaluation import comparison, generation, report, samples
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.extractors import RELEASED_NAME, Extractor, inception_extractor, pixel_extractor
 from scoreflow_jax.evaluation.features import CHUNK, DataFeatures, data_features
 from scoreflow_jax.evaluation.statistics import Statistics, jpeg_warning, load_npz, save_npz, statistics_of
-from scoreflow_jax.evaluation.truncation import ONE_STEP, SOLVED, measure_truncation
+from scoreflow_jax.evaluation.truncation import ONE_STEP, SOLVED
 from scoreflow_jax.evaluation.weights import DISTRIBUTION, find_inception
 from scoreflow_jax.metrics.frechet import frechet_distance, gaussian_of
 from scoreflow_jax.metrics.kernel import squared_mmd
@@ -160,7 +160,7 @@ def test_real_photographs_end_to_end():
     noise = extractor(np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8))
     assert abs(halves) < 2e-3  # KID of 250 against 250 images of one distribution
     assert squared_mmd(features, noise) > 50 * abs(halves)
-    figures = generation.distances(features[::2], Statistics(None, {"images": 250}, features[1::2]), extractor)
+    figures = samples.distances(features[::2], Statistics(None, {"images": 250}, features[1::2]), extractor)
     assert (
         "250 images are too few for a covariance of 2048 features (give at least 2049); see KID"
         in figures["frechet_distance"]
@@ -235,19 +235,17 @@ def test_absent_and_damaged_statistics_are_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def untrained():
-    experiment = experiment_of("digits.py", eval__num_images=50, eval__batch_size=8, solver__num_steps=2)
+    experiment = experiment_of("digits.py", eval__generation__images=50, eval__batch_size=8, solver__num_steps=2)
     return Model(experiment, experiment.init(jax.random.key(0)), 3, batch_size=8)
 
 
 def test_the_grid_shows_class_by_class(untrained, tmp_path, monkeypatch):
     """Labels are dealt in the reference's shares, so classes come in no order; pixels here say their example's number."""
     drawn = []
-    monkeypatch.setattr(
-        generation.figures, "save_grid", lambda path, images, columns: drawn.append((path.touch(), images)[1])
-    )
+    monkeypatch.setattr(figures, "save_grid", lambda path, images, columns: drawn.append((path.touch(), images)[1]))
     labels = np.array([3, 1, 0, 3, 1, 2], np.int32)
     pixels = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.full((1, 8, 8, 1), 15, np.uint8)
-    made = generation.Generated(np.zeros((6, 64), np.float32), labels, pixels, SolveStats())
+    made = samples.Generated(np.zeros((6, 64), np.float32), labels, pixels, SolveStats())
     data = Data(untrained.experiment)
     generation._draw(tmp_path / "grid.png", made, data)
     np.testing.assert_array_equal(drawn[0], data.experiment.scaling.from_eight_bits(pixels)[[2, 1, 4, 5, 0, 3]])
@@ -255,8 +253,8 @@ def test_the_grid_shows_class_by_class(untrained, tmp_path, monkeypatch):
 
 def test_generation_resumes_and_does_not_depend_on_chunks(untrained, tmp_path, monkeypatch):
     data = Data(untrained.experiment)
-    monkeypatch.setattr(generation, "CHUNK", 16)
-    whole = generation.generate(untrained, data, tmp_path / "a", 1)
+    monkeypatch.setattr(samples, "CHUNK", 16)
+    whole = samples.generate(untrained, data, tmp_path / "a", 1)
     assert whole.features.shape == (50, 64)
     assert whole.stats.images == 50
     # Samples of one key, whatever the chunk.
@@ -265,7 +263,7 @@ def test_generation_resumes_and_does_not_depend_on_chunks(untrained, tmp_path, m
     assert np.abs(whole.first.astype(int) - untrained.experiment.scaling.to_pixels(alone)).max() <= 1
     # Stopped after two chunks.
     made = []
-    real_make = generation._make
+    real_make = samples._make
 
     def failing(model, extractor, seed, first, count, labels):
         made.append(first)
@@ -273,25 +271,29 @@ def test_generation_resumes_and_does_not_depend_on_chunks(untrained, tmp_path, m
             raise KeyboardInterrupt
         return real_make(model, extractor, seed, first, count, labels)
 
-    monkeypatch.setattr(generation, "_make", failing)
+    monkeypatch.setattr(samples, "_make", failing)
     with pytest.raises(KeyboardInterrupt):
-        generation.generate(untrained, data, tmp_path / "b", 1)
-    resumed = generation.generate(untrained, data, tmp_path / "b", 1)
+        samples.generate(untrained, data, tmp_path / "b", 1)
+    resumed = samples.generate(untrained, data, tmp_path / "b", 1)
     assert made == [0, 16, 32, 32, 48]
     np.testing.assert_array_equal(resumed.features, whole.features)
     np.testing.assert_array_equal(resumed.first, whole.first)
     assert resumed.stats.evaluations == whole.stats.evaluations
     # Another seed is another set.
-    assert not np.array_equal(generation.generate(untrained, data, tmp_path / "b", 2).features, whole.features)
+    assert not np.array_equal(samples.generate(untrained, data, tmp_path / "b", 2).features, whole.features)
 
 
 def test_images_need_not_be_kept(untrained, tmp_path, monkeypatch):
-    monkeypatch.setattr(generation, "_ON_PIXELS", 12)
+    monkeypatch.setattr(samples, "ON_PIXELS", 12)
     experiment = experiment_of(
-        "digits.py", eval__num_images=30, eval__batch_size=8, eval__keep_images=False, solver__num_steps=2
+        "digits.py",
+        eval__generation__images=30,
+        eval__batch_size=8,
+        eval__generation__keep_images=False,
+        solver__num_steps=2,
     )
     for _ in range(2):  # made, and read again
-        generated = generation.generate(untrained, Data(experiment), tmp_path, 1)
+        generated = samples.generate(untrained, Data(experiment), tmp_path, 1)
         assert len(generated.first) == 12
         assert generated.features.shape == (30, 64)
 
@@ -305,8 +307,8 @@ def test_other_parameters_are_other_samples(untrained, tmp_path):
     """Of the same config and step."""
     data = Data(untrained.experiment)
     other = Model(untrained.experiment, jax.tree.map(lambda p: p + 1, untrained.params), 3, batch_size=8)
-    assert generation._identity(untrained, data, 1, 16) != generation._identity(other, data, 1, 16)
-    assert generation._identity(untrained, data, 1, 16) == generation._identity(untrained, data, 1, 16)
+    assert samples._identity(untrained, data, 1, 16) != samples._identity(other, data, 1, 16)
+    assert samples._identity(untrained, data, 1, 16) == samples._identity(untrained, data, 1, 16)
 
 
 def test_the_reference_may_be_the_test_split():
@@ -344,9 +346,9 @@ class Straight(Model):
 def test_truncation_errors_of_a_gaussian(tmp_path):
     """Solution t m + sqrt((1-t)^2 + t^2 s^2) z against (1-t) z + t x; one step from the same z: by the exact drift."""
     mean, std = 0.3, 0.5
-    experiment = experiment_of("digits.py", eval__truncation_images=355)
+    experiment = experiment_of("digits.py", eval__truncation__images=355)
     data = Data(experiment)
-    figures = measure_truncation(Straight(experiment, mean, std), data, tmp_path)
+    figures = data.settings.truncation.measure(Straight(experiment, mean, std), data, tmp_path)
     images = data.images("test", data.some(355))[0]
     z = (images - mean) / std
     for i, t in enumerate(figures["times"]):
@@ -389,41 +391,41 @@ def made_report(**changes):
 
 
 def test_a_comparison_says_what_differs():
-    alike = report.compare({"a": made_report(), "b": made_report(name="other")})
+    alike = comparison.compare({"a": made_report(), "b": made_report(name="other")})
     assert "Measured alike in every field that matters" in alike
     assert "| FID | 3.210 | 3.210 |" in alike
     other = made_report(rounding="truncated", generation={"images": 5000}, batch_size=100)
-    found = report.compare({"a": made_report(), "b": other})
+    found = comparison.compare({"a": made_report(), "b": other})
     assert "These were not measured alike" in found
     assert "| rounding | rounded | truncated |" in found
     assert "| generation.images | 1000 | 5000 |" in found
     assert "| batch_size | 250 | 100 |" in found
     assert "solver.method" not in found
     pixels = made_report(extractor={"extractor": "pixels"})
-    assert "Frechet distance (of different features: not comparable)" in report.compare(
+    assert "Frechet distance (of different features: not comparable)" in comparison.compare(
         {"a": made_report(), "b": pixels}
     )
-    assert "Frechet distance on pixels" in report.compare({"a": pixels, "b": pixels})
+    assert "Frechet distance on pixels" in comparison.compare({"a": pixels, "b": pixels})
 
 
 def test_a_comparison_shows_spread_over_seeds_not_the_minimum():
     spread = {"over_seeds": {"frechet_distance": {"mean": 3.5, "std": 0.25}}}
-    assert "| FID | 3.500 ± 0.250 | 3.210 |" in report.compare(
+    assert "| FID | 3.500 ± 0.250 | 3.210 |" in comparison.compare(
         {"a": made_report(generation=spread), "b": made_report()}
     )
 
 
 def test_reports_of_other_kinds_are_refused(tmp_path):
     with pytest.raises(UserError, match="no report .*absent"):
-        report.read_report(str(tmp_path / "absent"))
+        comparison.read_report(str(tmp_path / "absent"))
     for content in ("{", "[]"):
         (tmp_path / "report.json").write_text(content)
         with pytest.raises(UserError, match="is damaged .*: evaluate again"):
-            report.read_report(str(tmp_path))
+            comparison.read_report(str(tmp_path))
     for content in ('{"mode": "sample"}', '{"mode": "eval", "generation": {}}'):
         (tmp_path / "report.json").write_text(content)
         with pytest.raises(UserError, match="not the report of an evaluation"):
-            report.read_report(str(tmp_path))
+            comparison.read_report(str(tmp_path))
 
 
 # JPEG against what is not
@@ -450,7 +452,7 @@ def test_an_evaluation_knows_what_its_reference_was_kept_as(tmp_path, jpeg, png,
     """By the files' endings; the statistics of a file that we wrote say it too."""
     folder = picture_folder(tmp_path / "pictures", jpeg, png)
     fields = {"data__test_share": 0.3, "data__shape": (8, 8, 3), "data__num_classes": 0, "model__conditional": False}
-    fields |= {"eval__cache": str(tmp_path / "cache"), "eval__classifier": False, "eval__translation": False}
+    fields |= {"eval__cache": str(tmp_path / "cache"), "eval__classifier": False, "eval__translation__on": False}
     data = Data(experiment_of("image_folder.py", folder, **fields))
     assert data.statistics("train").facts["jpeg"] == pytest.approx(jpeg / 60, abs=0.2)
     assert (jpeg in (0, 60)) == (data.statistics("train").facts["jpeg"] in (0.0, 1.0))
@@ -473,7 +475,7 @@ def test_statistics_in_a_file_say_whether_they_are_of_jpeg(tmp_path):
 def test_the_warning_is_in_the_report_and_on_its_page(untrained, tmp_path, monkeypatch):
     monkeypatch.setattr(Data, "jpeg_warning", "JPEG are all but these")
     data = Data(untrained.experiment)
-    measured = generation.measure_generation(untrained, data, tmp_path)
+    measured = data.settings.generation.measure(untrained, data, tmp_path)
     assert measured["warning"] == "JPEG are all but these"
     told = {"name": "x", "step": 0, "extractor": data.extractor.facts, "generation": measured}
     assert "\n\n**Warning**: JPEG are all but these.\n\n" in report.page(told)

@@ -7,7 +7,7 @@ import pytest
 from scoreflow_jax import sampling
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
-from scoreflow_jax.evaluation.score_difference import CONTROL, TIMES, difference_of_scores, measure_score_difference
+from scoreflow_jax.evaluation.score_difference import CONTROL, TIMES, difference_of_scores
 from scoreflow_jax.model import Model
 from tests.commands.runs import experiment_of
 
@@ -27,7 +27,9 @@ class Drifting(Model):
 
 @pytest.fixture(scope="module")
 def data():
-    return Data(experiment_of("digits.py", eval__score_difference_images=40, eval__score_difference_sigmas=(0.3, 1.0)))
+    return Data(
+        experiment_of("digits.py", eval__score_difference__images=40, eval__score_difference__sigmas=(0.3, 1.0))
+    )
 
 
 def exact_drift(data):
@@ -60,7 +62,9 @@ def test_the_exact_drift_is_the_control_and_not_eq_7(data, tmp_path):
 def test_a_drift_that_is_eq_7_times_a_factor_is_recognized(data, tmp_path):
     known, classes = data.images("train")
     drift = lambda x, t, label: 2.0 * difference_of_scores(x, label, known, classes, 0.3 * float(np.exp(t)))  # noqa: E731
-    rows = measure_score_difference(Drifting(data.experiment, drift), data, tmp_path)["rows"]["sigma_0 = 0.3"]
+    rows = data.settings.score_difference.measure(Drifting(data.experiment, drift), data, tmp_path)["rows"][
+        "sigma_0 = 0.3"
+    ]
     assert len(rows) == len(TIMES)
     for row in rows:
         assert row["cosine"] == pytest.approx(1, abs=1e-5)
@@ -83,6 +87,6 @@ def test_eq_7_between_gaussians():
 def test_sources_and_settings_that_do_not_go_are_said(data, tmp_path):
     other = experiment_of("digits.py", path__name="ve")
     with pytest.raises(UserError, match=r"eq. 7 from N\(0, I\), which this path does not start from"):
-        measure_score_difference(Drifting(other, jnp.asarray), Data(other), tmp_path)
+        other.eval.score_difference.measure(Drifting(other, jnp.asarray), Data(other), tmp_path)
     with pytest.raises(UserError, match="score_difference_sigmas is .*, expected positive numbers"):
-        experiment_of("digits.py", eval__score_difference_sigmas=(0.0,))
+        experiment_of("digits.py", eval__score_difference__sigmas=(0.0,))

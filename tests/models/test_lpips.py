@@ -64,13 +64,15 @@ def test_wrong_weights_and_small_images_are_named(tensors, tmp_path):
     with pytest.raises(ValueError, match=r"no tensor lin3.model.1.weight of shape \(1, 256, 1, 1\)"):
         import_lpips(backbone, {k: v for k, v in heads.items() if k != "lin3.model.1.weight"})
     file = str(checkpoint(tmp_path / "other.pth", {"x": np.zeros(2, np.float32)}, [], 0))
-    for changes, match in (
-        ({"eval__lpips_heads": file}, "needs both"),
-        ({"eval__lpips_heads": file, "eval__lpips_backbone": file}, "at least 32x32"),
-    ):
-        with pytest.raises(UserError, match=match):
-            _ = Data(experiment_of("digits.py", **changes)).perceptual_distance
-    photographs = experiment_of("cifar10.py", eval__lpips_heads=file, eval__lpips_backbone=file)
+    half = experiment_of("digits.py", eval__translation__lpips_heads=file)
+    with pytest.raises(UserError, match="needs both"):
+        half.eval.translation.check(half)
+    small = {"eval__translation__lpips_heads": file, "eval__translation__lpips_backbone": file}
+    with pytest.raises(UserError, match="at least 32x32"):
+        _ = Data(experiment_of("digits.py", **small)).perceptual_distance
+    photographs = experiment_of(
+        "cifar10.py", eval__translation__lpips_heads=file, eval__translation__lpips_backbone=file
+    )
     with pytest.raises(UserError, match="does not hold LPIPS's weights: it has no tensor features.0.weight"):
         _ = Data(photographs).perceptual_distance
 

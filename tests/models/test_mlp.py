@@ -61,7 +61,7 @@ def test_starts_at_no_drift_and_computes_in_either_precision():
     network = MLP(num_classes=3, **TINY)
     params = models.init_parameters(network, jax.random.key(0), (3,))
     assert float(jnp.abs(models.make_drift(network, params)(X, T, LABEL)).max()) < 1e-3
-    low = models.make_drift(network.clone(dtype=jnp.bfloat16), randomized(network))(X, T, LABEL)
+    low = models.make_drift(network.clone(dtype="bfloat16"), randomized(network))(X, T, LABEL)
     assert low.dtype == jnp.float32
     np.testing.assert_allclose(low, models.make_drift(network, randomized(network))(X, T, LABEL), atol=0.5)
 

@@ -13,6 +13,7 @@ from scoreflow_jax.models import NCSNpp
 from scoreflow_jax.models.blocks import AttentionBlock, Context, GroupNorm, ResidualBlock
 from scoreflow_jax.models.embeddings import positional_embedding
 from scoreflow_jax.models.ncsnpp import fold, unfold
+from tests.changes import of_config
 
 FIR = {"fir_kernel": (1.0, 3.0, 3.0, 1.0)}
 VE = {**FIR, "progressive_input": "residual", "embedding": "fourier", "scale_by_sigma": True}
@@ -178,7 +179,7 @@ def test_dropout_only_while_training():
 
 
 def test_bfloat16_computes_in_it_and_returns_float32():
-    network = NCSNpp(num_classes=3, **TINY, dtype=jnp.bfloat16)
+    network = NCSNpp(num_classes=3, **TINY, dtype="bfloat16")
     params = randomized(network)
     coarse = drift_of(network, params)(X, T, LABEL)
     fine = drift_of(models.float32_compute(network), params)(X, T, LABEL)
@@ -239,4 +240,4 @@ def test_a_network_with_patches_is_one_of_folded_images(outputs):
 )
 def test_patches_that_do_not_fit_are_named(fields, shape, match):
     with pytest.raises(ValueError, match=match):
-        NCSNpp(**{**TINY, **fields}).check_shape(shape)
+        of_config(NCSNpp, **{**TINY, **fields}).check_shape(shape)

@@ -7,8 +7,10 @@ import pytest
 
 from scoreflow_jax.objectives import DenoisingScoreMatching, Distillation, Interpolant, turned
 from scoreflow_jax.paths import PATHS, LearnedPath, LinearPath, NetworkDrift, Parameterization, TrigonometricPath
-from scoreflow_jax.training import make_optimizer, scale_update
+from scoreflow_jax.settings.train import OptimizerSettings
+from scoreflow_jax.training import make_optimizer
 from tests import oracles
+from tests.changes import of_config
 
 KEYS = jax.random.split(jax.random.key(4), 5)
 X0, X1, Z = (jax.random.normal(k, (32, 3)) for k in KEYS[:3])
@@ -115,8 +117,8 @@ def test_turned_numbers_are_the_same_and_go_the_other_way():
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_the_paths_numbers_have_a_learning_rate_of_their_own(rate):
     """Adam's first step is the learning rate whatever the gradient's size: times `rate` for these, and as it is for the rest."""
-    settings = {"learning_rate": 0.01, "b1": 0.9, "b2": 0.999, "epsilon": 1e-12, "warmup_steps": 0, "clip_norm": 0.0}
-    optimizer = scale_update(make_optimizer(**settings), "path", rate)
+    settings = OptimizerSettings(learning_rate=0.01, epsilon=1e-12, warmup_steps=0, clip_norm=0.0)
+    optimizer = Interpolant(LearnedPath(), path_rate=rate).adapt_optimizer(make_optimizer(settings), "path")
     params = {"path": jnp.ones(2), "rest": jnp.ones(3)}
     grads = {"path": jnp.array([1e-3, -5.0]), "rest": jnp.array([2.0, -1e-4, 1.0])}
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
@@ -147,12 +149,18 @@ def test_distillation_compares_ends():
     ("make", "match"),
     [
         (lambda: DenoisingScoreMatching(LinearPath(gaussian_source=False)), "from Gaussian noise"),
-        (lambda: DenoisingScoreMatching(LinearPath(), weight="flat"), "weight is 'flat', expected one of variance"),
+        (
+            lambda: of_config(DenoisingScoreMatching, path=LinearPath(), weight="flat"),
+            "weight is 'flat', expected one of variance",
+        ),
         (lambda: Interpolant(LinearPath(), path_rate=-1.0), "path_rate is -1.0"),
         (lambda: Interpolant(LearnedPath(latent="sine")), "is learned and has a latent"),
         (lambda: Distillation(TrigonometricPath()), "of the straight path"),
         (lambda: Distillation(LinearPath(), distance="lpips"), "needs its weights"),
-        (lambda: Distillation(LinearPath(), distance="ssim"), "distance is 'ssim', expected one of l2, lpips"),
+        (
+            lambda: of_config(Distillation, path=LinearPath(), distance="ssim"),
+            "distance is 'ssim', expected one of l2, lpips",
+        ),
     ],
 )
 def test_what_means_nothing_is_refused(make, match):

@@ -9,6 +9,7 @@ import scipy.stats
 from scoreflow_jax.objectives import OBJECTIVES, PathConstrained
 from scoreflow_jax.paths import PATHS, LinearPath, TrigonometricPath
 from tests import oracles
+from tests.changes import of_config
 
 PATH = LinearPath()
 KEYS = jax.random.split(jax.random.key(1), 4)
@@ -174,4 +175,4 @@ def test_many_steps_have_another_minimizer_the_mean():
 )
 def test_refuses_what_means_nothing(how, match):
     with pytest.raises(ValueError, match=match):
-        PathConstrained(**{"path": PATH, **how})
+        of_config(PathConstrained, **{"path": PATH, **how})

@@ -12,6 +12,7 @@ from scipy import special
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.paths import PATHS, LearnedPath, LinearPath, NetworkDrift, Parameterization
 from tests import oracles
+from tests.changes import of_config
 
 LEARNED = np.array([0.1, -0.05, 0.2, 0.03], np.float32)  # b, a
 PATH_OF = {name: cls() for name, cls in PATHS.items()}
@@ -278,16 +279,17 @@ def test_two_heads_give_drift_and_score_between_gaussians_of_data():
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: LinearPath(latent="wavy"), "latent is 'wavy', expected one of none"),
+        (lambda: of_config(LinearPath, latent="wavy"), "latent is 'wavy', expected one of none"),
         (lambda: LinearPath(latent="brownian"), "derivative is infinite"),
         (lambda: LinearPath(latent="sine", latent_scale=0.0), "expected a positive number"),
         (lambda: PATHS["vp"](t_max=1.0), "t_max is 1.0, expected less than 1"),
         (lambda: PATHS["vp"](beta_min=30.0), "expected 0 < min < max"),
-        (lambda: PATHS["ve"](sigma_min=0.0), "expected 0 < min < max"),
+        (lambda: PATHS["ve"](sigma_min=200.0), "expected 0 < min < max"),
+        (lambda: PATHS["ve"](sigma_min=0.0), "sigma_min is 0.0, expected a positive number"),
         (lambda: PATHS["ddpm"](num_scales=1), "expected at least 2"),
         (lambda: PATHS["learned"](num_terms=0), "expected at least 1"),
-        (lambda: Parameterization(predicts="energy"), "predicts is 'energy', expected one of velocity"),
-        (lambda: Parameterization(told="age"), "told is 'age', expected one of t, reversed"),
+        (lambda: of_config(Parameterization, predicts="energy"), "predicts is 'energy', expected one of velocity"),
+        (lambda: of_config(Parameterization, told="age"), "told is 'age', expected one of t, reversed"),
         (
             lambda: Parameterization(predicts="noise").check_path(LinearPath(latent="sine")),
             "it has to be 'velocity'",

@@ -21,6 +21,7 @@ from scoreflow_jax.sampling.kernel_score import smoothed_density
 from scoreflow_jax.sampling.noise import noise_for
 from scoreflow_jax.sampling.smoothed_score import bandwidth_limits, smoothed_score
 from tests import oracles
+from tests.changes import of_config
 
 KEY = jax.random.key(0)
 MEAN = np.array([1.0, -0.5], np.float32)
@@ -277,7 +278,7 @@ def test_refuses_what_cannot_be():
         ({"num_steps": 0}, "num_steps is 0"),
     ):
         with pytest.raises(ValueError, match=match):
-            DifferenceFlow(**fields)
+            of_config(DifferenceFlow, **fields)
     explodes = score_difference(lambda x, s, _: jnp.inf * x, lambda x, s, _: x)
     with pytest.raises(UserError, match="not finite after 3 steps"):
         flow_particles(explodes, jnp.ones((4, 2)), DifferenceFlow(num_steps=5), KEY, kept=(3,))

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from scoreflow_jax.paths import PATHS, LinearPath, NetworkDrift
-from scoreflow_jax.sampling import SAMPLERS, Sampler, sample_keys, sample_stochastically
+from scoreflow_jax.sampling import Sampler, sample_keys, sample_stochastically
+from scoreflow_jax.settings.fields import annotations, choices
 from scoreflow_jax.training.times import Grid
 from tests import oracles
+from tests.changes import of_config
 
 pytestmark = pytest.mark.usefixtures("optimized")  # thousands of paths of hundreds of steps
 
 N = 20_000
-STOCHASTIC = [name for name in SAMPLERS if name != "ode"]
+STOCHASTIC = [name for name in choices(annotations(Sampler)["name"]) if name != "ode"]
 MEAN, STD = np.array([0.6, -0.3], np.float32), 0.4
 
 
@@ -250,8 +252,8 @@ def test_network_calls_are_counted_by_running(name):
     [
         ({"name": "magic"}, None, "name is 'magic', expected one of ode, euler_maruyama"),
         ({"schedule": "loud"}, None, "schedule is 'loud'"),
-        ({"num_steps": 0}, None, "expected at least 1 and 0"),
-        ({"snr": 0.0}, None, "noise, snr and margin"),
+        ({"num_steps": 0}, None, "num_steps is 0, expected at least 1"),
+        ({"snr": 0.0}, None, "snr is 0.0, expected a positive number"),
         ({"name": "ancestral"}, LinearPath(gaussian_source=False), "which needs a score"),
         (
             {"name": "ancestral"},
@@ -264,7 +266,7 @@ def test_network_calls_are_counted_by_running(name):
 )
 def test_what_means_nothing_is_refused(how, path, match):
     with pytest.raises(ValueError, match=match):
-        Sampler(**how).check_path(path)
+        of_config(Sampler, **how).check_path(path)
 
 
 def test_only_one_sampler_goes_back():
