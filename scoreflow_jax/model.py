@@ -12,8 +12,6 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -24,31 +22,31 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from scoreflow_jax import sampling
-from scoreflow_jax.chain_bound import Cells, chain_bound
 from scoreflow_jax.checkpoints import restore_ema
 from scoreflow_jax.data import DataSource, TrainedOn
-from scoreflow_jax.density_formula import DensityFormula, Gaussian, Table, formula_log_density
-from scoreflow_jax.errors import UserError
+from scoreflow_jax.density_formula import DensityFormula, Gaussian
 from scoreflow_jax.experiment import Experiment, build
-from scoreflow_jax.likelihood import PROBES, draw_probes, generate_with_likelihood, log_likelihood
+from scoreflow_jax.model_inputs import LabelsLike, as_data, as_labels, as_states, count_of
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.parallel import Layout, make_layout, one_device, shard
-from scoreflow_jax.paths import AffinePath
-from scoreflow_jax.plain_config import MODEL_FIELDS, TRAINING_ONLY, differences, read_config, to_plain, with_end
+from scoreflow_jax.plain_config import (
+    MODEL_FIELDS,
+    TRAINING_ONLY,
+    differences,
+    read_config,
+    say_edited,
+    to_plain,
+    with_end,
+)
+from scoreflow_jax.programs import Encode, FormulaDensity, Generate, How, LogLikelihood, Program, Sample, Translate
 from scoreflow_jax.randomness import KeyLike, as_key, key_of
-from scoreflow_jax.sampling import Sampler, Solved, SolveStats
-from scoreflow_jax.sampling.guidance import guided
+from scoreflow_jax.sampling import Sampler, Solved
+from scoreflow_jax.sampling.flow import Span
 from scoreflow_jax.typing import HostState, PRNGKey, PyTree
 from scoreflow_jax.user_paths import user_path
 
 _PROGRAMS = 24
 """Compiled solves that are kept: some 40 MB each for a network of 1.5 million parameters on CPU."""
-
-_FAR = 10.0
-"""Beyond it nothing is an image in [-1, 1], whatever noise or error is in it."""
-
-LabelsLike = ArrayLike | list[int] | tuple[int, ...] | None
-"""A label for all, one for each example, or None for an unconditional model."""
 
 
 class Model:
@@ -57,7 +55,8 @@ class Model:
     Images go in and come out as float32 in [-1, 1], shape (batch, height, width, channel); `scoreflow_jax.to_pixels` makes
     8-bit ones of them, and 8-bit ones (uint8) go in as well and are scaled. Points of a table go in and out as float32
     (batch, dimension), standardized: `data.Units` goes to the table's own units by shift and scale in the run's data.json. Keys
-    may be seeds, such as 0. Methods return arrays; their twins `solve_*` also what it cost.
+    may be seeds, such as 0. Methods return arrays; `solve` and its like return a `Solved`: the result y, the path to it, and
+    what it cost.
 
     Attributes:
         experiment: what it was built from.
@@ -86,7 +85,7 @@ class Model:
         self.step = step
         self.batch_size = batch_size
         self._bases: dict[str, DataSource] = {}
-        # Solves, by name, solver's kind, times and batch size, the one used last at the end.
+        # By kind of program and of solver, times and batch size, the one used last at the end.
         self._compiled: collections.OrderedDict[Any, Callable[..., Any]] = collections.OrderedDict()
         self._drift = jax.jit(lambda params, x, t, label: experiment.drift(params)(x, t, label))
         self._noise = jax.jit(lambda key, indices: sampling.noise_for(key, indices, experiment.spec.shape))
@@ -120,12 +119,12 @@ class Model:
         Raises:
             UserError: images of another shape, or labels outside the classes.
         """
-        x = self._images(x)
+        x = as_states(self.experiment, x)
         t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
         with jax.default_matmul_precision(self.experiment.solver.precision):
             if jax.process_count() > 1:  # arrays of one process cannot meet parameters of all
                 x, t = np.asarray(x), np.asarray(t)
-            return self._drift(self.params, x, t, self._labels(label, len(x)))
+            return self._drift(self.params, x, t, as_labels(self.experiment, label, len(x)))
 
     def generate(
         self,
@@ -150,7 +149,7 @@ class Model:
         Raises:
             UserError: labels outside the classes, or neither labels nor num_images, or guidance for a model without it.
         """
-        return self.solve_samples(as_key(key), _count(labels, num_images), labels, guidance=guidance).y
+        return self.solve_samples(as_key(key), count_of(labels, num_images), labels, guidance=guidance).y
 
     def encode(self, images: ArrayLike, labels: LabelsLike = None) -> HostState:
         """Carries images at t = 1 to their latents at t = 0, the inverse of `decode`.
@@ -158,11 +157,11 @@ class Model:
         Raises:
             UserError: images of another shape, or far outside [-1, 1]; labels outside the classes.
         """
-        return self.solve_encode(self._data(images), labels).y
+        return self.solve(Encode(), as_data(self.experiment, images), labels).y
 
     def decode(self, latents: ArrayLike, labels: LabelsLike = None) -> HostState:
         """Carries latents at t = 0 to images at t = 1."""
-        return self.solve_generate(self._images(latents, latents=True), labels).y
+        return self.solve(Generate(), as_states(self.experiment, latents, latents=True), labels).y
 
     def translate(
         self, images: ArrayLike, source: LabelsLike, target: LabelsLike, *, method: str = "latent"
@@ -178,7 +177,7 @@ class Model:
         Raises:
             UserError: an unconditional model, an unknown method, or labels outside the classes.
         """
-        return self.solve_translate(self._data(images), source, target, method=method).y
+        return self.solve(Translate(method), as_data(self.experiment, images), source, target).y
 
     def interpolate(
         self,
@@ -199,8 +198,12 @@ class Model:
             rule: "square_root" (the paper's), "slerp" or "linear".
             latents: first and second are latents at t = 0 already.
         """
-        ends = (first, second) if latents else (self._data(first), self._data(second))
-        return self.solve_interpolate(*ends, labels, num_steps=num_steps, rule=rule, latents=latents)[0].y
+        if not latents:
+            ends = [as_data(self.experiment, end) for end in (first, second)]
+            told = None if labels is None else as_labels(self.experiment, labels, len(ends[0]))
+            both = self.solve(Encode(), jnp.concatenate(ends), None if told is None else np.tile(told, 2))
+            first, second = np.split(both.y, 2)
+        return self.solve_between(first, second, labels, num_steps=num_steps, rule=rule).y
 
     def log_likelihood(
         self,
@@ -224,8 +227,8 @@ class Model:
             key: of Hutchinson's probes, which share nothing with noise of the same key; jax.random.key(0) where none is given.
             probe: "rademacher" or "gaussian" for Hutchinson's estimate, unbiased but noisy for a single image; "exact" for the
                 whole trace.
-            probes: of each image, of whose estimates the mean is taken; with several, y[2] of `solve_log_likelihood` is the
-                standard error of that mean.
+            probes: of each image, of whose estimates the mean is taken; with several, y[2] of
+                `solve(programs.LogLikelihood(...), ...)` is the standard error of that mean.
             time: of states on the way, whose density at that t is asked for; by default they are data.
 
         Raises:
@@ -233,10 +236,10 @@ class Model:
                 not fit.
         """
         images = (
-            self._data(images) if time is None else images
+            as_data(self.experiment, images) if time is None else images
         )  # on the way there is noise in them, as much as the path has
         key = None if key is None else as_key(key)
-        return self.solve_log_likelihood(images, labels, key=key, probe=probe, probes=probes, time=time).y[0]
+        return self.solve(LogLikelihood(key, probe, probes, time), images, labels).y[0]
 
     def formula_log_density(
         self,
@@ -262,8 +265,10 @@ class Model:
         Raises:
             UserError: a source that is not Gaussian, or images or labels that do not fit.
         """
-        images, key = self._data(images), None if key is None else as_key(key)
-        value, error, _ = self.solve_formula_density(images, labels, key=key, formula=formula, reference=reference).y
+        program = FormulaDensity(
+            None if key is None else as_key(key), formula=formula or DensityFormula(), reference=reference or Gaussian()
+        )
+        value, error, _ = self.solve(program, as_data(self.experiment, images), labels).y
         return value, error
 
     def generate_with_likelihood(
@@ -280,9 +285,8 @@ class Model:
         They are the last states of the ODE, of which the density is: no expected data end them, as `generate`'s may.
         """
         key = as_key(key)
-        noise = self.source_points(key, _count(labels, num_images))
-        solved = self.solve_generate_with_likelihood(noise, labels, key=key, probe=probe, probes=probes)
-        density, images, _ = solved.y
+        noise = self.source_points(key, count_of(labels, num_images))
+        density, images, _ = self.solve(LogLikelihood(key, probe, probes, generating=True), noise, labels).y
         return images, density
 
     def source_points(
@@ -349,12 +353,12 @@ class Model:
         first: int = 0,
         guidance: ArrayLike | None = None,
     ) -> Solved:
-        """`generate`: samples first .. first + count - 1 of this key, by the sampler of the config, with what they cost."""
+        """Samples first .. first + count - 1 of this key, by the sampler of the config, with what they cost."""
         points = self.source_points(key, count, first=first)
         if self.experiment.sampler.is_ode:
-            return self.solve_generate(points, labels, guidance=guidance, denoise=True)
+            return self.solve(Generate(guidance, denoise=True), points, labels)
         keys = sampling.sample_keys(key_of(key, "sampler"), np.arange(first, first + count))
-        return self._sample(points, labels, np.asarray(keys), guidance)
+        return self.solve(Sample(keys, guidance), points, labels)
 
     def solve_stochastic(
         self, key: PRNGKey, points: ArrayLike, labels: LabelsLike = None, *, backwards: bool = False
@@ -365,424 +369,77 @@ class Model:
         Raises:
             UserError: the ODE, which `decode` and `encode` are of; backwards another sampler than euler_maruyama.
         """
-        name = self.experiment.sampler.name
-        if name == "ode" or (backwards and name != "euler_maruyama"):
-            raise UserError(
-                f"config.sampler.name is {name!r}, expected 'euler_maruyama', the SDE that goes both ways; by the ODE decode and "
-                "encode do"
-            )
-        keys = sampling.sample_keys(key_of(key, "sampler"), np.arange(len(self._images(points))))
-        return self._sample(points, labels, np.asarray(keys), None, backwards=backwards)
+        keys = sampling.sample_keys(key_of(key, "sampler"), np.arange(len(as_states(self.experiment, points))))
+        return self.solve(Sample(keys, backwards=backwards), points, labels)
 
-    def _sample(
-        self,
-        x: ArrayLike,
-        labels: LabelsLike,
-        keys: np.ndarray,
-        guidance: ArrayLike | None,
-        *,
-        backwards: bool = False,
+    def solve_between(
+        self, first: ArrayLike, second: ArrayLike, labels: LabelsLike, *, num_steps: int, rule: str
     ) -> Solved:
-        """By the sampler, guided where a weight is given."""
-        e = self.experiment
-        sampler, path = e.sampler, e.path
-        unguided = guidance is None or (np.ndim(guidance) == 0 and float(np.asarray(guidance)) == 1.0)
-        weights = None if unguided else self._weights(guidance, labels, len(self._images(x)))
-
-        def run(drift: Any, x: Any, *rest: Any, times: Any, span: Any) -> Any:
-            del times, span
-            *weight, keys, label, _ = rest
-            span = sampler.span(path)
-            predict: Any = drift.predict
-            if weight:
-                predict = lambda kind, x, t, told: guided(functools.partial(drift.predict, kind))(x, t, told)  # noqa: E731
-            told = (label, weight[0]) if weight else label
-            with jax.default_matmul_precision(e.solver.precision):
-                return sampling.sample_stochastically(
-                    predict, drift.path, x, told, keys, sampler, span=span[::-1] if backwards else span
-                )
-
-        advice = (
-            f"the samples of {sampler.name} are not finite. Train longer, raise config.sampler.num_steps or margin, or lower "
-            "config.sampler.noise or snr"
-        )
-        name = "sample" + ("" if unguided else "_guided") + ("_backwards" if backwards else "")
-        extra = (keys,) if weights is None else (weights, keys)
-        return self._solve(name, run, None, x, labels, extra=extra, advice=advice)
-
-    def solve_generate(
-        self,
-        latents: ArrayLike,
-        labels: LabelsLike,
-        times: Any = None,
-        guidance: ArrayLike | None = None,
-        *,
-        denoise: bool = False,
-    ) -> Solved:
-        """`decode`, with what it cost (in field evaluations: twice that many network calls under guidance).
-
-        Args:
-            latents, labels: as there.
-            times: ascending; states at them are kept.
-            guidance: as of `generate`.
-            denoise: end as samples do: with the expected data where the path leaves noise (`Sampler.denoises`).
-        """
-        e = self.experiment
-        denoise = denoise and dataclasses.replace(e.sampler, name="ode").denoises(e.path)
-        name = "generate_denoised" if denoise else "generate"
-        if guidance is None or (np.ndim(guidance) == 0 and float(np.asarray(guidance)) == 1.0):
-            return self._solve(name, functools.partial(sampling.generate, denoise=denoise), times, latents, labels)
-        weights = self._weights(guidance, labels, len(self._images(latents)))
-
-        def generate(drift: Any, x: Any, weights: Any, label: Any, solver: Any, **more: Any) -> Any:
-            return sampling.generate(drift, x, label, solver, guidance=weights, denoise=denoise, **more)
-
-        return self._solve(f"{name}_guided", generate, times, latents, labels, extra=(weights,))
-
-    def solve_encode(self, images: ArrayLike, labels: LabelsLike, times: Any = None) -> Solved:
-        """`encode`, with states at the descending `times` and with what it cost."""
-        return self._solve("encode", sampling.encode, times, images, labels)
-
-    def solve_translate(
-        self,
-        images: ArrayLike,
-        source: LabelsLike,
-        target: LabelsLike,
-        *,
-        method: str = "latent",
-        times: Any = None,
-        inverse: bool = False,
-    ) -> Solved:
-        """`translate`, with states at the ascending `times` and with what it cost (in field evaluations).
-
-        With `inverse` the translation from source to target is undone: for "difference" by solving the same ODE from t = 1 to
-        0, for "latent" by translating back.
-        """
-        if not self.num_classes:
-            raise UserError(
-                "an unconditional model cannot translate: it has no classes. Train with config.model.conditional = True"
-            )
-        if method not in sampling.TRANSLATIONS:
-            names = ", ".join(sampling.TRANSLATIONS)
-            raise UserError(f"unknown translation method {method!r}, expected one of {names}")
-        solve, name = sampling.TRANSLATIONS[method].solve, f"translate_{method}"
-        if inverse and method == "difference":
-            return self._solve(f"{name}_inverse", functools.partial(solve, inverse=True), times, images, source, target)
-        if inverse:
-            source, target = target, source
-        return self._solve(name, solve, times, images, source, target)
-
-    def solve_log_likelihood(
-        self,
-        images: ArrayLike,
-        labels: LabelsLike,
-        *,
-        key: PRNGKey | None = None,
-        probe: str = "rademacher",
-        probes: int = 1,
-        time: float | None = None,
-    ) -> Solved:
-        """`log_likelihood`, y being (log densities, latents, the former's standard errors over probes), with what it cost.
-
-        The errors are NaN with one probe and 0 with the exact divergence.
-        """
-        path = self.experiment.path
-        if time is not None and not path.t_min < time <= 1.0:
-            raise UserError(f"time is {time}, expected one from {path.t_min} (exclusive) to 1")
-        return self._solve_likelihood("log_likelihood", log_likelihood, images, labels, key, (probe, probes), time)
-
-    def solve_generate_with_likelihood(
-        self,
-        latents: ArrayLike,
-        labels: LabelsLike,
-        *,
-        key: PRNGKey | None = None,
-        probe: str = "rademacher",
-        probes: int = 1,
-    ) -> Solved:
-        """`solve_generate`, y being (log densities, images, the former's standard errors as of `solve_log_likelihood`)."""
-        name = "generate_with_likelihood"
-        return self._solve_likelihood(name, generate_with_likelihood, latents, labels, key, (probe, probes))
-
-    def _solve_likelihood(
-        self,
-        name: str,
-        function: Callable[..., Any],
-        x: ArrayLike,
-        labels: LabelsLike,
-        key: PRNGKey | None,
-        probing: tuple[str, int],
-        time: float | None = None,
-    ) -> Solved:
-        """Runs a function of likelihood.py, with so many probes of a kind."""
-        probe, num_probes = probing
-        if not self.experiment.path.gaussian_source:
-            raise UserError("this model has no likelihood: its source is not Gaussian")
-        if probe not in PROBES:
-            raise UserError(f"unknown probe {probe!r}, expected one of {', '.join(PROBES)}")
-        if num_probes < 1 or (probe == "exact" and num_probes > 1):
-            one = "1, the exact divergence needs none" if probe == "exact" else "at least 1"
-            raise UserError(f"got {num_probes} probes, expected {one}")
-        key = jax.random.key(0) if key is None else key
-        extra: tuple[np.ndarray, ...] = ()
-        if probe != "exact":
-            draw = jax.jit(lambda key, indices: draw_probes(key, indices, self.image_shape, probe, num_probes))
-            extra = (np.asarray(draw(key, jnp.arange(len(self._images(x))))),)
-
-        def solve(drift: Any, x: Any, *rest: Any, times: Any, span: Any) -> Any:
-            del times
-            *given, label, solver = rest
-            if time is not None:
-                span = (span[0], min(time, span[1]))
-            scale = self.experiment.path.prior_scale
-            return function(drift, x, label, solver, probes=given[0] if given else None, span=span, prior_scale=scale)
-
-        return self._solve(f"{name}_{probe}_{num_probes}_{time}", solve, None, x, labels, extra=extra)
-
-    def solve_formula_density(
-        self,
-        images: ArrayLike,
-        labels: LabelsLike,
-        *,
-        key: PRNGKey | None = None,
-        keys: np.ndarray | None = None,
-        formula: DensityFormula | None = None,
-        reference: Gaussian | None = None,
-        table: Table | None = None,
-    ) -> Solved:
-        """`formula_log_density`, y being (log densities, standard errors, shares for `density_formula.tail`), with what it cost.
-
-        Args:
-            images, labels, key, formula, reference: as there.
-            keys: data of a key for each image in place of `key`: the same key draws the same levels and noise.
-            table: of levels "tabulated".
-        """
-        path = self.experiment.path
-        if not (isinstance(path, AffinePath) and path.gaussian_source):
-            raise UserError("this model has no density by scores: its source is not Gaussian")
-        chosen = DensityFormula() if formula is None else formula
-        given = Gaussian() if reference is None else Gaussian(*(np.asarray(v, np.float32) for v in reference))
-
-        def solve(drift: Any, x: Any, counts: Any, keys: Any, label: Any, solver: Any, *, times: Any, span: Any) -> Any:
-            del times, span
-            how = {"reference": given, "table": table, "num_levels": counts[0]}
-            with jax.default_matmul_precision(solver.precision):
-                return formula_log_density(drift.predict, drift.path, x, label, keys, chosen, **how)
-
-        told = hashlib.sha256(b"".join(np.asarray(v).tobytes() for v in (*given, *(table or ())))).hexdigest()
-        # One program for every number of calls.
-        name = f"formula_{dataclasses.replace(chosen, num_calls=chosen.unit)}_{told}"
-        counts = np.full(len(self._images(images)), chosen.num_levels, np.int32)
-        return self._solve_by_keys(name, solve, images, labels, key, keys, draw="formula", extra=(counts,))
-
-    def solve_chain_bound(
-        self,
-        images: ArrayLike,
-        labels: LabelsLike,
-        *,
-        key: PRNGKey | None = None,
-        variance: str = "posterior",
-        num_calls: int | None = None,
-        replicates: int = 1,
-    ) -> Solved:
-        """DDPM's variational bound (`chain_bound.py`), y being (bounds in nats, standard errors), with what it cost.
-
-        Args:
-            images: as the model was trained on them, at their levels or dequantized: the bound is of the levels'
-                probability, or of a density on [-1, 1]; of points it is of a density.
-            labels: a class for all, or one for each.
-            key: of steps and noise; jax.random.key(0) where none is given.
-            variance, num_calls, replicates: as there.
-
-        Raises:
-            UserError: another path than DDPM's, or images or labels that do not fit.
-        """
-        if not self.experiment.path.is_chain:
-            raise UserError("a bound by the chain needs DDPM's path: config.path.name is not 'ddpm'")
-        levels, dequantized = self.experiment.spec.levels, self.experiment.data.dequantize
-        cells = Cells.of(levels) if levels and not dequantized else Cells()
-
-        def solve(drift: Any, x: Any, keys: Any, label: Any, solver: Any, *, times: Any, span: Any) -> Any:
-            del times, span
-            how = {"cells": cells, "variance": variance, "num_calls": num_calls, "replicates": replicates}
-            with jax.default_matmul_precision(solver.precision):
-                return chain_bound(drift.predict, drift.path, x, label, keys, **how)
-
-        name = f"chain_{variance}_{num_calls}_{replicates}"
-        return self._solve_by_keys(name, solve, images, labels, key, None, draw="chain")
-
-    def _solve_by_keys(
-        self,
-        name: str,
-        solve: Callable[..., Any],
-        images: ArrayLike,
-        labels: LabelsLike,
-        key: PRNGKey | None,
-        keys: np.ndarray | None,
-        *,
-        draw: str,
-        extra: tuple[np.ndarray, ...] = (),
-    ) -> Solved:
-        """Runs an estimate that draws from a key for each image, by default of the draw of that name; `extra` go before them."""
-        if keys is None:
-            named = key_of(jax.random.key(0) if key is None else key, draw)
-            keys = np.asarray(sampling.sample_keys(named, np.arange(len(self._images(images)))))
-        advice = "the estimate is not finite: the network's answers are not. Train longer, or look at its training"
-        return self._solve(name, solve, None, images, labels, extra=(*extra, keys), advice=advice)
-
-    def solve_interpolate(
-        self, first: ArrayLike, second: ArrayLike, labels: LabelsLike, *, num_steps: int, rule: str, latents: bool
-    ) -> tuple[Solved, SolveStats | None]:
-        """`interpolate`, y being (batch, steps, height, width, channel), with what decoding and what encoding cost."""
-        encoding = None
-        z0, z1 = self._images(first, latents=latents), self._images(second, latents=latents)
-        if not latents:
-            twice = None if labels is None else np.tile(self._labels(labels, len(z0)), 2)
-            encoded = self.solve_encode(jnp.concatenate([z0, z1]), twice)
-            z0, z1 = (jnp.asarray(z) for z in np.split(encoded.y, 2))
-            encoding = encoded.stats
+        """Images (batch, steps, ...) of latents between two, both included, with what they cost."""
+        z0, z1 = (as_states(self.experiment, z, latents=True) for z in (first, second))
         between = sampling.interpolate_latents(z0, z1, jnp.linspace(0.0, 1.0, num_steps), rule)
-        repeated = None if labels is None else np.tile(self._labels(labels, len(z0)), num_steps)
-        solved = self.solve_generate(between.reshape(-1, *self.image_shape), repeated)
-        solved.y = np.swapaxes(solved.y.reshape(num_steps, len(z0), *self.image_shape), 0, 1)
-        return solved, encoding
+        repeated = None if labels is None else np.tile(as_labels(self.experiment, labels, len(z0)), num_steps)
+        solved = self.solve(Generate(), between.reshape(-1, *self.image_shape), repeated)
+        y = np.swapaxes(solved.y.reshape(num_steps, len(z0), *self.image_shape), 0, 1)
+        return dataclasses.replace(solved, y=y)
 
-    def _solve(
-        self,
-        name: str,
-        function: Callable[..., Any],
-        times: Any,
-        x: ArrayLike,
-        *labels: LabelsLike,
-        extra: tuple[np.ndarray, ...] = (),
-        **said: str,
-    ) -> Solved:
-        """Runs a function of a drift in batches, compiled once for each name, kind of solver, times and batch; `extra` go before
-        labels."""
-        images = self._images(x)
-        solver, drift, path = self.experiment.solver, self.experiment.drift, self.experiment.path
-        span = (path.t_min, path.t_max)
+    def solve(self, program: Program, x: ArrayLike, *labels: LabelsLike, times: Any = None) -> Solved:
+        """Runs a program in batches: what the methods above return the results of, with what it cost.
+
+        Args:
+            program: a record of `programs.py`. It is compiled once for each kind of it and of the solver, times and batch size.
+            x: states, (batch, height, width, channel) or (batch, dimension).
+            labels: a class for all, or one for each; of a translation source and target.
+            times: at which states are kept, in the order in which they are passed.
+
+        Raises:
+            UserError: the model cannot be solved so, states or labels do not fit, or the solve failed.
+        """
+        experiment = self.experiment
+        program = program.of(experiment)
+        images = as_states(experiment, x)
+        span = (experiment.path.t_min, experiment.path.t_max)
         times = None if times is None else tuple(float(t) for t in np.clip(times, *span))
-
-        def solve(params: PyTree, numbers: dict[str, Any], x: Any, *rest: Any) -> Any:
-            kept = None if times is None else jnp.asarray(times, jnp.float32)
-            return function(drift(params), x, *rest, solver.with_numbers(numbers), times=kept, span=span)
-
-        def compile_solve(*arrays: Any) -> Callable[..., Any]:
-            program = (name, solver.kind, times, len(arrays[0]), *(a is None for a in arrays))
-            if program in self._compiled:
-                self._compiled.move_to_end(program)
-            else:
-                # Every process is given all of the solution: what comes of it is computed by all alike.
-                jitted = jax.jit(solve, out_shardings=self.layout.replicated)
-                numbers = {**solver.numbers, "rows": np.int32(0)}
-                self._compiled[program] = jitted.lower(self.params, numbers, *shard(arrays, self.layout)).compile()
-                while len(self._compiled) > _PROGRAMS:
-                    self._compiled.popitem(last=False)
-            compiled = self._compiled[program]
-            return lambda rows, *arrays: compiled(
-                self.params, {**solver.numbers, "rows": rows}, *shard(arrays, self.layout)
-            )
-
+        labels = labels or (None,) * program.num_labels
         # On the host, where to choose and repeat some of them compiles nothing.
-        arrays = (np.asarray(images), *extra, *(self._labels(label, len(images)) for label in labels))
-        return sampling.solve_in_batches(compile_solve, arrays, self.batch_size, multiple=self.layout.mesh.size, **said)
+        arrays = (
+            np.asarray(images),
+            *program.arrays(experiment, len(images), labels),
+            *(as_labels(experiment, label, len(images)) for label in labels),
+        )
+        return sampling.solve_in_batches(
+            lambda *batch: self._compile(program, times, span, batch),
+            arrays,
+            self.batch_size,
+            multiple=self.layout.mesh.size,
+            advice=program.advice,
+        )
 
-    def _images(self, x: ArrayLike, *, latents: bool = False) -> Float[Array, "batch ..."]:
-        """float32 states; 8-bit pictures, which latents are none of, are scaled to [-1, 1].
+    def _compile(self, program: Program, times: Any, span: Span, batch: tuple[Any, ...]) -> Callable[..., Any]:
+        """The program compiled for arrays of a batch's shapes; it takes the number of those that count, and the arrays."""
+        solver, kind, constants = self.experiment.solver, program.kind, program.constants
+        shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(constants))
+        place = (kind, solver.kind, times, len(batch[0]), shapes, *(a is None for a in batch))
+        numbers = {**solver.numbers, "rows": np.int32(0)}
+        if place in self._compiled:
+            self._compiled.move_to_end(place)
+        else:
+            drift = self.experiment.drift
 
-        Raises:
-            UserError: another shape, or whole numbers of another kind.
-        """
-        x = x if isinstance(x, jax.Array) else np.asarray(x)
-        if x.dtype.kind not in "biuf" and not jnp.issubdtype(x.dtype, jnp.floating):  # text, objects, complex numbers
-            raise UserError(f"got images of {x.dtype}, expected uint8 from 0 to 255, or float32")
-        if x.shape[1:] != self.image_shape or not x.ndim:
-            raise UserError(f"got images of shape {x.shape}, expected (batch, {', '.join(map(str, self.image_shape))})")
-        if self.experiment.spec.levels and not jnp.issubdtype(x.dtype, jnp.floating):
-            if latents or x.dtype != jnp.uint8:
-                wanted = "float32" if latents else "uint8 from 0 to 255, or float32 in [-1, 1]"
-                raise UserError(f"got {'latents' if latents else 'images'} of {x.dtype}, expected {wanted}")
-            x = self.experiment.scaling.from_eight_bits(np.asarray(x))
-        if isinstance(x, jax.Array):
-            return jnp.asarray(x, jnp.float32)
-        return jax.device_put(np.asarray(x, np.float32))  # jnp.asarray compiles a program for every shape
+            def run(params: PyTree, numbers: dict[str, Any], constants: PyTree, x: Any, *rest: Any) -> Any:
+                kept = None if times is None else jnp.asarray(times, jnp.float32)
+                return kind(drift(params), x, *rest, how=How(solver.with_numbers(numbers), kept, span, constants))
 
-    def _data(self, images: ArrayLike) -> Float[Array, "batch ..."]:
-        """Images of a user's, at t = 1: `_images`, whose values can be seen to be no pixels' or other pixels'.
-
-        Raises:
-            UserError: values far outside [-1, 1], or not finite.
-        """
-        x = self._images(images)
-        if not self.experiment.spec.levels or isinstance(x, jax.core.Tracer) or not x.size:
-            return x
-        low, high = float(jnp.min(x)), float(jnp.max(x))
-        if not (low >= -_FAR and high <= _FAR):
-            raise UserError(
-                f"got images from {low:.4g} to {high:.4g}, expected -1 (black) to 1 (white): give 8-bit pictures as uint8, which "
-                "are scaled, or scale them"
-            )
-        if 0.0 <= low < high:
-            warnings.warn(
-                f"images from {low:.4g} to {high:.4g} have nothing darker than the middle grey, which is 0 here: black is -1 and "
-                "white 1. Pictures in [0, 1] become such by 2 x - 1",
-                stacklevel=3,
-            )
-        return x
-
-    def _weights(self, guidance: ArrayLike, labels: LabelsLike, count: int) -> np.ndarray:
-        """float32 weights of guidance (count,).
-
-        Raises:
-            UserError: a model that cannot be guided, no labels, or weights of another shape.
-        """
-        if not self.experiment.network.label_dropout or labels is None:
-            what = "labels" if labels is None else "a model trained with config.model.label_dropout, such as 0.1"
-            raise UserError(f"guidance needs {what}: it mixes the conditional and the unconditional drift")
-        array = np.asarray(guidance, np.float32)
-        if array.shape not in ((), (count,)):
-            raise UserError(
-                f"got guidance of shape {array.shape} for {count} images, expected one weight, or one for each"
-            )
-        return np.broadcast_to(array, (count,))
-
-    def _labels(self, labels: LabelsLike, count: int) -> Any:
-        """int32 labels (count,) from one for all or one for each; None for an unconditional model.
-
-        Raises:
-            UserError: labels missing, too many, of the wrong kind or outside the classes.
-        """
-        if not self.num_classes:
-            if labels is not None:
-                raise UserError("this model is unconditional: give no labels")
-            return None
-        if labels is None and self.experiment.network.label_dropout:
-            return None  # the unconditional drift
-        if labels is None:
-            raise UserError(f"this model has {self.num_classes} classes: give a label for each image")
-        traced = isinstance(labels, jax.core.Tracer)
-        array: Any = labels if traced else np.asarray(labels)
-        if not jnp.issubdtype(array.dtype, jnp.integer):
-            raise UserError(f"labels are {array.dtype}, expected integers from 0 to {self.num_classes - 1}")
-        if array.shape not in ((), (count,)):
-            raise UserError(f"got labels of shape {array.shape} for {count} images, expected one, or one for each")
-        if traced:  # what they are is not known yet
-            return jnp.broadcast_to(array, (count,)).astype(jnp.int32)
-        if array.size and not (array.min() >= 0 and array.max() < self.num_classes):
-            wrong = array[(array < 0) | (array >= self.num_classes)].flat[0]
-            raise UserError(f"label {wrong} is outside the classes, expected 0 to {self.num_classes - 1}")
-        return np.broadcast_to(array, (count,)).astype(np.int32)
-
-
-def _count(labels: LabelsLike, num_images: int | None) -> int:
-    if num_images is not None:
-        if type(num_images) is bool or not isinstance(num_images, int | np.integer) or num_images < 1:
-            raise UserError(f"num_images is {num_images!r}, expected a whole number of at least 1")
-        return int(num_images)
-    if labels is None:
-        raise UserError("give labels, or num_images for an unconditional model")
-    return int(np.size(np.asarray(labels)))
+            # Every process is given all of the solution: what comes of it is computed by all alike.
+            jitted = jax.jit(run, out_shardings=self.layout.replicated)
+            lowered = jitted.lower(self.params, numbers, constants, *shard(batch, self.layout))
+            self._compiled[place] = lowered.compile()
+            while len(self._compiled) > _PROGRAMS:
+                self._compiled.popitem(last=False)
+        compiled = self._compiled[place]
+        return lambda rows, *arrays: compiled(
+            self.params, {**numbers, "rows": rows}, constants, *shard(arrays, self.layout)
+        )
 
 
 def load(
@@ -825,20 +482,3 @@ def load_model(
     trained = to_plain(with_end(restored.meta["config"]))
     say_edited(workdir, restored.step, differences(to_plain(experiment.config), trained, MODEL_FIELDS, TRAINING_ONLY))
     return Model(experiment, restored.ema, restored.step, batch_size=batch_size, trained_config=trained, layout=layout)
-
-
-def say_edited(workdir: pathlib.Path, step: int, changed: list[str]) -> None:
-    """A line where the config at hand is not the one of a checkpoint: config.json is a file that may be edited, or be damaged.
-
-    Args:
-        workdir: of the run.
-        step: of the checkpoint.
-        changed: what differs, with both values.
-    """
-    if changed:
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        print(
-            f"warning: the config differs from the one that the checkpoint of step {step} in {workdir} was trained with "
-            f"({'; '.join(changed[:3])}{more}): the config's value is taken",
-            file=sys.stderr,
-        )

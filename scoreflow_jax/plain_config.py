@@ -8,6 +8,7 @@ import copy
 import hashlib
 import json
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -365,6 +366,23 @@ def differences(
         for name in sorted(mine.keys() | other.keys())
         if covered(name) and not _is_free(name, free) and mine.get(name) != other.get(name)
     ]
+
+
+def say_edited(workdir: pathlib.Path, step: int, changed: list[str]) -> None:
+    """A line where the config at hand is not the one of a checkpoint: config.json is a file that may be edited, or be damaged.
+
+    Args:
+        workdir: of the run.
+        step: of the checkpoint.
+        changed: what differs, with both values.
+    """
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        print(
+            f"warning: the config differs from the one that the checkpoint of step {step} in {workdir} was trained with "
+            f"({'; '.join(changed[:3])}{more}): the config's value is taken",
+            file=sys.stderr,
+        )
 
 
 def _is_free(name: str, free: tuple[str, ...]) -> bool:

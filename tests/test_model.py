@@ -13,6 +13,7 @@ from scoreflow_jax.command_line import load_config
 from scoreflow_jax.experiment import build
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.plain_config import to_plain
+from scoreflow_jax.programs import Generate, LogLikelihood
 from tests.conftest import ROOT
 
 
@@ -69,10 +70,10 @@ def test_one_program_serves_all_tolerances_and_numbers_of_steps(model, change):
     """What it computes is what the solver itself does, given its numbers when it is compiled."""
     before = model.with_solver(Solver(method="bosh3", num_steps=5 if "num_steps" in change else None))
     noise = before.source_points(jax.random.key(4), 2)
-    cost = before.solve_generate(noise, LABELS[:2]).stats.evaluations
+    cost = before.solve(Generate(), noise, LABELS[:2]).stats.evaluations
     programs = len(model._compiled)
     solver = Solver(method="bosh3", **change)
-    solved = before.with_solver(solver).solve_generate(noise, LABELS[:2])
+    solved = before.with_solver(solver).solve(Generate(), noise, LABELS[:2])
     assert len(model._compiled) == programs
     drift, labels = model.experiment.drift(model.params), jnp.asarray(LABELS[:2])
     alone = jax.jit(lambda x: sampling.generate(drift, x, labels, solver))(noise)
@@ -87,7 +88,7 @@ def test_another_method_is_another_program(model):
     noise, cost = model.source_points(jax.random.key(4), 2), {}
     for method in ("euler", "midpoint"):
         at = model.with_solver(Solver(method=method, num_steps=5))
-        cost[method] = at.solve_generate(noise, LABELS[:2]).stats.evaluations
+        cost[method] = at.solve(Generate(), noise, LABELS[:2]).stats.evaluations
     assert cost == {"euler": [5], "midpoint": [10]}
 
 
@@ -184,7 +185,7 @@ def test_what_a_batch_is_filled_up_with_does_not_count_in_its_step_control(model
     )
     eight, five = (model.with_experiment(model.experiment) for _ in range(2))
     eight.batch_size, five.batch_size = 8, 5  # the last one is repeated, and is steeper
-    for solve in (lambda m: m.solve_generate(images, LABELS), lambda m: m.solve_log_likelihood(images, LABELS)):
+    for solve in (lambda m: m.solve(Generate(), images, LABELS), lambda m: m.solve(LogLikelihood(), images, LABELS)):
         ours, theirs = solve(eight), solve(five)
         assert ours.stats.evaluations == theirs.stats.evaluations
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours.y, theirs.y)

@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 
 from scoreflow_jax.paths import DDPMPath, LinearPath, TrigonometricPath, VariancePreservingPath, VEPath, VPPath
+from scoreflow_jax.programs import Generate, Translate
 from scoreflow_jax.sampling import Sampler
 from tests import oracles
 from tests.known import known_model
@@ -65,8 +66,8 @@ def test_interpolation_keeps_each_pair_in_its_class(classes):
 @pytest.mark.parametrize("method", ["latent", "difference"])
 def test_the_way_back_of_a_translation_is_open(classes, method):
     images, source, target = RNG.normal(size=(3, 2)), np.array([1, 6, 4]), np.array([2, 0, 7])
-    there = classes.solve_translate(images, source, target, method=method).y
-    back = classes.solve_translate(there, source, target, method=method, inverse=True).y
+    there = classes.solve(Translate(method), images, source, target).y
+    back = classes.solve(Translate(method, inverse=True), there, source, target).y
     np.testing.assert_allclose(back, images, atol=2e-3)
     if method == "latent":
         z = (images - MEANS[source]) / STDS[source, None]
@@ -126,7 +127,7 @@ def test_samples_end_with_the_expected_data_and_decoding_does_not(noisy):
     start = np.sqrt((alpha * SHARP) ** 2 + sigma**2)
     first = float(jnp.hypot(path.alpha(jnp.float32(0.0)) * SHARP, path.sigma(jnp.float32(0.0))))
     states = latents / first * start
-    made, decoded = noisy.solve_samples(key, 3, labels), noisy.solve_generate(latents, labels)
+    made, decoded = noisy.solve_samples(key, 3, labels), noisy.solve(Generate(), latents, labels)
     np.testing.assert_allclose(decoded.y, states, rtol=2e-3, atol=1e-5)
     np.testing.assert_allclose(made.y, alpha * SHARP**2 / start**2 * states, rtol=2e-3, atol=1e-5)
     np.testing.assert_allclose(noisy.encode(decoded.y, labels), latents, atol=2e-3)

@@ -11,6 +11,7 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import build, resolve
 from scoreflow_jax.model import Model
 from scoreflow_jax.plain_config import to_plain
+from scoreflow_jax.programs import LogLikelihood
 from scoreflow_jax.randomness import key_of
 from tests import oracles
 from tests.conftest import ROOT
@@ -155,7 +156,7 @@ def test_several_probes_say_how_far_off_their_mean_may_be(two_points):
     exact = np.asarray(two_points.log_likelihood(images, probe="exact"), np.float64)
     off = {}
     for probes in (1, 4, 16):
-        density, _, error = two_points.solve_log_likelihood(images, None, key=jax.random.key(2), probes=probes).y
+        density, _, error = two_points.solve(LogLikelihood(key=jax.random.key(2), probes=probes), images, None).y
         off[probes] = np.sqrt(np.mean((density - exact) ** 2))
         if probes > 1:
             assert np.sqrt(np.mean(np.square(error))) == pytest.approx(off[probes], rel=0.1)

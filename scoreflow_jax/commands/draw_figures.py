@@ -17,6 +17,7 @@ from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.figures import Panel, in_rows
 from scoreflow_jax.model import Model
+from scoreflow_jax.programs import Encode, Generate, Translate
 from scoreflow_jax.randomness import key_of
 from scoreflow_jax.sampling import TRANSLATIONS, Solved
 from scoreflow_jax.settings.commands import FiguresSettings
@@ -153,7 +154,7 @@ def _figure3(case: _Case) -> Drawn:
     classes = range(every)[:_MOST_CLASSES]
     labels = np.repeat(np.asarray(classes, np.int32), columns) if every else None
     points = case.points(3, len(classes) * columns if every else columns**2)
-    solved = case.model.solve_generate(points, labels, denoise=True)
+    solved = case.model.solve(Generate(denoise=True), points, labels)
     shows = "samples"
     if len(classes) < every:
         shows += f" of the first {len(classes)} of {every} classes"
@@ -169,7 +170,7 @@ def _figure4(case: _Case) -> Drawn:
     counts = [len(i) for i in images]
     of, to = (np.repeat(np.asarray(c, np.int32), counts) for c in (classes, classes[::-1]))
     joined = np.concatenate(images)
-    translated = {m: case.model.solve_translate(joined, of, to, method=m) for m in _METHODS}
+    translated = {m: case.model.solve(Translate(m), joined, of, to) for m in _METHODS}
     lines = [panels]
     for i, part in enumerate((slice(0, counts[0]), slice(counts[0], None))):
         rows = [images[i], *(s.y[part] for s in translated.values())]
@@ -192,7 +193,7 @@ def _figure5(case: _Case) -> Drawn:
     panels, samples, solved = _sample_panels(case, 5, classes)
     images, which = _sources(case, first, samples[first], case.settings.num_pairs)
     times = np.linspace(0.0, 1.0, case.settings.num_times)
-    moved = {m: case.model.solve_translate(images, first, third, method=m, times=times) for m in _METHODS}
+    moved = {m: case.model.solve(Translate(m), images, first, third, times=times) for m in _METHODS}
     title = f"(d) {case.label(first)} to {case.label(third)} along t, from {which.partition(':')[0]}:"
     lines = [panels, [_progress(moved["difference"], 0, times, f"{title} difference (eq. 20)")]]
     lines.append(
@@ -217,8 +218,8 @@ def _figure6(case: _Case) -> Drawn:
     labels = balanced_labels(s.num_pairs, classes)
     shown = () if labels is None else labels.tolist()
     noise = case.points(6, 2 * s.num_pairs)
-    ends, how = (noise[0::2], noise[1::2]), {"num_steps": s.num_steps, "rule": "square_root", "latents": True}
-    solved, _ = case.model.solve_interpolate(*ends, labels, **how)
+    ends = noise[0::2], noise[1::2]
+    solved = case.model.solve_between(*ends, labels, num_steps=s.num_steps, rule="square_root")
     heads = [f"α={alpha:.2f}" for alpha in np.linspace(0, 1, s.num_steps)]
     panel = Panel(
         list(solved.y), "interpolation in latent space, z = √(1−α) z₀ + √α z₁", [case.label(c) for c in shown], heads
@@ -230,7 +231,7 @@ def _figure6(case: _Case) -> Drawn:
 def _base_figure3(case: _Case) -> Drawn:
     """Images of the data at t = 0 over what becomes of them."""
     base = case.points(3, case.settings.num_images * case.settings.num_pairs)
-    solved = case.model.solve_generate(base, None)
+    solved = case.model.solve(Generate(), base, None)
     pairs = zip(*(in_rows(np.asarray(x), case.settings.num_images) for x in (base, solved.y)), strict=True)
     rows = [row for pair in pairs for row in pair]
     shows = "images of the data at t=0 over their results at t=1"
@@ -242,9 +243,9 @@ def _base_figure4(case: _Case) -> Drawn:
     """Both ways between the two data sets."""
     n = case.settings.num_images
     base = case.points(4, n)
-    forth = case.model.solve_generate(base, None)
+    forth = case.model.solve(Generate(), base, None)
     images, which = _sources(case, None, forth.y, n)
-    back = case.model.solve_encode(images, None)
+    back = case.model.solve(Encode(), images, None)
     kind = which.partition(":")[0]
     lines = [
         [Panel([np.asarray(base), forth.y], "(a) data at t=0 to those at t=1", ["test images", "results"])],
@@ -272,8 +273,8 @@ def _sample_panels(
 ) -> tuple[list[Panel], dict[int, HostImages], Solved]:
     """A panel of samples for each class, in two rows, and the samples themselves."""
     n = case.settings.num_images
-    solved = case.model.solve_generate(
-        case.points(number, n * len(classes)), np.repeat(np.asarray(classes, np.int32), n)
+    solved = case.model.solve(
+        Generate(), case.points(number, n * len(classes)), np.repeat(np.asarray(classes, np.int32), n)
     )
     samples = {c: solved.y[i * n : (i + 1) * n] for i, c in enumerate(classes)}
     titles = [f"({letter}) samples of {case.label(c)}" for letter, c in zip("abc", classes, strict=False)]

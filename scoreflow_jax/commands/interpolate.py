@@ -13,6 +13,7 @@ from scoreflow_jax.data import spread
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model
+from scoreflow_jax.programs import Encode
 from scoreflow_jax.typing import HostState
 
 
@@ -30,15 +31,17 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     folder = workdirs.out_folder("interpolate", workdir / "interpolate", out)
     pairs = None if latents else _real_pairs(model.experiment, labels, settings.num_pairs)
     first, second = _latent_pairs(model, settings.seed, settings.num_pairs) if pairs is None else pairs
-    solved, encoding = model.solve_interpolate(
-        first, second, labels, num_steps=settings.num_steps, rule=settings.rule, latents=latents
-    )
+    encoded = None
+    if not latents:
+        encoded = model.solve(Encode(), np.concatenate([first, second]), None if labels is None else np.tile(labels, 2))
+        first, second = np.split(encoded.y, 2)
+    solved = model.solve_between(first, second, labels, num_steps=settings.num_steps, rule=settings.rule)
     stored = labels if labels is not None else np.zeros(settings.num_pairs, np.int32)
     examples = points.stored(experiment, workdir, solved.y)
     files.save_arrays(folder / "interpolations.npz", {points.noun(experiment): examples, "labels": stored})
     _draw(experiment, workdir, folder / "strip.png", solved.y, labels)
     head = workdirs.report_head(model, "interpolate", seed=settings.seed)
-    cost = {"cost": solved.stats.summary()} | ({"encode_cost": encoding.summary()} if encoding else {})
+    cost = {"cost": solved.stats.summary()} | ({"encode_cost": encoded.stats.summary()} if encoded else {})
     facts = {"between": settings.between, "rule": settings.rule, "num_steps": settings.num_steps}
     files.write_json(folder / "report.json", {**head, **facts, **cost})
     print(

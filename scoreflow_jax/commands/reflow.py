@@ -30,6 +30,7 @@ from scoreflow_jax.experiment import Experiment, build
 from scoreflow_jax.model import Model, load_model
 from scoreflow_jax.parallel import Layout
 from scoreflow_jax.plain_config import read_config
+from scoreflow_jax.programs import Generate
 from scoreflow_jax.progress import progress
 from scoreflow_jax.training import state_shapes
 from scoreflow_jax.typing import PyTree
@@ -224,7 +225,7 @@ def _make_shard(model: Model, seed: int, folder: pathlib.Path, number: int, firs
     labels = None
     if model.num_classes:
         labels = (np.arange(first, first + count) % model.num_classes).astype(np.int32)
-    x1 = np.asarray(model.solve_generate(x0, labels).y, np.float32)
+    x1 = np.asarray(model.solve(Generate(), x0, labels).y, np.float32)
     stored = (x0, x1, np.zeros(count, np.int32) if labels is None else labels)
     for name, array in zip(shard_names(number), stored, strict=True):
         with files.whole_file(folder / name) as temporary:

@@ -13,6 +13,7 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.densities import WARNING, of_states, trained_on_dequantized
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model
+from scoreflow_jax.programs import LogLikelihood
 from scoreflow_jax.sampling import Solved
 from scoreflow_jax.sampling.guidance import network_calls
 
@@ -67,7 +68,7 @@ def _with_likelihood(
     """Samples and, for samples.npz, their log densities, those of points in the table's own units, with errors over probes."""
     settings = model.experiment.sample
     key, probes = jax.random.key(settings.seed), settings.likelihood_probes
-    solved = model.solve_generate_with_likelihood(noise, labels, key=key, probe=_probe(model), probes=probes)
+    solved = model.solve(LogLikelihood(key=key, probe=_probe(model), probes=probes, generating=True), noise, labels)
     density, solved.y, error = solved.y
     units = None if model.experiment.spec.levels else workdirs.read_units(workdir)
     density = density if units is None else density - np.float32(units.log_volume)

@@ -21,7 +21,7 @@ from scoreflow_jax.data.pipeline import check_epoch_holds_batch, check_workers, 
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.evaluation.point_plots import PointPlots
 from scoreflow_jax.experiment import Experiment
-from scoreflow_jax.model import Model, say_edited
+from scoreflow_jax.model import Model
 from scoreflow_jax.parallel import (
     Layout,
     check_batch_size,
@@ -31,7 +31,7 @@ from scoreflow_jax.parallel import (
     replicate,
     to_global,
 )
-from scoreflow_jax.plain_config import TRAINING_FIELDS, differences, to_plain, with_end
+from scoreflow_jax.plain_config import TRAINING_FIELDS, differences, say_edited, to_plain, with_end
 from scoreflow_jax.processes import Stopped, StopRequests
 from scoreflow_jax.training import (
     PROFILE_AFTER,

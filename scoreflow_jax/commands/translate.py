@@ -16,6 +16,7 @@ from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.point_plots import PointPlots
 from scoreflow_jax.evaluation.translation import Job, translation_quality
 from scoreflow_jax.experiment import Experiment
+from scoreflow_jax.programs import Translate
 from scoreflow_jax.sampling import TRANSLATIONS, Solved
 from scoreflow_jax.settings.commands import TranslateSettings
 
@@ -34,7 +35,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     job, names, taken = _job(experiment, workdir)
     times = np.linspace(0.0, 1.0, settings.num_times)
     images_and_labels = (job.images, job.source, job.target)
-    solved = {m: model.solve_translate(*images_and_labels, method=m, times=times) for m in TRANSLATIONS}
+    solved = {m: model.solve(Translate(m), *images_and_labels, times=times) for m in TRANSLATIONS}
     data = Data(experiment)
     figures_by_method = {m: _measure(m, s, job, data) for m, s in solved.items()}
     chosen, what = solved[settings.method], points.noun(experiment)

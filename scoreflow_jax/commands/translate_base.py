@@ -15,6 +15,7 @@ from scoreflow_jax.data import DataSource, read_all, read_pictures, spread
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model
+from scoreflow_jax.programs import Encode, Generate
 from scoreflow_jax.randomness import key_of
 from scoreflow_jax.sampling import Solved
 
@@ -126,8 +127,8 @@ def _carry(model: Model, images: Any, way: int, times: np.ndarray | None) -> Sol
         key = jax.random.fold_in(key_of(jax.random.key(0), "translation"), way)
         return model.solve_stochastic(key, images, backwards=way != BASE)
     if way == BASE:
-        return model.solve_generate(images, None, times)
-    return model.solve_encode(images, None, None if times is None else times[::-1])
+        return model.solve(Generate(), images, None, times=times)
+    return model.solve(Encode(), images, None, times=None if times is None else times[::-1])
 
 
 def _draw_points(

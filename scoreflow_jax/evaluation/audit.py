@@ -31,6 +31,7 @@ class Audit(Part):
         import jax
 
         from scoreflow_jax.evaluation.samples import distances
+        from scoreflow_jax.programs import Generate
         from scoreflow_jax.progress import progress
 
         del out
@@ -44,7 +45,7 @@ class Audit(Part):
         for first in range(0, count, size):
             z = noise[first : first + size]
             c = None if labels is None else labels[first : first + size]
-            solved = model.solve_generate(z, c)
+            solved = model.solve(Generate(), z, c)
             images, evaluations = _scipy(model, z, c)
             ours.append(solved.y)
             theirs.append(images)

@@ -13,6 +13,7 @@ from scoreflow_jax.evaluation.base import Data, Model
 from scoreflow_jax.likelihood import bits_per_dim
 from scoreflow_jax.paths import AffinePath
 from scoreflow_jax.pixels import dequantized
+from scoreflow_jax.programs import FormulaDensity
 from scoreflow_jax.randomness import key_of
 from scoreflow_jax.sampling import SolveStats, sample_keys
 from scoreflow_jax.typing import HostState, Images, PRNGKey, Stored
@@ -156,12 +157,9 @@ def class_densities(
     formula, classes = formula_of(data.settings.density_levels, calls), max(model.num_classes, 1)
     table = table_for(model, data, reference) if formula.levels == "tabulated" else None
     keys = np.asarray(sample_keys(key_of(key, "formula"), np.arange(len(x))))
-    solved = model.solve_formula_density(
+    solved = model.solve(
+        FormulaDensity(keys=np.repeat(keys, classes, axis=0), formula=formula, reference=reference, table=table),
         np.repeat(x, classes, axis=0),
         np.tile(np.arange(classes, dtype=np.int32), len(x)) if model.num_classes else None,
-        keys=np.repeat(keys, classes, axis=0),
-        formula=formula,
-        reference=reference,
-        table=table,
     )
     return solved.y[0].reshape(len(x), classes).astype(np.float64), solved.stats

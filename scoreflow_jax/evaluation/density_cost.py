@@ -85,6 +85,7 @@ class DensityCost(Part):
 
 def _formula_rows(numbers: tuple[int, ...], model: Model, data: Data, held: Any) -> list[dict[str, Any]]:
     from scoreflow_jax.evaluation.densities import formula_of, gaussian_like, table_for
+    from scoreflow_jax.programs import FormulaDensity
 
     reference = gaussian_like(data)
     table = table_for(model, data, reference)
@@ -92,13 +93,15 @@ def _formula_rows(numbers: tuple[int, ...], model: Model, data: Data, held: Any)
     for name, fields in VARIANTS.items():
         for calls in numbers:
             formula = dataclasses.replace(formula_of("logistic", calls, replicates=_REPLICATES), **fields)
-            solved = model.solve_formula_density(
+            solved = model.solve(
+                FormulaDensity(
+                    key=held.key,
+                    formula=formula,
+                    reference=reference,
+                    table=table if formula.levels == "tabulated" else None,
+                ),
                 held.x,
                 held.labels,
-                key=held.key,
-                formula=formula,
-                reference=reference,
-                table=table if formula.levels == "tabulated" else None,
             )
             rows.append(_row(name, float(formula.num_calls), _rms(solved.y[1]), solved.stats))
     return rows
@@ -106,11 +109,13 @@ def _formula_rows(numbers: tuple[int, ...], model: Model, data: Data, held: Any)
 
 def _ode_rows(model: Model, held: Any) -> list[dict[str, Any]]:
     """Exact divergences and one probe's, at several tolerances, and their differences from the finest."""
+    from scoreflow_jax.programs import LogLikelihood
+
     solver, size = model.experiment.solver, int(np.prod(model.image_shape))
 
     def solve(tolerance: float, probe: str) -> Any:
         finer = dataclasses.replace(solver, method="dopri5", num_steps=None, rtol=tolerance, atol=tolerance)
-        return model.with_solver(finer).solve_log_likelihood(held.x, held.labels, key=held.key, probe=probe)
+        return model.with_solver(finer).solve(LogLikelihood(key=held.key, probe=probe), held.x, held.labels)
 
     exact, rows = solve(_FINEST, "exact").y[0], []
     for name, probe, calls in (("ODE, exact divergence", "exact", 1 + size), ("ODE, one probe", "rademacher", 2)):
@@ -124,13 +129,14 @@ def _ode_rows(model: Model, held: Any) -> list[dict[str, Any]]:
 def _chain_rows(numbers: tuple[int, ...], model: Model, data: Data, held: Any) -> list[dict[str, Any]]:
     """DDPM's bound by some of its steps."""
     from scoreflow_jax.evaluation.densities import chain_data
+    from scoreflow_jax.programs import ChainBound
 
     path: Any = model.experiment.path
     (x, _), rows = chain_data(data, held), []
     for calls in numbers:
         each = min(max(calls // _REPLICATES, 2), path.num_scales)
-        solved = model.solve_chain_bound(
-            x, held.labels, key=held.key, num_calls=each * _REPLICATES, replicates=_REPLICATES
+        solved = model.solve(
+            ChainBound(key=held.key, num_calls=each * _REPLICATES, replicates=_REPLICATES), x, held.labels
         )
         rows.append(_row("DDPM's bound", float(each * _REPLICATES), _rms(solved.y[1]), solved.stats))
     return rows

@@ -54,6 +54,7 @@ class Likelihood(Part):
         bound, where the path is DDPM's, under "chain".
         """
         from scoreflow_jax.evaluation.densities import WARNING, HeldOut, in_unit, of_states, trained_on_dequantized
+        from scoreflow_jax.programs import LogLikelihood
 
         del out
         spec = data.experiment.spec
@@ -62,7 +63,7 @@ class Likelihood(Part):
         ode = None
         if self.by in ("ode", "both"):
             kind, probes = self.probe, self.probes
-            solved = model.solve_log_likelihood(held.x, held.labels, key=held.key, probe=kind, probes=probes)
+            solved = model.solve(LogLikelihood(key=held.key, probe=kind, probes=probes), held.x, held.labels)
             ode = in_unit(solved.y[0], data)
             cost = solved.stats.summary()
             figures |= _summary(ode, data) | {"probe": kind, "evaluations": cost["nfe_mean"], "cost": cost}
@@ -128,12 +129,13 @@ def _by_formula(calls: int, model: Model, data: Data, held: Any, ode: Values | N
         path_of,
         table_for,
     )
+    from scoreflow_jax.programs import FormulaDensity
 
     formula = dataclasses.replace(formula_of(data.settings.density_levels, calls), tail=True)
     reference = gaussian_like(data)
     table = table_for(model, data, reference) if formula.levels == "tabulated" else None
-    solved = model.solve_formula_density(
-        held.x, held.labels, key=held.key, formula=formula, reference=reference, table=table
+    solved = model.solve(
+        FormulaDensity(key=held.key, formula=formula, reference=reference, table=table), held.x, held.labels
     )
     size = int(np.prod(data.experiment.spec.shape))
     beyond, beyond_error = tail(solved.y[2], held.x, path_of(model), formula.reference, reference)
@@ -158,10 +160,11 @@ def _by_formula(calls: int, model: Model, data: Data, held: Any, ode: Values | N
 def _by_chain(model: Model, data: Data, held: Any) -> dict[str, Any]:
     """The bound on what the model was trained on: levels, of whose probability it is, or dequantized images, of whose density."""
     from scoreflow_jax.evaluation.densities import chain_data, in_unit
+    from scoreflow_jax.programs import ChainBound
 
     x, of_levels = chain_data(data, held)
     variance = model.experiment.sampler.variance
-    solved = model.solve_chain_bound(x, held.labels, key=held.key, variance=variance)
+    solved = model.solve(ChainBound(key=held.key, variance=variance), x, held.labels)
     cost = solved.stats.summary()
     return _summary(in_unit(solved.y[0], data, of_levels=of_levels), data) | {
         "calls": int(cost["nfe_max"]),

@@ -62,8 +62,10 @@ class Reversibility(Part):
 
 
 def _errors(model: Model, images: Any, labels: Any) -> dict[str, Any]:
-    encoded = model.solve_encode(images, labels)
-    decoded = model.solve_generate(encoded.y, labels)
+    from scoreflow_jax.programs import Encode, Generate
+
+    encoded = model.solve(Encode(), images, labels)
+    decoded = model.solve(Generate(), encoded.y, labels)
     error = np.abs(decoded.y - images)
     return {
         "mean_absolute_error": float(error.mean()),

@@ -42,6 +42,7 @@ class Straightness(Part):
 
         from scoreflow_jax import figures, plots
         from scoreflow_jax.evaluation.drifts import drift_in_batches
+        from scoreflow_jax.programs import Generate
 
         path, solver = model.experiment.path, model.experiment.solver
         count = model.at_most(self.images)
@@ -51,7 +52,7 @@ class Straightness(Part):
         adaptive = dataclasses.replace(
             solver, num_steps=None, method="dopri5" if solver.method == "euler" else solver.method
         )
-        solved = model.with_solver(adaptive).solve_generate(start, labels, times)
+        solved = model.with_solver(adaptive).solve(Generate(), start, labels, times=times)
         assert solved.path is not None
         chord = (solved.y - start) / (path.t_max - path.t_min)
         slopes = [drift_in_batches(model, x, float(t), labels) for x, t in zip(solved.path, times, strict=True)]
@@ -69,7 +70,7 @@ class Straightness(Part):
         rows = [solved.y[:_SHOWN]]
         for steps in self.steps:
             few = dataclasses.replace(solver, method="euler", num_steps=steps)
-            y = model.with_solver(few).solve_generate(start, labels).y
+            y = model.with_solver(few).solve(Generate(), start, labels).y
             rows.append(y[:_SHOWN])
             figures_["few_steps"].append({"steps": steps, **_of_samples(y, solved.y, labels, data)})
         figures_["solved"] = {
@@ -109,11 +110,13 @@ def measure_student(model: Model, teacher: Model, data: Data) -> Figures:
     """Samples of a distilled model, by the steps that it was trained for, beside its teacher's solutions of the same noise."""
     import jax
 
+    from scoreflow_jax.programs import Generate
+
     solver = model.experiment.solver
     count = model.at_most(data.settings.straightness.images)
     start = np.asarray(model.source_points(jax.random.key(data.seed), count))
     labels = data.labels(count)
-    exact, y = teacher.solve_generate(start, labels).y, model.solve_generate(start, labels).y
+    exact, y = teacher.solve(Generate(), start, labels).y, model.solve(Generate(), start, labels).y
     few = {"steps": solver.num_steps, **_of_samples(y, exact, labels, data)}
     return {"images": count, "labels": data.labels_told, "few_steps": [few]}
 

@@ -44,6 +44,7 @@ class Sweep(Part):
         """Generates from the same noise with each solver; draws sweep.png."""
         import jax
 
+        from scoreflow_jax.programs import Generate
         from scoreflow_jax.progress import progress
         from scoreflow_jax.sampling.guidance import network_calls
 
@@ -53,7 +54,7 @@ class Sweep(Part):
         labels = data.labels(count)
         guidance = model.experiment.sample.guidance
         finest = dataclasses.replace(base, method="dopri5", num_steps=None, rtol=_FINEST, atol=_FINEST)
-        exact = model.with_solver(finest).solve_generate(noise, labels, guidance=guidance, denoise=True).y
+        exact = model.with_solver(finest).solve(Generate(guidance, denoise=True), noise, labels).y
         measured, distance_of = _distance(data, count)
         rows = []
         solvers = self._solvers(base)
@@ -61,7 +62,7 @@ class Sweep(Part):
         for name, value, solver in solvers:
             bar.update()
             try:
-                solved = model.with_solver(solver).solve_generate(noise, labels, guidance=guidance, denoise=True)
+                solved = model.with_solver(solver).solve(Generate(guidance, denoise=True), noise, labels)
             except UserError as error:  # a method of low order may run out of steps; the others are still of use
                 rows.append({"method": name, **value, "failed": str(error)})
                 continue

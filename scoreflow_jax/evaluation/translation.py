@@ -72,13 +72,14 @@ class Translation(Part):
 
     def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
         """Figures of both methods, over all pairs, by target class and by pair; draws translation_<method>.png."""
+        from scoreflow_jax.programs import Translate
         from scoreflow_jax.sampling import TRANSLATIONS
 
         pairs = self._all_pairs(data.experiment)
         job = self._job(data, pairs)
         methods = {}
         for method in TRANSLATIONS:
-            solved = model.solve_translate(job.images, job.source, job.target, method=method)
+            solved = model.solve(Translate(method), job.images, job.source, job.target)
             methods[method] = _figures(model, data, job, method, solved)
             _draw(out / f"translation_{method}.png", data, job, solved.y)
         return {"pairs": len(pairs), "images": len(job.images), "methods": methods}
@@ -150,12 +151,13 @@ class Translation(Part):
 
 
 def _figures(model: Model, data: Data, job: Job, method: str, solved: Any) -> Figures:
+    from scoreflow_jax.programs import Translate
     from scoreflow_jax.sampling import TRANSLATIONS
 
     # The way back: labels swapped, the paper's; and for `difference` also the same ODE from t = 1 to 0, its exact inverse.
-    returns = {"swapped": model.solve_translate(solved.y, job.target, job.source, method=method)}
+    returns = {"swapped": model.solve(Translate(method), solved.y, job.target, job.source)}
     if method == "difference":
-        returns["reversed"] = model.solve_translate(solved.y, job.source, job.target, method=method, inverse=True)
+        returns["reversed"] = model.solve(Translate(method, inverse=True), solved.y, job.source, job.target)
     cycle = {f"cycle_error_{name}": _per_image(back.y - job.images) for name, back in returns.items()}
     # What is judged are the pixels that a user gets.
     seen = data.experiment.scaling.shown(solved.y)

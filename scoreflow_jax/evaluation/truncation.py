@@ -37,6 +37,7 @@ class Truncation(Part):
 
         from scoreflow_jax import plots
         from scoreflow_jax.evaluation.drifts import drift_in_batches
+        from scoreflow_jax.programs import Encode
 
         path = model.experiment.path
         if not path.is_straight:
@@ -44,7 +45,7 @@ class Truncation(Part):
         images, labels = data.images("test", data.some(self.images))
         chosen = labels if model.num_classes else None
         times = np.linspace(path.t_min, path.t_max, self.times)
-        encoded = model.solve_encode(images, chosen, times[::-1])
+        encoded = model.solve(Encode(), images, chosen, times=times[::-1])
         assert encoded.path is not None
         solution, latents = encoded.path[::-1], encoded.y
         noise = np.asarray(model.source_points(jax.random.key(data.seed), len(images)))

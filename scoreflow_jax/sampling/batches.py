@@ -62,10 +62,11 @@ class Solved:
     stats: SolveStats
 
 
-_ADVICE = (
+ADVICE = (
     "the drift is not finite or too steep. Train longer, loosen config.solver.rtol and atol, or raise "
     "config.solver.max_steps"
 )
+"""What is said of a solve that failed, unless more is known of it."""
 
 
 def padded(count: int) -> int:
@@ -85,7 +86,7 @@ def solve_in_batches(
     batch_size: int,
     *,
     multiple: int = 1,
-    advice: str = _ADVICE,
+    advice: str = ADVICE,
 ) -> Solved:
     """Calls a compiled solve on slices of the arrays, padding the last one by repetition.
 

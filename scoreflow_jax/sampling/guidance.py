@@ -7,6 +7,9 @@ on the linear path from a Gaussian source score = (t f - x) / (1 - t), so guidin
 
 from collections.abc import Callable
 
+import numpy as np
+from jax.typing import ArrayLike
+
 from scoreflow_jax.typing import Condition, DriftFn, PerExample, State, Times
 
 
@@ -25,3 +28,8 @@ def guided(drift: DriftFn) -> Callable[[State, Times, tuple[Condition, PerExampl
 def network_calls(weight: float) -> int:
     """Of one evaluation of the drift guided by this weight; at 1 it is the conditional drift itself."""
     return 1 if weight == 1.0 else 2
+
+
+def is_off(weight: ArrayLike | None) -> bool:
+    """Whether a weight, or weights of several examples, guides nothing: None, or one number 1."""
+    return weight is None or (np.ndim(weight) == 0 and float(np.asarray(weight)) == 1.0)

@@ -15,6 +15,7 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment, build
 from scoreflow_jax.model import Model
 from scoreflow_jax.pixels import to_pixels
+from scoreflow_jax.programs import Translate
 from tests.commands.runs import experiment_of, report
 
 FIXED = {"solver__method": "euler", "solver__num_steps": 6}  # so that images do not depend on who shares their batch
@@ -145,7 +146,7 @@ def test_figure_5_goes_from_the_first_class_to_the_third_along_t(run, drawn, mod
     assert tops[0][1] < tops[1][1] < tops[2][1]
     images = test_images(CLASSES[0], PAIRS)
     along = {
-        m: model.solve_translate(images, CLASSES[0], CLASSES[2], method=m, times=[0.0, 0.5, 1.0])
+        m: model.solve(Translate(m), images, CLASSES[0], CLASSES[2], times=[0.0, 0.5, 1.0])
         for m in ("difference", "latent")
     }
     latents = along["latent"].path[2]

@@ -18,6 +18,7 @@ from scoreflow_jax.evaluation.densities import formula_of, in_unit
 from scoreflow_jax.evaluation.outliers import area_under_roc, outlying
 from scoreflow_jax.model import Model
 from scoreflow_jax.paths import LinearPath
+from scoreflow_jax.programs import FormulaDensity
 from scoreflow_jax.sampling import Solved, SolveStats
 from tests.commands.runs import experiment_of, report
 from tests.commands.test_family_modes import toy
@@ -31,14 +32,16 @@ class ClassGaussians(Model):
     def __init__(self, experiment, means):
         self.experiment, self.means = experiment, means
 
-    def solve_formula_density(self, x, labels, *, keys, formula, reference, table):
+    def solve(self, program, x, labels):
+        assert type(program) is FormulaDensity
+        formula, reference, table = program.formula, program.reference, program.table
         path = LinearPath()
 
         def predict(kind, x_t, t, condition):
             alpha, sigma = path.alpha(t)[:, None, None, None], path.sigma(t)[:, None, None, None]
             return sigma * (x_t - alpha * self.means[condition]) / (alpha**2 * STD**2 + sigma**2)
 
-        x, labels, keys = (jnp.asarray(a) for a in (x, labels, keys))
+        x, labels, keys = (jnp.asarray(a) for a in (x, labels, program.keys))
         y = formula_log_density(predict, path, x, labels, keys, formula, reference=reference, table=table).y
         return Solved(tuple(np.asarray(v) for v in y), None, SolveStats(images=len(x), evaluations=[1], seconds=1.0))
 

@@ -23,6 +23,7 @@ from scoreflow_jax.metrics.frechet import frechet_distance, gaussian_of
 from scoreflow_jax.metrics.kernel import squared_mmd
 from scoreflow_jax.model import Model
 from scoreflow_jax.paths import LinearPath
+from scoreflow_jax.programs import Encode, Generate
 from scoreflow_jax.sampling import Solved, SolveStats
 from tests import oracles
 from tests.commands.runs import experiment_of
@@ -259,7 +260,7 @@ def test_generation_resumes_and_does_not_depend_on_chunks(untrained, tmp_path, m
     assert whole.stats.images == 50
     # Samples of one key, whatever the chunk.
     noise = untrained.source_points(jax.random.key(1), 50)
-    alone = untrained.solve_generate(noise, data.labels(50)).y
+    alone = untrained.solve(Generate(), noise, data.labels(50)).y
     assert np.abs(whole.first.astype(int) - untrained.experiment.scaling.to_pixels(alone)).max() <= 1
     # Stopped after two chunks.
     made = []
@@ -337,7 +338,8 @@ class Straight(Model):
     def source_points(self, key, count):
         return jax.random.normal(key, (count, 8, 8, 1))
 
-    def solve_encode(self, images, labels, times):
+    def solve(self, program, images, label, *, times):
+        assert program == Encode()
         z = (images - self.mean) / self.std
         scale = [np.sqrt((1 - t) ** 2 + (t * self.std) ** 2) for t in times]
         return Solved(z, np.stack([t * self.mean + s * z for t, s in zip(times, scale, strict=True)]), SolveStats())
