@@ -37,7 +37,7 @@ class NCSNppFields(NetworkFields):
     channel_multipliers: tuple[int, ...] = field(
         (1, 2, 2, 2), "for each resolution, from the full one down; one fewer halvings than entries", least=1
     )
-    num_blocks: int = field(4, "residual blocks at each resolution", least=1)
+    num_blocks: int = field(4, "residual blocks at each resolution", least=0)
     attention_resolutions: tuple[int, ...] = field((16,), "heights at which self-attention follows the blocks", least=1)
     dropout: float = field(0.15, "rate inside the residual blocks while training", least=0, below=1)
     skip_rescale: bool = field(True, "divide residual sums by sqrt(2)")

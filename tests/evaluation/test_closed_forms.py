@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from scoreflow_jax.data import read_all
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.evaluation import generation
+from scoreflow_jax.evaluation import samples
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.dealing import deal
 from scoreflow_jax.evaluation.densities import HeldOut
@@ -230,7 +230,7 @@ def test_labels_identify_stored_samples(table_csv):
     (model, _), (even, _), (test, _) = (
         exact_of(table_csv, **fields) for fields in ({}, {"eval__labels": "even"}, {"eval__split": "test"})
     )
-    identities = {generation._identity(m, Data(m.experiment), 1, 16) for m in (model, even, test)}
+    identities = {samples._identity(m, Data(m.experiment), 1, 16) for m in (model, even, test)}
     assert len(identities) == 3
-    with pytest.raises(UserError, match="config.eval.labels has 'all', expected reference or even"):
+    with pytest.raises(UserError, match="config.eval.labels is 'all', expected one of reference, even"):
         exact_of(table_csv, eval__labels="all")

@@ -90,7 +90,7 @@ def test_other_images_are_less_likely_as_the_closed_form_says(known, tmp_path):
 
     own = in_unit(exact(pixels), data)
     assert figures["bits_per_dim"] == pytest.approx(own.mean(), abs=0.03)
-    for name, others in outlying(data, pixels).items():
+    for name, others in outlying(data, pixels, {}).items():
         kind = figures["kinds"][name]
         bits = in_unit(exact(others), data)
         assert kind["bits_per_dim"] == pytest.approx(bits.mean(), abs=0.05)
@@ -102,7 +102,7 @@ def test_other_images_are_less_likely_as_the_closed_form_says(known, tmp_path):
 def test_other_images_are_what_they_are_called(known):
     _, data = known
     pixels = data.examples("test")["image"][:30]
-    others = outlying(data, pixels)
+    others = outlying(data, pixels, {})
     assert others.keys() == {"inverted", "pixels shuffled", "uniform noise", "photographs"}
     np.testing.assert_array_equal(16 - others["inverted"], pixels)
     sort = lambda images: np.sort(images.reshape(30, -1), axis=1)  # noqa: E731
@@ -177,12 +177,15 @@ def test_eval_measures_by_ode_formula_and_chain(tmp_path):
     ("fields", "message"),
     [
         (
-            {"eval__likelihood__by": "True"},
-            "config.eval.likelihood.by has 'True', expected none or ode or density or both",
+            {"eval__likelihood": "True"},
+            "config.eval.likelihood.by is 'True', expected one of none, ode, density, both",
         ),
-        ({"eval__density_levels": "sobol"}, "config.eval.density_levels has 'sobol', expected uniform or logistic"),
+        ({"eval__density_levels": "sobol"}, "config.eval.density_levels is 'sobol', expected one of uniform, logistic"),
         ({"eval__likelihood__density_calls": 1}, "config.eval.likelihood.density_calls is 1, expected at least 2"),
-        ({"eval__density_cost__calls": (16, 0)}, "config.eval.density_cost.calls is .*, expected whole numbers"),
+        (
+            {"eval__density_cost__calls": (16, 0)},
+            "config.eval.density_cost.calls is .*, expected numbers of at least 1",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_said(fields, message):
@@ -191,14 +194,14 @@ def test_settings_that_cannot_be_are_said(fields, message):
 
 
 def test_settings_of_before_are_read():
-    for before, now in ((True, "ode"), (False, "none")):
-        assert experiment_of("digits.py", eval__likelihood__by=before).eval.likelihood == now
+    for before, now in ((True, "ode"), (False, "none"), ("density", "density")):
+        assert experiment_of("digits.py", eval__likelihood=before).eval.likelihood.by == now
 
 
 def test_classes_and_images_are_needed(known, tmp_path):
-    unconditional = ClassGaussians(dataclasses.replace(known[0].experiment, conditional=False), known[0].means)
+    unconditional = dataclasses.replace(known[0].experiment, conditional=False)
     with pytest.raises(UserError, match="density_classifier compares classes, but the model has none"):
-        known[1].settings.density_classifier.measure(unconditional, known[1], pathlib.Path())
+        unconditional.eval.density_classifier.check(unconditional)
     points = toy("vp", "moons")
     with pytest.raises(UserError, match="outliers is about images, but the data are points"):
-        points.eval.outliers.measure(known[0], Data(points), tmp_path)
+        points.eval.outliers.check(points)

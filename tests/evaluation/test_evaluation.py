@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scoreflow_jax import figures
 from scoreflow_jax.data import DataSource, Digits
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation import comparison, generation, report, samples

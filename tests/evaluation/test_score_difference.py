@@ -1,6 +1,5 @@
 """The comparison of a drift with eq. 7, on fields that are known."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -49,7 +48,7 @@ def exact_drift(data):
 
 
 def test_the_exact_drift_is_the_control_and_not_eq_7(data, tmp_path):
-    figures = measure_score_difference(Drifting(data.experiment, exact_drift(data)), data, tmp_path)
+    figures = data.settings.score_difference.measure(Drifting(data.experiment, exact_drift(data)), data, tmp_path)
     assert figures["rows"].keys() == {"sigma_0 = 0.3", "sigma_0 = 1", CONTROL}
     for row in figures["rows"][CONTROL]:
         assert row["cosine"] == pytest.approx(1, abs=2e-3)
@@ -87,6 +86,6 @@ def test_eq_7_between_gaussians():
 def test_sources_and_settings_that_do_not_go_are_said(data, tmp_path):
     other = experiment_of("digits.py", path__name="ve")
     with pytest.raises(UserError, match=r"eq. 7 from N\(0, I\), which this path does not start from"):
-        other.eval.score_difference.measure(Drifting(other, jnp.asarray), Data(other), tmp_path)
-    with pytest.raises(UserError, match="score_difference_sigmas is .*, expected positive numbers"):
+        other.eval.score_difference.check(other)
+    with pytest.raises(UserError, match="score_difference.sigmas is .*, expected positive numbers"):
         experiment_of("digits.py", eval__score_difference__sigmas=(0.0,))
