@@ -43,7 +43,7 @@ class Cells(NamedTuple):
         return cls(1.0 / (levels - 1))
 
 
-POINTS = Cells()
+NO_CELLS = Cells()
 """No cells: data that have a density."""
 
 
@@ -54,7 +54,7 @@ def chain_bound(
     condition: Condition | None,
     keys: Keys,
     *,
-    cells: Cells = POINTS,
+    cells: Cells = NO_CELLS,
     variance: str = "posterior",
     num_calls: int | None = None,
     replicates: int = 1,

@@ -125,17 +125,17 @@ class DensityFormula:
         return self.unit if self.tail else 0
 
 
-class Gaussian(NamedTuple):
+class Reference(NamedTuple):
     """The reference N(mean, diag(variance)), each a number or of the shape of an example."""
 
     mean: Float[Array, "..."] | Float[np.ndarray, "..."] | float = 0.0
     variance: Float[Array, "..."] | Float[np.ndarray, "..."] | float = 1.0
 
 
-STANDARD = Gaussian()
+STANDARD = Reference()
 
 
-class Table(NamedTuple):
+class LevelTable(NamedTuple):
     """A density of levels, constant between neighbours of `edges`, with the logarithm of its value in each piece."""
 
     edges: Float[Array, " edges"] | Float[np.ndarray, " edges"]
@@ -163,8 +163,8 @@ def formula_log_density(
     keys: Keys,
     formula: DensityFormula,
     *,
-    reference: Gaussian = STANDARD,
-    table: Table | None = None,
+    reference: Reference = STANDARD,
+    table: LevelTable | None = None,
     num_levels: Int[Array, ""] | None = None,
 ) -> Solution:
     """log p(x | condition) by (1) or (2), with its standard error.
@@ -233,7 +233,7 @@ def tail(
     x: Float[np.ndarray, "batch ..."],
     path: AffinePath,
     kind: str = "gaussian",
-    reference: Gaussian = STANDARD,
+    reference: Reference = STANDARD,
 ) -> tuple[float, float]:
     """(3) for each dimension, by which the mean of `formula_log_density` over data is too low at least, and its standard error.
 
@@ -267,7 +267,7 @@ def excess(
     level: PerExample,
     noise: State,
     kind: str,
-    reference: Gaussian,
+    reference: Reference,
 ) -> PerExample:
     """|x0 - n|^2 less the reference's share of it: the braces of (1) and (2) for one draw of l and x0."""
     t = path.time_at(level)
@@ -287,7 +287,7 @@ def excess(
     return _sum(jnp.square(noise - expected)) - known
 
 
-def tabulate(levels: Float[np.ndarray, " draws"], values: Float[np.ndarray, " draws"], edges: int = 33) -> Table:
+def tabulate(levels: Float[np.ndarray, " draws"], values: Float[np.ndarray, " draws"], edges: int = 33) -> LevelTable:
     """A density of levels in proportion to the root mean square of `excess`, which gives the least variance.
 
     Args:
@@ -302,7 +302,7 @@ def tabulate(levels: Float[np.ndarray, " draws"], values: Float[np.ndarray, " dr
     # A part is spread evenly: a pilot of few draws may have missed something.
     weight = size + 0.1 * size.mean() + 1e-12
     density = weight / np.sum(weight * np.diff(ends))
-    return Table(ends.astype(np.float32), np.log(density).astype(np.float32))
+    return LevelTable(ends.astype(np.float32), np.log(density).astype(np.float32))
 
 
 def _places(keys: Keys, k: Array, replicate: Array, start: Array, width: Array, formula: DensityFormula) -> PerExample:
@@ -331,7 +331,7 @@ def _key(data: Array, name: str, k: Array) -> Array:
 
 
 def _draw_levels(
-    u: PerExample, low: float, high: float, formula: DensityFormula, table: Table | None
+    u: PerExample, low: float, high: float, formula: DensityFormula, table: LevelTable | None
 ) -> tuple[PerExample, PerExample]:
     """Levels by their quantiles, and the logarithm of their density."""
     if table is not None:
@@ -350,7 +350,7 @@ def _draw_levels(
     return jnp.clip(level, low, high), log_density
 
 
-def _closed_part(x: State, kind: str, reference: Gaussian) -> PerExample:
+def _closed_part(x: State, kind: str, reference: Reference) -> PerExample:
     """What stands before the integral of (1) or (2)."""
     if kind != "gaussian":
         return jnp.full(x.shape[:1], -0.5 * math.prod(x.shape[1:]) * (1.0 + math.log(2.0 * math.pi)))
@@ -358,7 +358,7 @@ def _closed_part(x: State, kind: str, reference: Gaussian) -> PerExample:
     return -0.5 * _sum(jnp.square(x - mean) / variance + jnp.log(2.0 * math.pi * variance))
 
 
-def _as_arrays(reference: Gaussian, x: State) -> tuple[Array, Array]:
+def _as_arrays(reference: Reference, x: State) -> tuple[Array, Array]:
     mean, variance = (jnp.broadcast_to(jnp.asarray(v, x.dtype), x.shape[1:])[None] for v in reference)
     return mean, variance
 

@@ -33,7 +33,7 @@ from scoreflow_jax.settings.commands import (
     StudySettings,
     TranslateSettings,
 )
-from scoreflow_jax.settings.data import POINTS, DataSettings
+from scoreflow_jax.settings.data import POINT_SOURCES, DataSettings
 from scoreflow_jax.settings.fields import Section, build_section, declared
 from scoreflow_jax.settings.model import Conditioning
 from scoreflow_jax.settings.train import Heads, OptimizerSettings, TrainSettings
@@ -311,7 +311,7 @@ def resolve(
 def _whole_shape(shape: Any, source: Any) -> Any:
     """Of images 64 or (64,) is (64, 64, 3), and (64, 48) is (64, 48, 3)."""
     numbers = (shape,) if type(shape) is int else shape
-    if source in POINTS or not isinstance(numbers, tuple) or len(numbers) not in (1, 2):
+    if source in POINT_SOURCES or not isinstance(numbers, tuple) or len(numbers) not in (1, 2):
         return numbers
     return (numbers[0], numbers[-1], 3)
 

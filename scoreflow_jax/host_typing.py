@@ -14,3 +14,6 @@ HostState = Float[np.ndarray, "batch ..."]
 
 Stored = Pixels | Float[np.ndarray, "batch dimension"]
 """What data hold and users get: 8-bit pixels, or points of a table, standardized."""
+
+HostPoints = Float[np.ndarray, "points dimension"]
+"""Points of a table, or of a picture of them."""

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from scoreflow_jax import sampling
 from scoreflow_jax.checkpoints import restore_ema
 from scoreflow_jax.data import DataSource, TrainedOn
-from scoreflow_jax.density_formula import DensityFormula, Gaussian
+from scoreflow_jax.density_formula import DensityFormula, Reference
 from scoreflow_jax.experiment import Experiment, build
 from scoreflow_jax.model_inputs import LabelsLike, as_data, as_labels, as_states, count_of
 from scoreflow_jax.ode import Solver
@@ -248,7 +248,7 @@ class Model:
         *,
         key: KeyLike | None = None,
         formula: DensityFormula | None = None,
-        reference: Gaussian | None = None,
+        reference: Reference | None = None,
     ) -> tuple[Float[np.ndarray, " batch"], Float[np.ndarray, " batch"]]:
         """log p of images from scores alone (`density_formula.py`), and its standard error, in nats: a density on [-1, 1].
 
@@ -266,7 +266,9 @@ class Model:
             UserError: a source that is not Gaussian, or images or labels that do not fit.
         """
         program = FormulaDensity(
-            None if key is None else as_key(key), formula=formula or DensityFormula(), reference=reference or Gaussian()
+            None if key is None else as_key(key),
+            formula=formula or DensityFormula(),
+            reference=reference or Reference(),
         )
         value, error, _ = self.solve(program, as_data(self.experiment, images), labels).y
         return value, error

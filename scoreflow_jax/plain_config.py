@@ -322,24 +322,31 @@ def config_hash(plain: Mapping[str, Any]) -> str:
 def _canonical(plain: Mapping[str, Any], name: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in plain.items():
-        if name == "eval" and isinstance(value, Mapping) and (owner := nested(EvalSettings, key)) is not None:
-            members = declared(owner)
-            found.update(
-                {
-                    members[k].metadata["was"]: v
-                    for k, v in value.items()
-                    if k in members and not _came_later(members[k], v)
-                }
-            )
+        owner = nested(EvalSettings, key) if name == "eval" and isinstance(value, Mapping) else None
+        if owner is not None:
+            found.update(_flat(key, declared(owner), value))
         elif not _came_later(_member(name, key), value):
             found[key] = _canonical(value, key) if isinstance(value, Mapping) else value
     return found
 
 
+def _flat(part: str, members: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A part's fields by the names that they had; a part that came later is there only where it is on."""
+    if members["on"].metadata["was"] is None and not members["on"].metadata["added"] and not values.get("on", False):
+        return {}
+    return {
+        (members[k].metadata["was"] or f"{part}.{k}" if k in members else k): v
+        for k, v in values.items()
+        if not _came_later(members.get(k), v)
+    }
+
+
 def _member(section: str, name: str) -> Any:
-    """The declared field of a section that is no family."""
+    """The declared field of a section."""
     owner = SECTIONS.get(section)
-    return declared(owner).get(name) if isinstance(owner, type) else None
+    if isinstance(owner, Family):
+        return owner.every().get(name, (None, None))[1]
+    return None if owner is None else declared(owner).get(name)
 
 
 def _came_later(member: Any, value: Any) -> bool:

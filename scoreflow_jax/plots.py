@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from scoreflow_jax.host_typing import HostPoints
+
 
 def missing() -> list[str]:
     """Packages that pictures take and that are not installed."""
@@ -100,7 +102,6 @@ def save_curves(path: pathlib.Path, curves: Sequence[Curve], axes: Axes) -> None
     _print(canvas, path)
 
 
-Points = Float[np.ndarray, "points dimension"]
 _BEHIND = "0.8"  # the grey of points for comparison
 _BINS = 60
 _PANEL = 4.6  # inches
@@ -119,10 +120,10 @@ class Cloud(NamedTuple):
     """
 
     title: str
-    points: Points
+    points: HostPoints
     labels: Int[np.ndarray, " points"] | None = None
-    behind: Points | None = None
-    ends: Points | None = None
+    behind: HostPoints | None = None
+    ends: HostPoints | None = None
 
 
 MOST = 3000

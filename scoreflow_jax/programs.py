@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from scoreflow_jax import sampling
 from scoreflow_jax.chain_bound import Cells, chain_bound
-from scoreflow_jax.density_formula import DensityFormula, Gaussian, Table, formula_log_density
+from scoreflow_jax.density_formula import DensityFormula, LevelTable, Reference, formula_log_density
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.likelihood import PROBES, draw_probes, generate_with_likelihood, log_likelihood
 from scoreflow_jax.model_inputs import Experiment, LabelsLike, as_weights
@@ -312,8 +312,8 @@ class FormulaDensity(Program):
     key: PRNGKey | None = None
     keys: Any = None
     formula: DensityFormula = DensityFormula()
-    reference: Gaussian = Gaussian()
-    table: Table | None = None
+    reference: Reference = Reference()
+    table: LevelTable | None = None
 
     @property
     def advice(self) -> str:

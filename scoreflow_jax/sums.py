@@ -1,7 +1,8 @@
 """Sums of what is written here and computed from later, so that a flipped bit on a disk is no other number.
 
 Each in a form that other programs know. A folder has a file SHA256SUMS, which `sha256sum --check` reads too; a JSON object has
-a member "sha256", of all others; a line of records a member "crc32"; an npz is a zip, which has a CRC of each array. What an
+a member "sha256", of all others; a line of records a member "crc32"; an npz is a zip, which has a CRC of each array, and NumPy
+needs nothing more to read it. Of checkpoints they are of files: sums of arrays would depend on how these are divided. What an
 earlier version wrote without a sum is taken as it is, and a line says so once.
 """
 

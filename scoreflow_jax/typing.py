@@ -32,7 +32,7 @@ Condition = Labels | Float[Array, "batch condition"]
 State = Float[Array, "batch ..."]
 """Points of any dimension, the batch first: images, or vectors in the tests and the two-dimensional experiments."""
 
-Points = Float[Array, "points ..."]
+PointSet = Float[Array, "points ..."]
 """A set of points beside a batch, of the same dimension but a number of its own: data to compare particles with."""
 
 PerExample = Float[Array, " batch"]

@@ -12,7 +12,7 @@ from scoreflow_jax import likelihood
 from scoreflow_jax.density_formula import (
     STANDARD,
     DensityFormula,
-    Gaussian,
+    Reference,
     _draw_levels,
     formula_log_density,
     level_range,
@@ -106,13 +106,13 @@ def test_what_lies_beyond_the_last_level_of_sharp_data(path, variance, missing):
     formula = DensityFormula(num_calls=1024, tail=True)
     run = jax.jit(
         lambda x, keys: formula_log_density(
-            exact(oracle), path, x, None, keys, formula, reference=Gaussian(0.0, variance)
+            exact(oracle), path, x, None, keys, formula, reference=Reference(0.0, variance)
         )
     )
     solution = run(jnp.asarray(x, jnp.float32), keys_of(64))
     value, error, share = (np.asarray(v, np.float64) for v in solution.y)
     assert int(solution.num_evaluations) == 1024 + 16
-    beyond, beyond_error = tail(share, x, path, "gaussian", Gaussian(0.0, variance))
+    beyond, beyond_error = tail(share, x, path, "gaussian", Reference(0.0, variance))
     noise = np.exp(-level_range(path)[1])
     closed = 0.5 * np.log((1 + noise / width**2) / (1 + noise / variance))
     closed += 0.5 * (width**2 / variance - 1) * noise / (noise + variance)
@@ -182,7 +182,7 @@ def test_a_gaussian_that_is_the_reference_costs_nothing():
     oracle = oracles.gaussian(path, np.full(6, 0.4, np.float32), 0.3)
     x = draws_of(oracle, 5)
     formula = DensityFormula(num_calls=16)
-    value, error, _ = estimate(exact(oracle), path, x, formula, reference=Gaussian(0.4, 0.09))
+    value, error, _ = estimate(exact(oracle), path, x, formula, reference=Reference(0.4, 0.09))
     np.testing.assert_allclose(value, scipy.stats.norm.logpdf(x, 0.4, 0.3).sum(1), atol=2e-3)
     assert error.max() < 2e-3
 
@@ -202,7 +202,7 @@ def test_each_means_of_reducing_variance_does():
     paired = error(levels="uniform", reference="noise")
     assert controlled < printed / 1.5
     assert paired < controlled / 1.3
-    assert error(Gaussian(0.3, 0.5)) < paired / 1.3
+    assert error(Reference(0.3, 0.5)) < paired / 1.3
 
 
 @pytest.mark.parametrize("levels", ["uniform", "logistic"])

@@ -228,8 +228,8 @@ def _write(
     experiment: Experiment, out: pathlib.Path, data: Data, flowed: Flowed, kept: list[int], flow: DifferenceFlow
 ) -> None:
     """particles.npz, panels.png and animation.gif."""
-    own: Callable[[HostState], Any] = experiment.scaling.to_pixels if experiment.spec.levels else data.units.own
-    frames, what = flowed.frames, "images" if experiment.spec.levels else "points"
+    own: Callable[[HostState], Any] = data.units.own if experiment.spec.is_points else experiment.scaling.to_pixels
+    frames, what = flowed.frames, "points" if experiment.spec.is_points else "images"
     stored = {what: own(frames[-1]), "start": own(frames[0]), "frames": np.stack([own(x) for x in frames])}
     files.save_arrays(out / "particles.npz", {**stored, "steps": np.asarray(kept)})
     captions = [f"step {step}, s = {float(flow.bandwidth(max(step - 1, 0))):.2f}" for step in kept]

@@ -114,7 +114,7 @@ def _check(experiment: Experiment) -> None:
         raise UserError(
             f"--mode=figures needs {' and '.join(plots.missing())}, not installed: use --mode=sample, which does not"
         )
-    if not experiment.spec.levels:
+    if experiment.spec.is_points:
         raise UserError("the data are points of a table, but these figures are of images: use --mode=sample or eval")
     if experiment.data.base and experiment.conditional:
         raise UserError(

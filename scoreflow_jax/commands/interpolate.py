@@ -53,7 +53,7 @@ def _draw(
     experiment: Experiment, workdir: pathlib.Path, path: pathlib.Path, walks: np.ndarray, labels: np.ndarray | None
 ) -> None:
     """A row a pair; of points a line."""
-    if not experiment.spec.levels:
+    if experiment.spec.is_points:
         title = f"interpolation, {experiment.interpolate.rule}"
         points.point_plots(experiment, workdir).tracks(path, walks, labels, title)
         return

@@ -26,7 +26,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str) -> None
     del workdir
     if is_packed(experiment.data.path):
         raise UserError(f"{experiment.data.path} is a pack already: give the data themselves as config.data.path")
-    if not experiment.spec.levels:
+    if experiment.spec.is_points:
         raise UserError("a table needs no packing: it is read into memory whole")
     whole = dataclasses.replace(experiment.data, classes=())  # a selection is made again where the pack is read
     splits = {"train": open_source("train", whole)}

@@ -13,12 +13,12 @@ from scoreflow_jax.typing import HostState
 
 def noun(experiment: Experiment) -> str:
     """What the examples are called, also in files: images or points."""
-    return "images" if experiment.spec.levels else "points"
+    return "points" if experiment.spec.is_points else "images"
 
 
 def stored(experiment: Experiment, workdir: pathlib.Path, x: HostState) -> np.ndarray:
     """What files hold: 8-bit images, or float64 points in the table's own units."""
-    if experiment.spec.levels:
+    if not experiment.spec.is_points:
         return experiment.scaling.to_pixels(x)
     return workdirs.read_units(workdir).own(x)
 

@@ -47,7 +47,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     what = points.noun(experiment)
     examples = points.stored(experiment, workdir, solved.y)
     files.save_arrays(folder / "samples.npz", {what: examples, "labels": stored, **extra})
-    if experiment.spec.levels:
+    if not experiment.spec.is_points:
         with files.whole_file(folder / "grid.png") as path:
             figures.save_grid(path, solved.y[: _GRID_ROWS * settings.columns], columns=settings.columns)
     else:
@@ -70,18 +70,18 @@ def _with_likelihood(
     key, probes = jax.random.key(settings.seed), settings.likelihood_probes
     solved = model.solve(LogLikelihood(key=key, probe=_probe(model), probes=probes, generating=True), noise, labels)
     density, solved.y, error = solved.y
-    units = None if model.experiment.spec.levels else workdirs.read_units(workdir)
+    units = workdirs.read_units(workdir) if model.experiment.spec.is_points else None
     density = density if units is None else density - np.float32(units.log_volume)
     errors = {"log_likelihood_error": error} if probes > 1 else {}
     return solved, {"log_likelihood": density, **errors}
 
 
 def _probe(model: Model) -> str:
-    return "rademacher" if model.experiment.spec.levels else "exact"
+    return "exact" if model.experiment.spec.is_points else "rademacher"
 
 
 def _what_likelihood(model: Model) -> dict[str, Any]:
-    if not model.experiment.spec.levels:
+    if model.experiment.spec.is_points:
         return {"unit": "nats, a density in the table's own units", "probe": _probe(model), **of_states(model)}
     warning: dict[str, Any] = {} if trained_on_dequantized(model) else {"warning": WARNING}
     probes = model.experiment.sample.likelihood_probes

@@ -288,9 +288,9 @@ def _sampler(experiment: Experiment, workdir: pathlib.Path, source: DataSource, 
     """Draws a grid, or points over those of the source, from the averaged parameters, of the same noise each time."""
     classes = experiment.num_classes
     columns = classes or _UNCONDITIONAL_COLUMNS
-    count = _GRID_ROWS * columns if experiment.spec.levels else _POINTS
+    count = _POINTS if experiment.spec.is_points else _GRID_ROWS * columns
     labels = np.arange(count) % classes if classes else None
-    units = None if experiment.spec.levels else Units.of(source.facts)
+    units = Units.of(source.facts) if experiment.spec.is_points else None
     draw = None if units is None else PointPlots.over(source, units, workdirs.class_names(experiment, workdir))
     model = Model(experiment, None, 0, layout=layout)
 

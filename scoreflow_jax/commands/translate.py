@@ -50,7 +50,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
         },
     )
     save_pictures(folder, experiment, chosen.y, taken)
-    if experiment.spec.levels:
+    if not experiment.spec.is_points:
         _draw(folder, job, names, solved, settings.method, settings.shown, times)
     else:
         _draw_points(folder, points.point_plots(experiment, workdir), job, solved, settings)
@@ -80,7 +80,7 @@ def _job(experiment: Experiment, workdir: pathlib.Path) -> tuple[Job, tuple[str,
             f"config.translate.source and target are both {settings.source}: there is nothing to translate. Give two classes"
         )
     if settings.images is not None:
-        if not experiment.spec.levels:
+        if experiment.spec.is_points:
             raise UserError(
                 "config.translate.images is a folder of pictures: points of a table are taken from its test split"
             )

@@ -33,7 +33,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
             "a model between two data sets that also has classes cannot be translated with here; use the Python API"
         )
     ways = _ways(experiment)
-    if not experiment.spec.levels and experiment.translate.images is not None:
+    if experiment.spec.is_points and experiment.translate.images is not None:
         raise UserError("config.translate.images is a folder of pictures, but these data are points: leave it empty")
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.translate.batch_size)
     folder = workdirs.out_folder("translate", workdir / "translate", out)
@@ -43,7 +43,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     times = np.linspace(0.0, 1.0, experiment.translate.num_times)
     solved = {way: _carry(model, scaling.to_images(pixels[way]), way, times) for way in ways}
     back = {way: _carry(model, solved[way].y, 1 - way, None) for way in ways}
-    if experiment.spec.levels:
+    if not experiment.spec.is_points:
         shown = {
             way: (scaling.to_pixels(scaling.to_images(pixels[way])), scaling.to_pixels(solved[way].y)) for way in ways
         }
@@ -60,7 +60,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     }
     save_pictures(folder, model.experiment, np.concatenate([solved[way].y for way in ways]), taken)
     files.save_arrays(folder / "translations.npz", joined)
-    draw = _draw if experiment.spec.levels else _draw_points
+    draw = _draw_points if experiment.spec.is_points else _draw
     results = {way: (scaling.to_images(pixels[way]), solved[way], back[way]) for way in ways}
     draw(folder, model.experiment, names, ways, results, times)
     told: dict[str, dict[str, Any]] = {
@@ -78,7 +78,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     for name, f in told.items():
         print(
             f"  {name}: {f[what]} {what}, there and back within {f['there_and_back_error']:.1e} "
-            f"{'in [-1, 1]' if experiment.spec.levels else 'standard deviations'}, NFE {f['cost']['nfe_mean']:.0f}"
+            f"{'standard deviations' if experiment.spec.is_points else 'in [-1, 1]'}, NFE {f['cost']['nfe_mean']:.0f}"
         )
 
 

@@ -15,7 +15,7 @@ def stored_names(taken: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 def save_pictures(folder: pathlib.Path, experiment: Experiment, images: np.ndarray, taken: tuple[str, ...]) -> None:
     """With config.translate.save_pictures a picture of each translation, under the name of its source or its number."""
-    if not (experiment.translate.save_pictures and experiment.spec.levels):
+    if not (experiment.translate.save_pictures and not experiment.spec.is_points):
         return
     for i, image in enumerate(experiment.scaling.to_pixels(images)):
         name = f"{pathlib.PurePath(taken[i]).stem}-{i:05d}" if taken else f"{i:05d}"

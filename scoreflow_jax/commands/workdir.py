@@ -47,7 +47,7 @@ def build_for(mode: str, config: Config, workdir: pathlib.Path) -> Experiment:
     """
     run = read_config(workdir) if (workdir / "config.json").is_file() else None
     experiment = build(resolve(config, None if mode == "train" else run, run=run))
-    if experiment.spec.levels or not checkpoint_steps(workdir / "checkpoints"):
+    if not experiment.spec.is_points or not checkpoint_steps(workdir / "checkpoints"):
         return experiment
     # A table that has grown has another mean, but the network knows the points as the run's first table standardized them.
     settings = dataclasses.replace(experiment.data, units=dataclasses.asdict(read_units(workdir)))
@@ -86,7 +86,7 @@ def check_may_train(experiment: Experiment, workdir: pathlib.Path) -> None:
 def describe(source: DataSource, sampling: str = "") -> str:
     """How many images there are of what, for the terminal."""
     counts = class_counts(source)
-    total = f"{len(source)} {'images' if source.spec.levels else 'points'}"
+    total = f"{len(source)} {'points' if source.spec.is_points else 'images'}"
     if not source.spec.num_classes:
         names = f", all of one class ({source.class_names[0]})" if source.class_names else ""
         return f"{total} without classes{names}"

@@ -34,7 +34,7 @@ from scoreflow_jax.data.table import Table, Units
 from scoreflow_jax.data.toy import Toy
 from scoreflow_jax.data.trained_on import FACTS, TrainedOn
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.settings.data import POINTS, DataSettings
+from scoreflow_jax.settings.data import POINT_SOURCES, DataSettings
 from scoreflow_jax.settings.fields import FieldError, checked
 
 if TYPE_CHECKING:
@@ -174,13 +174,13 @@ def _check_shape(settings: DataSettings) -> None:
         UserError: they do not go together.
     """
     shape, images = settings.shape, not settings.is_points
-    if (settings.source in POINTS) == images:
+    if (settings.source in POINT_SOURCES) == images:
         raise UserError(
             f"config.data.levels is {settings.levels}, but config.data.source is {settings.source!r}: expected 0 for a "
             "table or toy points, and for nothing else"
         )
     base = settings.base.get("source", settings.source)
-    if settings.base and (base in POINTS) != (settings.source in POINTS):
+    if settings.base and (base in POINT_SOURCES) != (settings.source in POINT_SOURCES):
         raise UserError(
             f"config.data.base.source is {base!r}, but config.data.source {settings.source!r}: take two of images, or of points"
         )

@@ -1,7 +1,8 @@
 """What a folder of pictures, or a zip of one, holds: classes, files, and by name everything in it that cannot be used.
 
 Every picture is read to its end once, since a truncated one shows nowhere else, and what was found is kept in the cache under the
-file's name, size and time of change; so a second scan reads only what is new. Links are not followed: nothing outside the
+file's name, size and time of change; so a second scan reads only what is new: in the user's cache,
+since folders may be read-only and are not ours. Links are not followed: nothing outside the
 folder is ever read, and no loop is walked.
 """
 

@@ -4,15 +4,15 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int32
+from jaxtyping import Int32
 
 from scoreflow_jax.data.base import DataSource, DataSpec, Example, Examples
 from scoreflow_jax.errors import UserError
+from scoreflow_jax.host_typing import HostPoints
 from scoreflow_jax.settings.data import DataSettings
 
 COUNTS = {"train": 50_000, "test": 5_000}
 
-Points = Float[np.ndarray, "points 2"]
 Labels = Int32[np.ndarray, " points"]
 
 
@@ -27,14 +27,14 @@ class _Density:
         entropy: in nats; None where it has no closed form.
     """
 
-    draw: Callable[[np.random.Generator, int], tuple[Points, Labels]]
+    draw: Callable[[np.random.Generator, int], tuple[HostPoints, Labels]]
     classes: tuple[str, ...]
     center: tuple[float, float]
     scale: float
     entropy: float | None = None
 
 
-def _checkerboard(rng: np.random.Generator, count: int) -> tuple[Points, Labels]:
+def _checkerboard(rng: np.random.Generator, count: int) -> tuple[HostPoints, Labels]:
     """Uniform on the eight black squares, of side 2, of a board from -4 to 4."""
     column, half = rng.integers(0, 4, count), rng.integers(0, 2, count)
     row = 2 * half + column % 2
@@ -42,7 +42,7 @@ def _checkerboard(rng: np.random.Generator, count: int) -> tuple[Points, Labels]
     return squares + rng.uniform(0.0, 2.0, (count, 2)), np.zeros(count, np.int32)
 
 
-def _moons(rng: np.random.Generator, count: int) -> tuple[Points, Labels]:
+def _moons(rng: np.random.Generator, count: int) -> tuple[HostPoints, Labels]:
     """Two interleaving half circles of radius 1 with noise of deviation 0.1, a class each (as scikit-learn's make_moons)."""
     label, angle = rng.integers(0, 2, count), rng.uniform(0.0, np.pi, count)
     upper = np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -54,7 +54,7 @@ def _moons(rng: np.random.Generator, count: int) -> tuple[Points, Labels]:
 _RING, _WIDTH = 4.0, 0.3
 
 
-def _gaussians(rng: np.random.Generator, count: int) -> tuple[Points, Labels]:
+def _gaussians(rng: np.random.Generator, count: int) -> tuple[HostPoints, Labels]:
     """Eight Gaussians of deviation 0.3 around a circle of radius 4, a class each."""
     label = rng.integers(0, 8, count)
     angle = label * np.pi / 4

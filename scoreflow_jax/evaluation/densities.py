@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from scoreflow_jax.density_formula import DensityFormula, Gaussian, Table, excess, level_range, tabulate
+from scoreflow_jax.density_formula import DensityFormula, LevelTable, Reference, excess, level_range, tabulate
 from scoreflow_jax.evaluation.base import Data, Model
 from scoreflow_jax.likelihood import bits_per_dim
 from scoreflow_jax.paths import AffinePath
@@ -65,7 +65,7 @@ def of_states(model: Model) -> dict[str, Any]:
 
 def chain_data(data: Data, held: HeldOut) -> tuple[HostState, bool]:
     """What DDPM's bound is taken of, and whether that are grey levels."""
-    of_levels = bool(data.experiment.spec.levels) and not data.experiment.data.dequantize
+    of_levels = not (data.experiment.spec.is_points or data.experiment.data.dequantize)
     return (data.experiment.scaling.to_images(held.pixels) if of_levels else held.x), of_levels
 
 
@@ -77,15 +77,15 @@ def formula_of(levels: str, calls: int, replicates: int | None = None) -> Densit
     return DensityFormula(levels=levels, replicates=replicates, num_calls=max(1, calls // unit) * unit)
 
 
-def gaussian_like(data: Data) -> Gaussian:
+def gaussian_like(data: Data) -> Reference:
     """Mean and variance of each number of the training examples, dequantized."""
     images, _ = data.images("train")
     levels = data.experiment.spec.levels
     within = (2.0 / levels) ** 2 / 12.0 if levels else 1e-6  # of a cell; of points, against a constant coordinate
-    return Gaussian(images.mean(0), images.var(0) + np.float32(within))
+    return Reference(images.mean(0), images.var(0) + np.float32(within))
 
 
-def table_for(model: Model, data: Data, reference: Gaussian) -> Table:
+def table_for(model: Model, data: Data, reference: Reference) -> LevelTable:
     """Where along the levels the formula's draws scatter for this model, by a pilot on training examples.
 
     Pairs of opposite noises are drawn at levels spread evenly over the range, as in the estimate itself.
@@ -130,7 +130,7 @@ def path_of(model: Model) -> AffinePath:
 def in_unit(nats: HostState, data: Data, *, of_levels: bool = False) -> Values:
     """Bits/dim of densities on [-1, 1], or with `of_levels` of probabilities; of points, nats in the table's own units."""
     spec = data.experiment.spec
-    if not spec.levels:
+    if spec.is_points:
         return np.asarray(nats, np.float64) - data.units.log_volume
     size = int(np.prod(spec.shape))
     if of_levels:
@@ -151,7 +151,7 @@ def trained_on_dequantized(model: Model) -> bool:
 
 
 def class_densities(
-    model: Model, data: Data, x: HostState, key: PRNGKey, calls: int, reference: Gaussian
+    model: Model, data: Data, x: HostState, key: PRNGKey, calls: int, reference: Reference
 ) -> tuple[Float[np.ndarray, "batch classes"], SolveStats]:
     """log p(x | c) in nats for every class, from common noise; of an unconditional model one column, log p(x)."""
     formula, classes = formula_of(data.settings.density_levels, calls), max(model.num_classes, 1)

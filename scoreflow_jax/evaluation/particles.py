@@ -70,7 +70,7 @@ def draw_panels(path: pathlib.Path, data: Data, frames: list[HostState], caption
     """
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(_PANELS, len(frames))).round().astype(int))
     with files.whole_file(path) as temporary:
-        if data.experiment.spec.levels:
+        if not data.experiment.spec.is_points:
             panels = [_panel(frames[i], captions[i]) for i in chosen]
             lines = [panels[i : i + _PANELS_IN_LINE] for i in range(0, len(panels), _PANELS_IN_LINE)]
             figures.save_panels(temporary, lines)
@@ -83,7 +83,7 @@ def draw_animation(path: pathlib.Path, data: Data, frames: list[HostState], capt
     """All frames, one after the other."""
     if plots.none_at(path):
         return
-    if data.experiment.spec.levels:
+    if not data.experiment.spec.is_points:
         pictures = [figures.panel_pixels(_panel(x, caption)) for x, caption in zip(frames, captions, strict=True)]
     else:
         limits = _limits(data.units, frames)

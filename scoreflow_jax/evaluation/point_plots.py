@@ -8,11 +8,11 @@ from jaxtyping import Float, Int
 
 from scoreflow_jax import files, plots
 from scoreflow_jax.data import DataSource, Units
+from scoreflow_jax.host_typing import HostPoints
 
 _MOST = plots.MOST
 _MOST_TRACKS = 40
 
-Points = Float[np.ndarray, "points dimension"]
 Labels = Int[np.ndarray, " points"]
 
 
@@ -28,7 +28,7 @@ class PointPlots:
 
     units: Units
     names: tuple[str, ...]
-    behind: Points | None = None
+    behind: HostPoints | None = None
 
     @classmethod
     def over(cls, source: DataSource, units: Units, names: tuple[str, ...]) -> "PointPlots":
@@ -36,7 +36,7 @@ class PointPlots:
         chosen = np.unique(np.linspace(0, len(source) - 1, min(len(source), _MOST)).astype(int))
         return cls(units, names, units.own(source.read(chosen)["image"]))
 
-    def samples(self, path: pathlib.Path, points: Points, labels: Labels | None, title: str = "generated") -> None:
+    def samples(self, path: pathlib.Path, points: HostPoints, labels: Labels | None, title: str = "generated") -> None:
         """Draws points in the colours of their classes."""
         cloud = plots.Cloud(
             title, self.units.own(points[:_MOST]), None if labels is None else labels[:_MOST], self.behind
@@ -45,7 +45,12 @@ class PointPlots:
             plots.save_clouds(temporary, [cloud], self.units.columns, self.names)
 
     def translations(
-        self, path: pathlib.Path, sources: Points, labels: Labels, targets: Labels, translated: dict[str, Points]
+        self,
+        path: pathlib.Path,
+        sources: HostPoints,
+        labels: Labels,
+        targets: Labels,
+        translated: dict[str, HostPoints],
     ) -> None:
         """Draws points in the colours of their classes, and for each method arrows to what became of them, in their targets'."""
         own = self.units.own

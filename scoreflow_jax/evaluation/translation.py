@@ -205,7 +205,10 @@ def _perceptual(shown: HostState, job: Job, data: Data, size: int) -> dict[str, 
 
 
 def _to_class(features: Float[np.ndarray, "batch features"], data: Data, target: int) -> dict[str, Any]:
-    """Distances of all translations to a class from its real images, and of real held-out ones."""
+    """Distances of all translations to a class from its real images, and of real held-out ones.
+
+    Of the target class, since distances between the sets of all classes would praise a translation that does nothing.
+    """
     from scoreflow_jax.evaluation.statistics import covariance_of, too_few
     from scoreflow_jax.metrics.frechet import frechet_distance
 

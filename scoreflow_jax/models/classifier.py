@@ -1,4 +1,7 @@
-"""A small network that tells points of two sets apart, at any level of noise."""
+"""A small network that tells points of two sets apart, at any level of noise.
+
+It is no `Network`: it is given a noise level, has one output, and nothing that is trained with it is kept.
+"""
 
 import flax.linen as nn
 import jax

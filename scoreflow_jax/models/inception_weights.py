@@ -61,8 +61,8 @@ class InceptionWeights(NamedTuple):
 
     Attributes:
         params: of `InceptionV3`.
-        output: (2048, 1008), from pool3 to class logits without their bias, as the Inception Score was published; None where
-            the file has none.
+        output: (2048, 1008), from pool3 to class logits without their bias, as the Inception Score was published, whose code
+            took TensorFlow's product before the bias; None where the file has none.
         fingerprint: the sha256 of the folded weights of `params`.
         released: whether they are those of 2015-12-05, to float32's accuracy.
     """

@@ -20,7 +20,6 @@ from scoreflow_jax.models.embeddings import positional_embedding
 from scoreflow_jax.settings.model import MLPFields
 from scoreflow_jax.typing import Condition, Times
 
-Points = Float[Array, "batch dimension"]
 Outputs = Float[Array, "batch outputs"]
 
 
@@ -32,7 +31,7 @@ class MLP(MLPFields, Network):
     """
 
     @nn.compact
-    def __call__(self, x: Points, t: Times, condition: Condition | None, train: bool = False) -> Outputs:
+    def __call__(self, x: Vectors, t: Times, condition: Condition | None, train: bool = False) -> Outputs:
         """Returns dx/dt, or what else it was trained for, at the points x and times t under the given conditions.
 
         Raises:

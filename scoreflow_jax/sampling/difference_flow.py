@@ -36,7 +36,7 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.sampling.kernel_score import smoothed_density
 from scoreflow_jax.sampling.noise import noise_for
 from scoreflow_jax.settings.commands import FlowFields
-from scoreflow_jax.typing import HostState, Points, PRNGKey, PyTree, State, Time
+from scoreflow_jax.typing import HostState, PointSet, PRNGKey, PyTree, State, Time
 
 Score = Callable[[State, Time, PyTree], State]
 """(x, bandwidth, memory) -> score at x of a density smoothed by N(0, bandwidth^2 I); memory is what the difference was given."""
@@ -47,7 +47,7 @@ class Difference(Protocol):
     """What moves the particles."""
 
     def __call__(
-        self, at: State, bandwidth: Time, particles: Points, step: Any, memory: PyTree
+        self, at: State, bandwidth: Time, particles: PointSet, step: Any, memory: PyTree
     ) -> tuple[State, PyTree]:
         """score_p - score_q at the points `at` and what to remember for the next step."""
         ...
@@ -78,7 +78,7 @@ def score_difference(score_p: Score, score_q: Score | None = None, *, exclude_se
         exclude_self: of that, leave each particle out of its own.
     """
 
-    def difference(at: State, bandwidth: Time, particles: Points, step: Any, memory: PyTree) -> tuple[State, PyTree]:
+    def difference(at: State, bandwidth: Time, particles: PointSet, step: Any, memory: PyTree) -> tuple[State, PyTree]:
         """Both at the same points."""
         del step
         if score_q is not None:
@@ -170,7 +170,7 @@ class Estimate(NamedTuple):
     error: float
 
 
-def smoothed_kl(particles: State, data: Points, bandwidth: float, key: PRNGKey) -> Estimate:
+def smoothed_kl(particles: State, data: PointSet, bandwidth: float, key: PRNGKey) -> Estimate:
     """KL(q_h || p_h) in nats of particles and data, both smoothed by N(0, h^2 I), by its definition
 
         (1/n) sum_i [log q_h(z_i) - log p_h(z_i)],    z_i = x_i + h noise_i, a draw of q_h,

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from scoreflow_jax.typing import PerExample, Points, State, Time
+from scoreflow_jax.typing import PerExample, PointSet, State, Time
 
 _LOWEST = -0.5 * float(jnp.finfo(jnp.float32).max)  # below any exponent, and finite: no maximum is -inf
 _LOG2_E = math.log2(math.e)
@@ -62,7 +62,7 @@ class Blocks:
 
 @functools.partial(jax.jit, static_argnames=("exclude_self", "blocks"))
 def smoothed_density(
-    x: State, y: Points, bandwidth: float | Time, *, exclude_self: bool = False, blocks: Blocks = Blocks()
+    x: State, y: PointSet, bandwidth: float | Time, *, exclude_self: bool = False, blocks: Blocks = Blocks()
 ) -> Smoothed:
     """Score and log density at x of the points y smoothed by N(0, bandwidth^2 I).
 
@@ -89,7 +89,7 @@ def smoothed_density(
     return Smoothed(score.reshape(x.shape), log_density)
 
 
-def _check(x: State, y: Points, exclude_self: bool) -> None:
+def _check(x: State, y: PointSet, exclude_self: bool) -> None:
     if x.shape[1:] != y.shape[1:]:
         raise ValueError(f"x and y have shapes {x.shape[1:]} and {y.shape[1:]}, expected the same")
     if exclude_self and (len(x) != len(y) or len(y) < 2):

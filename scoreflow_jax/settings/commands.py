@@ -150,6 +150,7 @@ class DifferenceSettings(FlowFields):
     other: str | None = field(None, "of learned against source: the workdir of another run, whose density is left")
     num_particles: int = field(500, "how many", least=2)
     num_data: int = field(0, "training examples to go to, at the most; 0: all", least=0)
+    # Off: in 64 dimensions the others are so far away that a particle would be driven out of the data.
     exclude_self: bool = field(False, "each particle left out of the density that it is moved by")
     kl_bandwidth: float = field(0.3, "of both densities when their divergence is estimated", above=0)
     num_frames: int = field(31, "of animation.gif, the first and the last included", least=2)

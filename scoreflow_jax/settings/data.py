@@ -9,7 +9,7 @@ from scoreflow_jax.settings.fields import FieldError, Section, field
 Framing = Literal["crop", "fit", "right_half"]
 """How pictures of other proportions are brought to the training shape; `data/pictures.py` does it."""
 
-POINTS = ("table", "toy")
+POINT_SOURCES = ("table", "toy")
 """Sources of points, where the others have images."""
 
 

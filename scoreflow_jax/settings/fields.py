@@ -55,7 +55,7 @@ def field(
         default: its value where a config says nothing; a dict is copied for each section.
         told: what it means, for --help.
         least, above, most, below: what a number, or each of several, must be at least, more than, at most and less than.
-        was: the name of the section's field that older configs have in its place (`former.py`).
+        was: the name of the section's field that older configs have in its place (`plain_config.FORMER`).
         added: whether it came after configs had hashes: at its default it is no part of them, so that they stay what they were.
     """
     limits = {"least": least, "above": above, "most": most, "below": below}

@@ -19,10 +19,12 @@ from jaxtyping import Array, Float
 
 from scoreflow_jax.models.classifier import Classifier
 from scoreflow_jax.randomness import key_of
-from scoreflow_jax.typing import Points, PRNGKey, PyTree, State, Time
+from scoreflow_jax.typing import PointSet, PRNGKey, PyTree, State, Time
 
 
-def logistic_loss(network: Classifier, params: PyTree, data: State, particles: Points, sigma: Time) -> Float[Array, ""]:
+def logistic_loss(
+    network: Classifier, params: PyTree, data: State, particles: PointSet, sigma: Time
+) -> Float[Array, ""]:
     """The mean of the two terms above over points that have their noise already."""
     real, drawn = (network.log_odds(params, x, sigma) for x in (data, particles))
     return 0.5 * (jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(drawn)))
@@ -48,14 +50,14 @@ class ClassifierDifference:
     batch_size: int
     key: PRNGKey
 
-    def start(self, data: Points, particles: State, sigma: Time, num_steps: int) -> PyTree:
+    def start(self, data: PointSet, particles: State, sigma: Time, num_steps: int) -> PyTree:
         """The memory to begin with, after so many steps of training on the particles where they are."""
         params = self.network.init_parameters(key_of(self.key, "parameters"), data.shape[1:])
         memory = {"data": data, "params": params, "opt_state": self.optimizer.init(params)}
         return jax.jit(self._trained)(memory, particles, sigma, key_of(self.key, "warm-up"), num_steps)
 
     def __call__(
-        self, at: State, bandwidth: Time, particles: Points, step: Any, memory: PyTree
+        self, at: State, bandwidth: Time, particles: PointSet, step: Any, memory: PyTree
     ) -> tuple[State, PyTree]:
         """Trains on the particles as they stand, then takes the gradient of the log odds."""
         key = jax.random.fold_in(key_of(self.key, "follow"), step)
@@ -77,7 +79,7 @@ class ClassifierDifference:
         params, opt_state = jax.lax.fori_loop(0, num_steps, train, (memory["params"], memory["opt_state"]))
         return {**memory, "params": params, "opt_state": opt_state}
 
-    def _batch(self, x: Points, sigma: Time, key: PRNGKey) -> State:
+    def _batch(self, x: PointSet, sigma: Time, key: PRNGKey) -> State:
         """Points drawn with replacement, with noise."""
         some = x[jax.random.randint(key_of(key, "batch members"), (self.batch_size,), 0, len(x))]
         return some + sigma * jax.random.normal(key_of(key, "batch noise"), some.shape)
