@@ -39,7 +39,7 @@ class Cells(NamedTuple):
 
     @classmethod
     def of(cls, levels: int) -> "Cells":
-        """Of `levels` values from -1 to 1."""
+        """The cells of `levels` values from -1 to 1."""
         return cls(1.0 / (levels - 1))
 
 

@@ -133,7 +133,13 @@ class Checkpoints:
             self.close()
 
     def save(self, step: int, *, ema: PyTree, train: PyTree, meta: dict[str, Any]) -> None:
-        """Starts to save; the arrays may be donated at once. Raises what went wrong with the save before.
+        """Starts to save a checkpoint; the arrays may be donated at once. It raises what went wrong with the save before.
+
+        Args:
+            step: the number of training steps done, which names the checkpoint.
+            ema: the averaged parameters.
+            train: the rest of the training state.
+            meta: what is stored as JSON: the config, the number of batches consumed, and the like.
 
         Raises:
             UserError: the save was refused or the one before failed, as on a full disk.

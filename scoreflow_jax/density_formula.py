@@ -269,7 +269,18 @@ def excess(
     kind: str,
     reference: Reference,
 ) -> PerExample:
-    """|x0 - n|^2 less the reference's share of it: the braces of (1) and (2) for one draw of l and x0."""
+    """The braces of (1) and (2) for one draw of l and x0: |x0 - n|^2 less the reference's share of it.
+
+    Args:
+        predict: what the network says; the noise is asked for.
+        path: that it was trained on, from Gaussian noise.
+        x: the data.
+        condition: of each example.
+        level: l of each example.
+        noise: x0, of the shape of x.
+        kind: the formula's reference, a name in `REFERENCES`.
+        reference: the Gaussian; for "gaussian" only.
+    """
     t = path.time_at(level)
     alpha, sigma = (per_example(f(t), x) for f in (path.alpha, path.noise_std))
     x_t = alpha * x + sigma * noise

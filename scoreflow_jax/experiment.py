@@ -162,7 +162,7 @@ class Experiment:
     @property
     def base_settings(self) -> DataSettings:
         """`config.data` with the fields of its `base`."""
-        return data.changed(self.data, self.data.base, "base")
+        return data.changed(self.data, self.data.base, "data.base")
 
     def base_source(self, split: str) -> DataSource:
         """Opens the split of the data that stand at t = 0 in place of noise: `config.data` with the fields of its `base`.

@@ -90,6 +90,12 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def save_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray], *, compressed: bool = True) -> None:
-    """Writes an npz of named arrays beside its place and renames it."""
+    """Writes an npz of named arrays beside its place and renames it.
+
+    Args:
+        path: of the npz.
+        arrays: by their names in it.
+        compressed: whether they are compressed in it.
+    """
     with whole_file(path) as temporary:
         (np.savez_compressed if compressed else np.savez)(temporary, allow_pickle=False, **arrays)

@@ -139,7 +139,20 @@ def generate_with_likelihood(
     span: Span = WHOLE,
     prior_scale: float = 1.0,
 ) -> Solution:
-    """Like `sampling.generate`, with y = (log likelihood in nats (batch,), data, standard error as of `log_likelihood`)."""
+    """Carries source points to data as `sampling.generate` does, and finds the log likelihood of these on the way.
+
+    Args:
+        drift: f(x, t, c), whose examples do not depend on each other.
+        x0: source points.
+        label: conditions.
+        solver: of the ODE.
+        probes: of `draw_probes`; None: the exact divergence.
+        span: the times to solve between.
+        prior_scale: standard deviation of the source, `Path.prior_scale`.
+
+    Returns:
+        The solution with y = (log likelihood in nats (batch,), data, standard error as of `log_likelihood`).
+    """
     solution = _solve(drift, x0, label, solver, probes, span)
     x1, integrals = solution.y
     mean, error = _mean_and_error(integrals, exact=probes is None)
@@ -180,5 +193,10 @@ def bits_per_dim(log_density: Float[Array, " batch"], size: int, levels: int) ->
 
     A level's cell is 2 / levels wide, so bits = -log2 p / size + log2(levels) - 1: 7 for 256 levels, 3.087 for 17. A density
     uniform on [-1, 1] takes log2(levels) bits (Theis et al. 2016, section 3.1, for the bound that dequantization gives).
+
+    Args:
+        log_density: in nats, on [-1, 1].
+        size: how many numbers an image has.
+        levels: of grey.
     """
     return -log_density / (size * math.log(2)) + math.log2(levels) - 1.0

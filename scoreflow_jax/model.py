@@ -282,9 +282,15 @@ class Model:
         probe: str = "rademacher",
         probes: int = 1,
     ) -> tuple[HostState, Float[np.ndarray, " batch"]]:
-        """Images of the ODE and the log density of each in nats; probes as of `log_likelihood`.
+        """Generates images by the ODE, with the log density of each in nats.
 
         They are the last states of the ODE, of which the density is: no expected data end them, as `generate`'s may.
+
+        Args:
+            key: from jax.random.key, or a seed.
+            labels: a class for each image.
+            num_images: how many; by default as many as labels.
+            probe, probes: as of `log_likelihood`.
         """
         key = as_key(key)
         noise = self.source_points(key, count_of(labels, num_images))
@@ -294,10 +300,16 @@ class Model:
     def source_points(
         self, key: PRNGKey, count: int, *, first: int = 0, split: str = "test"
     ) -> Float[Array, "batch ..."]:
-        """Points first .. first + count - 1 at t = 0 of this key: noise, or what `config.data.base` describes.
+        """Draws points first .. first + count - 1 at t = 0 of this key: noise, or what `config.data.base` describes.
 
         Noise i is drawn from fold_in(key, i), times the path's prior scale. Of a data set the split is gone through in the order
         that the key shuffles it to, again and again.
+
+        Args:
+            key: of the samples.
+            count: how many.
+            first: the number of the first.
+            split: of the data set at t = 0, "train" or "test"; noise has none.
 
         Raises:
             UserError: that data set is not there.
@@ -355,7 +367,15 @@ class Model:
         first: int = 0,
         guidance: ArrayLike | None = None,
     ) -> Solved:
-        """Samples first .. first + count - 1 of this key, by the sampler of the config, with what they cost."""
+        """Generates samples first .. first + count - 1 of this key, by the sampler of the config, with what they cost.
+
+        Args:
+            key: of the samples.
+            count: how many.
+            labels: a class for all, or one for each; None for an unconditional model.
+            first: the number of the first.
+            guidance: weight of classifier-free guidance, one for all or one for each; 1 or None: off.
+        """
         points = self.source_points(key, count, first=first)
         if self.experiment.sampler.is_ode:
             return self.solve(Generate(guidance, denoise=True), points, labels)
@@ -365,8 +385,13 @@ class Model:
     def solve_stochastic(
         self, key: PRNGKey, points: ArrayLike, labels: LabelsLike = None, *, backwards: bool = False
     ) -> Solved:
-        """From points at t = 0 to t = 1 by the config's sampler, or backwards from data to the source: random, where the ODE
-        is not.
+        """Carries points at t = 0 to t = 1 by the config's sampler, or data back to the source: at random, where the ODE is not.
+
+        Args:
+            key: of the noise on the way.
+            points: at t = 0, or backwards data, (batch, ...).
+            labels: a class for all, or one for each; None for an unconditional model.
+            backwards: from t = 1 to t = 0.
 
         Raises:
             UserError: the ODE, which `decode` and `encode` are of; backwards another sampler than euler_maruyama.
@@ -377,7 +402,14 @@ class Model:
     def solve_between(
         self, first: ArrayLike, second: ArrayLike, labels: LabelsLike, *, num_steps: int, rule: str
     ) -> Solved:
-        """Images (batch, steps, ...) of latents between two, both included, with what they cost."""
+        """Decodes latents between two, both included, to images (batch, steps, ...), with what they cost.
+
+        Args:
+            first, second: latents at t = 0, (batch, ...).
+            labels: the class of each pair, or one for all; None for an unconditional model.
+            num_steps: images from the first to the second, both included.
+            rule: "square_root" (the paper's), "slerp" or "linear".
+        """
         z0, z1 = (as_states(self.experiment, z, latents=True) for z in (first, second))
         between = sampling.interpolate_latents(z0, z1, jnp.linspace(0.0, 1.0, num_steps), rule)
         repeated = None if labels is None else np.tile(as_labels(self.experiment, labels, len(z0)), num_steps)
@@ -475,7 +507,15 @@ def load_model(
     batch_size: int = 256,
     layout: Layout | None = None,
 ) -> Model:
-    """Like `load`, with the settings of an experiment, and the devices, at hand. Its experiment knows the run's data."""
+    """Loads a model as `load` does, with an experiment's settings, and devices, at hand. Its experiment knows the run's data.
+
+    Args:
+        experiment: whose settings count, in place of those that the run was trained with.
+        workdir: of the run.
+        step: the checkpoint; None: the newest.
+        batch_size: examples solved for at a time.
+        layout: of the devices; None: all.
+    """
     experiment = dataclasses.replace(experiment, trained_on=TrainedOn.read(workdir))
     layout = layout or make_layout()
     on_all = lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=layout.replicated)  # noqa: E731

@@ -24,7 +24,12 @@ _FAR = 10.0
 
 
 def as_states(experiment: Experiment, x: ArrayLike, *, latents: bool = False) -> Float[Array, "batch ..."]:
-    """float32 states; 8-bit pictures, which latents are none of, are scaled to [-1, 1].
+    """Checks states and makes them float32; 8-bit pictures, which latents are none of, are scaled to [-1, 1].
+
+    Args:
+        experiment: says the shape, and how pictures are scaled.
+        x: (batch, ...): float32 states, or 8-bit pictures.
+        latents: whether they are latents.
 
     Raises:
         UserError: another shape, or whole numbers of another kind.
@@ -73,7 +78,13 @@ def as_data(experiment: Experiment, images: ArrayLike) -> Float[Array, "batch ..
 def as_weights(
     experiment: Experiment, guidance: ArrayLike | None, labels: LabelsLike, count: int
 ) -> Float[np.ndarray, " count"]:
-    """float32 weights of guidance (count,).
+    """Checks weights of guidance and makes them float32, one for each image, (count,).
+
+    Args:
+        experiment: of the model.
+        guidance: a weight for all, or one for each.
+        labels: of the images; None is refused.
+        count: how many images there are.
 
     Raises:
         UserError: a model that cannot be guided, no labels, or weights of another shape.
@@ -88,7 +99,12 @@ def as_weights(
 
 
 def as_labels(experiment: Experiment, labels: LabelsLike, count: int) -> Any:
-    """int32 labels (count,) from one for all or one for each; None for an unconditional model.
+    """Checks labels and makes them int32, one for each image, (count,); None for an unconditional model or drift.
+
+    Args:
+        experiment: of the model.
+        labels: a class for all, or one for each; None for an unconditional model, or for the unconditional drift.
+        count: how many images there are.
 
     Raises:
         UserError: labels missing, too many, of the wrong kind or outside the classes.

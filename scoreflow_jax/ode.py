@@ -70,7 +70,13 @@ class Solution(NamedTuple):
 
     @classmethod
     def by_calls(cls, y: PyTree, calls: int | Array, result: Array) -> "Solution":
-        """What something other than a solver gave by so many network calls; succeeded if `result`, of y, is finite."""
+        """Makes a solution of what something other than a solver gave; it succeeded if `result`, of y, is finite.
+
+        Args:
+            y: what it gave.
+            calls: how many network calls that took.
+            result: the part of y that has to be finite.
+        """
         count = jnp.asarray(calls, jnp.int32)
         return cls(y, None, count, jnp.zeros_like(count), jnp.isfinite(result).all())
 

@@ -38,7 +38,7 @@ class Layout:
 
     @property
     def batch(self) -> NamedSharding:
-        """Of arrays whose first axis is the batch."""
+        """The sharding of arrays whose first axis is the batch."""
         return NamedSharding(self.mesh, PartitionSpec((DATA, FSDP)))
 
     @property
@@ -116,6 +116,11 @@ def keep_freed_memory() -> bool:
 
 def check_batch_size(batch_size: int, layout: Layout, microbatches: int = 1) -> None:
     """Refuses a batch that the devices, and the parts it is computed in, do not divide.
+
+    Args:
+        batch_size: of all devices together.
+        layout: of the devices.
+        microbatches: parts that a batch is computed in, one after the other.
 
     Raises:
         UserError: with the nearest sizes that they do.

@@ -28,7 +28,13 @@ def to_unit_range(pixels: UInt8[Array, "batch height width channel"], levels: in
 
 
 def dequantized(key: PRNGKey, pixels: UInt8[Array, "batch height width channel"], levels: int) -> Images:
-    """Maps pixels to 2 (k + u) / levels - 1 with u uniform in [0, 1), on the device."""
+    """Maps pixels to 2 (k + u) / levels - 1 with u uniform in [0, 1), on the device.
+
+    Args:
+        key: that u is drawn from.
+        pixels: k, from 0 to levels - 1.
+        levels: of grey.
+    """
     noise = jax.random.uniform(key, pixels.shape, jnp.float32)
     return (pixels.astype(jnp.float32) + noise) * (2.0 / levels) - 1.0
 

@@ -80,7 +80,13 @@ class Axes(NamedTuple):
 
 
 def save_curves(path: pathlib.Path, curves: Sequence[Curve], axes: Axes) -> None:
-    """Draws curves into one picture."""
+    """Draws curves into one picture.
+
+    Args:
+        path: of the PNG.
+        curves: in the order of the legend.
+        axes: what stands around them.
+    """
     if none_at(path):
         return
     figure, canvas = _canvas(7.0)
@@ -233,7 +239,7 @@ def _scatter(panel: Any, cloud: Cloud, names: Sequence[str]) -> None:
 
 
 def _histogram(panel: Any, cloud: Cloud, names: Sequence[str]) -> None:
-    """Of where the points are, or where their arrows lead."""
+    """Draws a histogram of where the points are, or where their arrows lead."""
     drawn = cloud.points if cloud.ends is None else cloud.ends
     known = [drawn] if cloud.behind is None else [drawn, cloud.behind]
     bins = np.histogram_bin_edges(np.concatenate(known)[:, 0], bins=_BINS)

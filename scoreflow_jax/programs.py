@@ -30,6 +30,10 @@ from scoreflow_jax.typing import PRNGKey, PyTree
 
 Arrays = tuple[np.ndarray, ...]
 
+_STEEP = (
+    "the drift is not finite or too steep. Train longer, loosen config.solver.rtol and atol, or raise "
+    "config.solver.max_steps"
+)
 _ESTIMATE = "the estimate is not finite: the network's answers are not. Train longer, or look at its training"
 
 
@@ -59,7 +63,7 @@ class Program(abc.ABC):
     @property
     def advice(self) -> str:
         """What is said of a solve that failed."""
-        return sampling.ADVICE
+        return _STEEP
 
     @property
     def kind(self) -> "Program":
@@ -76,7 +80,12 @@ class Program(abc.ABC):
         return self
 
     def arrays(self, experiment: Experiment, count: int, labels: tuple[LabelsLike, ...]) -> Arrays:
-        """Arrays with an entry for each of `count` examples that it is called with besides these and their labels.
+        """Returns arrays with an entry for each example, which it is called with besides examples and labels; default: none.
+
+        Args:
+            experiment: of the model.
+            count: how many examples there are.
+            labels: of each, `num_labels` of them.
 
         Raises:
             UserError: what it was given does not fit the model, the labels or their number.
@@ -103,7 +112,7 @@ class Program(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Generate(Program):
-    """From t = 0 to t = 1 by the ODE, eq. 10 of ScoreFlow.
+    """Carries source points at t = 0 to data at t = 1 by the ODE, eq. 10 of ScoreFlow.
 
     Attributes:
         guidance: weight of classifier-free guidance, one for all or one for each; None or 1: off.
@@ -119,7 +128,7 @@ class Generate(Program):
         return Generate(None if is_off(self.guidance) else 0.0, self.denoise)
 
     def of(self, experiment: Experiment) -> Program:
-        """Without a last step on paths that leave no noise."""
+        """The program without a last step on paths that leave no noise."""
         ends = dataclasses.replace(experiment.sampler, name="ode").denoises(experiment.path)
         return dataclasses.replace(self, denoise=self.denoise and ends)
 
@@ -138,7 +147,7 @@ class Generate(Program):
 
 @dataclasses.dataclass(frozen=True)
 class Encode(Program):
-    """From t = 1 to t = 0 by the ODE; times descend."""
+    """Carries data at t = 1 to latents at t = 0 by the ODE; times descend."""
 
     def __call__(self, drift: Any, x: Any, *rest: Any, how: How) -> Solution:
         """`sampling.encode`."""
@@ -148,7 +157,7 @@ class Encode(Program):
 
 @dataclasses.dataclass(frozen=True)
 class Translate(Program):
-    """From a source class to a target class, the two labels of each example.
+    """Translates examples from a source class to a target class, the two labels of each.
 
     Attributes:
         method: "latent" encodes with the source class and decodes with the target class; "difference" is the paper's eq. 20.
@@ -184,7 +193,7 @@ class Translate(Program):
 
 @dataclasses.dataclass(frozen=True)
 class Sample(Program):
-    """By the config's sampler, which draws noise on the way.
+    """Solves by the config's sampler, which draws noise on the way.
 
     Attributes:
         keys: data of a key for each example (`sampling.sample_keys`).
@@ -208,11 +217,11 @@ class Sample(Program):
 
     @property
     def kind(self) -> Program:
-        """Without the keys and the weights."""
+        """The program without the keys and the weights."""
         return Sample(None, None if is_off(self.guidance) else 0.0, self.backwards, self.sampler)
 
     def of(self, experiment: Experiment) -> Program:
-        """With the model's sampler; backwards goes one alone."""
+        """The program with the model's sampler; only euler_maruyama also goes backwards."""
         name = experiment.sampler.name
         if experiment.sampler.is_ode or (self.backwards and name != "euler_maruyama"):
             raise UserError(
@@ -263,7 +272,7 @@ class LogLikelihood(Program):
 
     @property
     def kind(self) -> Program:
-        """Without the key."""
+        """The program without the key."""
         return dataclasses.replace(self, key=None)
 
     def of(self, experiment: Experiment) -> Program:
@@ -378,7 +387,7 @@ class ChainBound(Program):
 
     @property
     def kind(self) -> Program:
-        """Without the key."""
+        """The program without the key."""
         return dataclasses.replace(self, key=None)
 
     def of(self, experiment: Experiment) -> Program:

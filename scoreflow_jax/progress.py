@@ -34,7 +34,13 @@ class _NoBar:
 
 
 def progress(what: str, total: int, unit: str) -> Any:
-    """A tqdm bar; call `update` with the number done."""
+    """Opens a tqdm bar; call `update` with the number done.
+
+    Args:
+        what: stands before the bar.
+        total: how many there are to do.
+        unit: what is counted, with a space in front.
+    """
     if not _has_tqdm():
         return _NoBar(total)
     from tqdm import tqdm

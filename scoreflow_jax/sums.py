@@ -138,7 +138,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def read_object(path: pathlib.Path) -> tuple[dict[str, Any], bool]:
-    """The same, and whether there was a sum to compare with.
+    """Reads what `write_json` wrote, and whether there was a sum to compare with.
 
     Raises:
         FileNotFoundError: there is none.

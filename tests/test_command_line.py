@@ -242,6 +242,27 @@ def test_fields_that_may_be_none_become_so_again(digits_json):
     assert config_hash(to_plain(again)) == config_hash(to_plain(config))
 
 
+@pytest.mark.parametrize("kind", ["Python", "JSON"])
+def test_another_member_has_its_own_defaults(kind, digits_json):
+    """Also one of fields that both members have; what is given for the new one counts, wherever it stands."""
+    file = f"--config={digits_json}" if kind == "JSON" else "--config=configs/digits.py"
+    changes = (
+        "--config.path.beta_max=10",
+        "--config.path.name=vp",
+        "--config.times.name=grid",
+        "--config.objective.name=interpolant",
+    )
+    config = parse("--mode=train", file, *changes)[1]
+    assert config["path"] == {"name": "vp", "beta_max": 10.0}
+    assert config["times"] == {"name": "grid"}
+    assert config["objective"] == {"name": "interpolant"}
+    built = build(config)
+    assert (built.path.beta_max, built.path.beta_min, built.path.t_max, built.times.count) == (10.0, 0.1, 0.999, 1000)
+    network = parse("--mode=train", file, "--config.model.name=mlp", "--config.model.width=64")[1]["model"]
+    assert network == {"name": "mlp", "width": 64, "conditional": True}
+    assert parse("--mode=train", file, "--config.path.name=linear")[1]["path"]["t_min"] == 0.0  # the same one
+
+
 @pytest.mark.parametrize(
     ("argument", "match"),
     [

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from scoreflow_jax import files, plots
+from scoreflow_jax.commands import reports
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
@@ -70,6 +71,11 @@ def _flow(settings: FlowFields) -> DifferenceFlow:
 def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:
     """Writes difference_flow/{particles.npz, panels.png, animation.gif, kl.png, report.json}.
 
+    Args:
+        experiment: built from the config at hand.
+        workdir: the run's folder; only learned scores need a run there.
+        out: the folder to write to; None: difference_flow/ in the workdir.
+
     Raises:
         UserError: learned scores without a run, or of a class that the config does not name; a class without examples; particles
             that are not finite.
@@ -78,7 +84,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     learned = settings.scores == "learned"  # the others need no run, and know classes of no other data than these
     data = Data(workdirs.of_run(experiment, workdir) if learned else experiment)
     training = _examples(data, settings.target, settings.num_data)
-    folder = workdirs.out_folder("difference-flow", workdir / "difference_flow", out)
+    folder = reports.out_folder("difference-flow", workdir / "difference_flow", out)
     start = _start(data)
     began = time.perf_counter()
     mover = {"kernel": _by_kernels, "learned": _by_models, "classifier": _by_classifier}[settings.scores](
@@ -196,7 +202,7 @@ def _model_score(model: Model, name: str, label: int | None, count: int, field: 
     labels = jnp.full(count, label, jnp.int32) if model.num_classes and label is not None else None
 
     def score(x: Any, bandwidth: Any, memory: PyTree) -> Any:
-        """Of the drift with these parameters."""
+        """The score of the drift with these parameters."""
         drift = e.drift(memory[name])
         assert isinstance(drift.path, AffinePath)
         return smoothed_score(lambda kind, x, t: drift.predict(kind, x, t, labels), drift.path)(x, bandwidth)
@@ -254,7 +260,7 @@ def _head(experiment: Experiment, mover: Mover) -> dict[str, Any]:
         "config_hash": experiment.config_hash,
         "difference": json.loads(json.dumps(experiment.config.get("difference", {}))),
         **mover.told,
-        **workdirs.environment(),
+        **reports.environment(),
     }
 
 

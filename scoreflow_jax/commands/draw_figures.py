@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from scoreflow_jax import figures, files, plots
+from scoreflow_jax.commands import reports
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.commands.sample import balanced_labels
 from scoreflow_jax.data import DataSource, read_all
@@ -79,10 +80,16 @@ class _Case:
 
 
 def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:
-    """Writes figures/{figure3.png, figure4.png, figure5.png, figure6.png, report.json}, as many as the model can have."""
+    """Writes figures/{figure3.png, figure4.png, figure5.png, figure6.png, report.json}, as many as the model can have.
+
+    Args:
+        experiment: built from the config at hand.
+        workdir: the run's folder.
+        out: the folder to write to; None: figures/ in the workdir.
+    """
     _check(experiment)
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.figures.batch_size)
-    folder = workdirs.out_folder("figures", workdir / "figures", out)
+    folder = reports.out_folder("figures", workdir / "figures", out)
     case = _Case(model, workdirs.class_names(experiment, workdir))
     left_out = _left_out(experiment)
     for why in dict.fromkeys(left_out.values()):
@@ -99,7 +106,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
         with files.whole_file(folder / f"{name}.png") as path:
             figures.save_panels(path, lines)
         print(f"drew {folder / name}.png: {told[name]['shows']}")
-    head = workdirs.report_head(model, "figures", seed=experiment.figures.seed)
+    head = reports.report_head(model, "figures", seed=experiment.figures.seed)
     reasons = {f"figure{number}": why for number, why in left_out.items()}
     files.write_json(folder / "report.json", {**head, "figures": told, "left_out": reasons})
 

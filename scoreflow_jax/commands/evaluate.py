@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from scoreflow_jax import files, sums
+from scoreflow_jax.commands import reports
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.base import Part
@@ -19,15 +20,21 @@ from scoreflow_jax.experiment import Experiment
 
 
 def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:
-    """Writes eval/<step>/{report.json, report.md, pictures}, after each part what there is."""
+    """Writes eval/<step>/{report.json, report.md, pictures}, after each part what there is.
+
+    Args:
+        experiment: built from the config at hand.
+        workdir: the run's folder.
+        out: the folder to write to; None: eval/<step>/ in the workdir.
+    """
     chosen = chosen_parts(experiment)
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.eval.batch_size)
-    folder = workdirs.out_folder("eval", workdir / "eval" / str(model.step), out)
+    folder = reports.out_folder("eval", workdir / "eval" / str(model.step), out)
     data = Data(model.experiment)
     for split in ("train", "test"):
         data.source(split)
     report = {
-        **workdirs.report_head(model, "eval", seed=None, by_sampler=True),
+        **reports.report_head(model, "eval", seed=None, by_sampler=True),
         "seeds": list(experiment.eval.seeds),
         "batch_size": experiment.eval.batch_size,
         **_opened(data, [*chosen.values()]),

@@ -169,7 +169,7 @@ def _restore(folder: pathlib.Path) -> tuple[Experiment, TrainState]:
 
 
 def _layout(experiment: Experiment) -> Layout:
-    """As many of the devices as divide the batch."""
+    """A layout of as many devices as divide the batch."""
     devices, train = jax.devices(), experiment.train
     count = math.gcd(train.batch_size // train.microbatches, len(devices))
     return make_layout(devices[:count], fsdp=math.gcd(train.fsdp, count))

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from scoreflow_jax import figures, files
-from scoreflow_jax.commands import points
+from scoreflow_jax.commands import points, reports
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.commands.sample import balanced_labels
 from scoreflow_jax.data import spread
@@ -18,7 +18,13 @@ from scoreflow_jax.typing import HostState
 
 
 def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:
-    """Writes interpolate/{strip.png, interpolations.npz, report.json}."""
+    """Writes interpolate/{strip.png, interpolations.npz, report.json}.
+
+    Args:
+        experiment: built from the config at hand.
+        workdir: the run's folder.
+        out: the folder to write to; None: interpolate/ in the workdir.
+    """
     settings = experiment.interpolate
     if experiment.data.base:
         raise UserError(
@@ -28,7 +34,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     classes = settings.labels or tuple(range(experiment.num_classes))
     labels = balanced_labels(settings.num_pairs, classes)
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)
-    folder = workdirs.out_folder("interpolate", workdir / "interpolate", out)
+    folder = reports.out_folder("interpolate", workdir / "interpolate", out)
     pairs = None if latents else _real_pairs(model.experiment, labels, settings.num_pairs)
     first, second = _latent_pairs(model, settings.seed, settings.num_pairs) if pairs is None else pairs
     encoded = None
@@ -40,12 +46,12 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     examples = points.stored(experiment, workdir, solved.y)
     files.save_arrays(folder / "interpolations.npz", {points.noun(experiment): examples, "labels": stored})
     _draw(experiment, workdir, folder / "strip.png", solved.y, labels)
-    head = workdirs.report_head(model, "interpolate", seed=settings.seed)
+    head = reports.report_head(model, "interpolate", seed=settings.seed)
     cost = {"cost": solved.stats.summary()} | ({"encode_cost": encoded.stats.summary()} if encoded else {})
     facts = {"between": settings.between, "rule": settings.rule, "num_steps": settings.num_steps}
     files.write_json(folder / "report.json", {**head, **facts, **cost})
     print(
-        f"interpolated {settings.num_pairs} pairs: {workdirs.cost_line(solved.stats)}; see {workdirs.seen(folder / 'strip.png')}"
+        f"interpolated {settings.num_pairs} pairs: {reports.cost_line(solved.stats)}; see {reports.seen(folder / 'strip.png')}"
     )
 
 

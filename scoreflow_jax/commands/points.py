@@ -17,14 +17,20 @@ def noun(experiment: Experiment) -> str:
 
 
 def stored(experiment: Experiment, workdir: pathlib.Path, x: HostState) -> np.ndarray:
-    """What files hold: 8-bit images, or float64 points in the table's own units."""
+    """Converts examples to what files hold: 8-bit images, or float64 points in the table's own units.
+
+    Args:
+        experiment: says whether the examples are points, and how images become pixels.
+        workdir: of the run, whose data.json has the table's units; images do not need it.
+        x: the examples as models give them, (batch, ...): images in [-1, 1], or standardized points.
+    """
     if not experiment.spec.is_points:
         return experiment.scaling.to_pixels(x)
     return workdirs.read_units(workdir).own(x)
 
 
 def point_plots(experiment: Experiment, workdir: pathlib.Path) -> PointPlots:
-    """For a run's points, over the training points where the table can be opened."""
+    """Makes the plots of a run's points, over the training points where the table can be opened."""
     units, names = workdirs.read_units(workdir), workdirs.class_names(experiment, workdir)
     try:
         return PointPlots.over(experiment.source("train"), units, names)

@@ -19,7 +19,7 @@ import numpy as np
 
 from scoreflow_jax import files, processes, randomness, sums
 from scoreflow_jax.checkpoints import Checkpoints, checkpoint_steps
-from scoreflow_jax.commands import train
+from scoreflow_jax.commands import reports, train
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.data import FACTS
 from scoreflow_jax.data.pairs import ABOUT, shard_names
@@ -269,7 +269,7 @@ def _report(experiment: Experiment, workdir: pathlib.Path, stages: dict[str, pat
         else:
             rows[name] = measure_student(model, teacher, data)
         teacher = model
-    report: dict[str, Any] = {"name": experiment.name, "stages": rows, **workdirs.environment()}
+    report: dict[str, Any] = {"name": experiment.name, "stages": rows, **reports.environment()}
     if model.experiment.objective.distils:
         report["distance"] = experiment.reflow.distance
     files.write_json(workdir / "reflow" / "report.json", report)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from scoreflow_jax import figures, files
-from scoreflow_jax.commands import points
+from scoreflow_jax.commands import points, reports
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.densities import WARNING, of_states, trained_on_dequantized
@@ -21,10 +21,16 @@ _GRID_ROWS = 20  # of grid.png at the most; samples.npz holds all
 
 
 def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:
-    """Writes sample/{samples.npz, grid.png, report.json}."""
+    """Writes sample/{samples.npz, grid.png, report.json}.
+
+    Args:
+        experiment: built from the config at hand.
+        workdir: the run's folder.
+        out: the folder to write to; None: sample/ in the workdir.
+    """
     settings = experiment.sample
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size, with_data=False)
-    folder = workdirs.out_folder("sample", workdir / "sample", out)
+    folder = reports.out_folder("sample", workdir / "sample", out)
     labels = balanced_labels(settings.num_images, settings.labels or tuple(range(experiment.num_classes)))
     key = jax.random.key(settings.seed)
     if settings.likelihood and settings.guidance != 1.0:
@@ -52,13 +58,13 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
             figures.save_grid(path, solved.y[: _GRID_ROWS * settings.columns], columns=settings.columns)
     else:
         points.point_plots(experiment, workdir).samples(folder / "grid.png", solved.y, labels)
-    head = workdirs.report_head(model, "sample", seed=settings.seed, by_sampler=not settings.likelihood)
+    head = reports.report_head(model, "sample", seed=settings.seed, by_sampler=not settings.likelihood)
     told: dict[str, Any] = {"guidance": settings.guidance, "cost": solved.stats.summary(calls)}
     if settings.likelihood:
         told["likelihood"] = _what_likelihood(model)
     files.write_json(folder / "report.json", {**head, **told})
     print(
-        f"generated {len(solved.y)} {what}: {workdirs.cost_line(solved.stats, calls)}; see {workdirs.seen(folder / 'grid.png')}"
+        f"generated {len(solved.y)} {what}: {reports.cost_line(solved.stats, calls)}; see {reports.seen(folder / 'grid.png')}"
     )
 
 

@@ -4,7 +4,7 @@ import pathlib
 import sys
 
 from scoreflow_jax import files
-from scoreflow_jax.commands import workdir as workdirs
+from scoreflow_jax.commands import reports
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.extractors import distance_name
 from scoreflow_jax.evaluation.samples import distances
@@ -17,9 +17,14 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
 
     That distance is what a perfect model would reach with as many images as the test split has, and a check of the whole
     measurement: CIFAR-10's is published.
+
+    Args:
+        experiment: built from the config at hand.
+        workdir: the folder to write below; no run is needed there.
+        out: the folder to write to; None: statistics/ in the workdir.
     """
     data = Data(experiment)
-    folder = workdirs.out_folder("statistics", workdir / "statistics", out)
+    folder = reports.out_folder("statistics", workdir / "statistics", out)
     splits = {split: data.statistics(split) for split in ("train", "test")}
     for split, statistics in splits.items():
         if statistics.gaussian is not None:
@@ -30,7 +35,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     test = splits["test"].features
     assert test is not None
     apart = distances(test, splits["train"], data.extractor)
-    head = workdirs.environment()
+    head = reports.environment()
     files.write_json(
         folder / "report.json",
         {

@@ -52,7 +52,7 @@ class Progress(NamedTuple):
 
     @property
     def seconds_left(self) -> float | None:
-        """To the last step at the present rate; None where that is not known."""
+        """Seconds to the last step at the present rate; None where that is not known."""
         return max(self.num_steps - self.step, 0) * self.batch_size / self.rate if self.rate else None
 
 
@@ -72,7 +72,7 @@ def run_command(workdir: pathlib.Path, verify: str = "") -> None:
 
 
 def screen(workdir: pathlib.Path, now: float, characters: Characters) -> list[str]:
-    """At most 22 lines about a run: with the one on the time that the command took, and the next prompt, 24.
+    """Describes a run in at most 22 lines: with the one on the time that the command took, and the next prompt, 24.
 
     Args:
         workdir: of the run.
@@ -107,7 +107,13 @@ def screen(workdir: pathlib.Path, now: float, characters: Characters) -> list[st
 
 
 def read_progress(config: dict[str, Any], workdir: pathlib.Path, now: float) -> Progress:
-    """Reads what the run has written so far."""
+    """Reads what the run has written so far.
+
+    Args:
+        config: of the run, as plain data.
+        workdir: of the run.
+        now: the present time, in seconds since the epoch.
+    """
     train, path = config["train"], workdir / "metrics.jsonl"
     records, checkpoints = read_records(path), checkpoint_steps(workdir / "checkpoints")
     progress = Progress(
@@ -268,7 +274,7 @@ def _size(folder: pathlib.Path) -> int:
 
 
 def _age_order(path: pathlib.Path) -> tuple[int, str]:
-    """By the step in a name: damaged-36, failure-120, samples_0000040.png."""
+    """A key that sorts by the step in a name: damaged-36, failure-120, samples_0000040.png."""
     digits = "".join(c if c.isdigit() else " " for c in path.stem).split()
     return int(digits[0]) if digits else -1, path.name
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from scoreflow_jax import files, plots, processes, randomness, sums
 from scoreflow_jax.checkpoints import Checkpoints, checkpoint_steps, draws_of
-from scoreflow_jax.commands import evaluate, reflow, train
+from scoreflow_jax.commands import evaluate, reflow, reports, train
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation import studies
@@ -225,7 +225,7 @@ def _write(
             parts.append("![held-out error along t](along_t.png)")
     with files.whole_file(workdir / "study.md") as path:
         path.write_text("\n\n".join(parts) + "\n")
-    facts = {"name": experiment.name, "seeds": list(settings.seeds[:count]), "rows": rows, **workdirs.environment()}
+    facts = {"name": experiment.name, "seeds": list(settings.seeds[:count]), "rows": rows, **reports.environment()}
     write_json(workdir / "study.json", facts)
 
 

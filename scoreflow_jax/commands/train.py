@@ -231,7 +231,14 @@ def save_state(
 def global_batches(
     experiment: Experiment, sources: tuple[DataSource, DataSource | None], layout: Layout, consumed: int
 ) -> Generator[Any, None, None]:
-    """Global batches on the devices, after those consumed; transfers run some batches ahead, as 8-bit pixels."""
+    """Yields global batches on the devices, after those consumed; transfers run some batches ahead, as 8-bit pixels.
+
+    Args:
+        experiment: has the batch size, seed, sampling and workers.
+        sources: the training data, and those at t = 0; None: these are noise, or the training data bring them along.
+        layout: of the devices.
+        consumed: the number of global batches to leave out, which were used before.
+    """
     host = [
         train_batches(
             source,
@@ -258,7 +265,13 @@ def global_batches(
 
 
 def compiled_steps(experiment: Experiment, layout: Layout, state: TrainState) -> Steps:
-    """Compiles the step ahead of the first batch, so that its time is known."""
+    """Compiles the step ahead of the first batch, so that its time is known.
+
+    Args:
+        experiment: whose training step.
+        layout: of the devices.
+        state: one like those that the step will be given.
+    """
     batch, per_call = experiment.batch_shapes(layout.batch), experiment.train.steps_per_call
     if per_call > 1 and layout.first_device.platform == "cpu":
         print(

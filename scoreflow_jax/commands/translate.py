@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from scoreflow_jax import figures, files
-from scoreflow_jax.commands import points, translate_base
+from scoreflow_jax.commands import points, reports, translate_base
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.commands.translated import save_pictures, stored_names
 from scoreflow_jax.data import read_pictures, spread
@@ -22,7 +22,13 @@ from scoreflow_jax.settings.commands import TranslateSettings
 
 
 def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:
-    """Writes translate/{translations.npz, grid.png, path.png, report.json}."""
+    """Writes translate/{translations.npz, grid.png, path.png, report.json}.
+
+    Args:
+        experiment: built from the config at hand.
+        workdir: the run's folder.
+        out: the folder to write to; None: translate/ in the workdir.
+    """
     settings = experiment.translate
     if experiment.data.base:
         translate_base.run_command(experiment, workdir, out)
@@ -30,7 +36,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     if not experiment.conditional:
         raise UserError("an unconditional model cannot translate: it has no classes. Use a conditional config")
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)
-    folder = workdirs.out_folder("translate", workdir / "translate", out)
+    folder = reports.out_folder("translate", workdir / "translate", out)
     experiment = model.experiment
     job, names, taken = _job(experiment, workdir)
     times = np.linspace(0.0, 1.0, settings.num_times)
@@ -54,13 +60,13 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
         _draw(folder, job, names, solved, settings.method, settings.shown, times)
     else:
         _draw_points(folder, points.point_plots(experiment, workdir), job, solved, settings)
-    head = workdirs.report_head(model, "translate", seed=None)
+    head = reports.report_head(model, "translate", seed=None)
     images = f"folder {settings.images}" if settings.images else f"split {experiment.data.test_split}"
     files.write_json(
         folder / "report.json", {**head, "method": settings.method, what: images, "methods": figures_by_method}
     )
     print(
-        f"translated {len(job.images)} {what} by {settings.method}; see {workdirs.seen(folder / 'grid.png', folder / 'path.png')}"
+        f"translated {len(job.images)} {what} by {settings.method}; see {reports.seen(folder / 'grid.png', folder / 'path.png')}"
     )
     for name, f in figures_by_method.items():
         recognized = f.get("recognized_as_target")

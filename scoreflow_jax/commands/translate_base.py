@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from scoreflow_jax import figures, files, plots
-from scoreflow_jax.commands import points
+from scoreflow_jax.commands import points, reports
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.commands.translated import save_pictures, stored_names
 from scoreflow_jax.data import DataSource, read_all, read_pictures, spread
@@ -27,6 +27,11 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     """Writes translate/{translations.npz, grid.png, path.png, report.json}: both ways, or the one that `source` names.
 
     Points stand in translations.npz in the units of the table at whose end they are.
+
+    Args:
+        experiment: built from the config at hand.
+        workdir: the run's folder.
+        out: the folder to write to; None: translate/ in the workdir.
     """
     if experiment.conditional:
         raise UserError(
@@ -36,7 +41,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     if experiment.spec.is_points and experiment.translate.images is not None:
         raise UserError("config.translate.images is a folder of pictures, but these data are points: leave it empty")
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.translate.batch_size)
-    folder = workdirs.out_folder("translate", workdir / "translate", out)
+    folder = reports.out_folder("translate", workdir / "translate", out)
     names, pixels, taken = _names_and_pixels(model.experiment, ways)
     levels = 256 if experiment.translate.images is not None else experiment.spec.levels
     scaling = dataclasses.replace(experiment.scaling, levels=levels)
@@ -71,10 +76,10 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
         }
         for way in ways
     }
-    head = workdirs.report_head(model, "translate", seed=None, by_sampler=True)
+    head = reports.report_head(model, "translate", seed=None, by_sampler=True)
     by = "the ODE itself" if experiment.sampler.is_ode else "the SDE of config.sampler"
     files.write_json(folder / "report.json", {**head, "method": by, "translations": told})
-    print(f"translated by {by}; see {workdirs.seen(folder / 'grid.png', folder / 'path.png')}")
+    print(f"translated by {by}; see {reports.seen(folder / 'grid.png', folder / 'path.png')}")
     for name, f in told.items():
         print(
             f"  {name}: {f[what]} {what}, there and back within {f['there_and_back_error']:.1e} "

@@ -14,7 +14,14 @@ def stored_names(taken: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 
 def save_pictures(folder: pathlib.Path, experiment: Experiment, images: np.ndarray, taken: tuple[str, ...]) -> None:
-    """With config.translate.save_pictures a picture of each translation, under the name of its source or its number."""
+    """Writes a picture of each translation, where config.translate.save_pictures asks for it, under its source's name and number.
+
+    Args:
+        folder: of the command's results; the pictures go to pictures/ in it.
+        experiment: has the setting, and how images become pixels.
+        images: the translations, (batch, height, width, channel) in [-1, 1].
+        taken: the name of each source's file; empty where they are a data set's: then the pictures have numbers alone.
+    """
     if not (experiment.translate.save_pictures and not experiment.spec.is_points):
         return
     for i, image in enumerate(experiment.scaling.to_pixels(images)):

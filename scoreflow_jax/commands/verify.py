@@ -112,7 +112,7 @@ def _compare(stored: _Stored) -> bool:
 
 
 def _compare_pairs(folder: pathlib.Path) -> bool:
-    """Of as many shards as pairs.json says."""
+    """Compares stored pairs with their sums: as many shards as pairs.json says."""
     about, stated = sums.read_object(folder / ABOUT)[0], sums.read_sums(folder)
     try:
         number = -(-int(about["num_pairs"]) // int(about["shard_size"]))

@@ -1,4 +1,4 @@
-"""The folder of a run: whose config it holds, and what every report of it begins with."""
+"""The folder of a run: whose config and data it holds, who may write there, and the model in it."""
 
 import contextlib
 import dataclasses
@@ -9,12 +9,10 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
-from importlib import metadata
-from typing import Any
 
 import jax
 
-from scoreflow_jax import files, processes, randomness, sums
+from scoreflow_jax import processes, sums
 from scoreflow_jax.checkpoints import checkpoint_steps
 from scoreflow_jax.data import FACTS, DataSource, TrainedOn, Units, class_counts, numbered
 from scoreflow_jax.errors import UserError, first_line
@@ -26,24 +24,25 @@ from scoreflow_jax.plain_config import (
     TRAINING_FIELDS,
     TRAINING_ONLY,
     Config,
-    config_hash,
     differences,
     read_config,
     to_plain,
 )
-from scoreflow_jax.sampling import SolveStats
-from scoreflow_jax.user_paths import user_path, writable_folder
 
 _LOCK = ".lock"
 _SHARED_WITHIN = 20.0  # seconds that a network file system may take to show a file to another host
 _CLASSES_SHOWN = 12
-_PACKAGES = ("scoreflow_jax", "jax", "jaxlib", "flax", "diffrax", "optax", "numpy", "scikit-learn")
 
 
 def build_for(mode: str, config: Config, workdir: pathlib.Path) -> Experiment:
-    """Builds the experiment. What the config leaves to the data is as the run in the workdir has it, else as the data are.
+    """Builds an experiment. What the config leaves to the data is as the run in the workdir has it, else as the data are.
 
     Training looks at the data in any case, since they may have changed.
+
+    Args:
+        mode: of the command line, such as "train".
+        config: as the command line gives it.
+        workdir: of the run, which may not be there yet.
     """
     run = read_config(workdir) if (workdir / "config.json").is_file() else None
     experiment = build(resolve(config, None if mode == "train" else run, run=run))
@@ -121,7 +120,14 @@ def trained_classes(experiment: Experiment) -> list[int]:
 def write_data_facts(
     experiment: Experiment, workdir: pathlib.Path, source: DataSource, base: DataSource | None
 ) -> None:
-    """Writes data.json: the classes' names, and what the run was trained on."""
+    """Writes data.json: the classes' names, and what the run was trained on.
+
+    Args:
+        experiment: whose `config.data.sampling` is noted.
+        workdir: of the run.
+        source: the training data.
+        base: the data at t = 0; None: noise, or the training data bring their own.
+    """
     sums.write_json(
         workdir / FACTS,
         {
@@ -223,32 +229,6 @@ def _lock(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def out_folder(mode: str, default: pathlib.Path, given: str | None) -> pathlib.Path:
-    """Where a mode writes, found to be writable before it computes.
-
-    Args:
-        mode: of the command line.
-        default: in the workdir.
-        given: by --out, in its place.
-
-    Raises:
-        UserError: it cannot be written, or holds the report of another mode, over which this one's would be written.
-    """
-    folder = default if given is None else user_path(given)
-    report = folder / "report.json"
-    if given is not None and report.exists() and _mode_of(report) != mode:
-        raise UserError(f"{report} is not of --mode={mode}, which would write over it: give --out another folder")
-    return writable_folder(folder, "--out") if files.writing() else folder
-
-
-def _mode_of(report: pathlib.Path) -> str | None:
-    """Of which mode a report is; None where it is none of ours."""
-    try:
-        return sums.read_object(report)[0].get("mode")
-    except sums.Damaged:
-        return None
-
-
 def of_run(experiment: Experiment, workdir: pathlib.Path) -> Experiment:
     """The experiment that opens no other data than those of the run in the workdir."""
     return dataclasses.replace(experiment, trained_on=TrainedOn.read(workdir))
@@ -301,81 +281,3 @@ def _check_held_out(experiment: Experiment, workdir: pathlib.Path) -> None:
             f"config.{'; config.'.join(changed[:3])}{more} of the run in {workdir}: which examples are held out and how they "
             "become pixels belongs to the run. Leave the run's value, or train with the other one in another --workdir"
         )
-
-
-def report_head(model: Model, mode: str, *, seed: int | None, by_sampler: bool = False) -> dict[str, Any]:
-    """What every report begins with: enough to make the same again.
-
-    Args:
-        model: that the report is of.
-        mode: of the command line.
-        seed: of what was drawn; None where there are several, or none.
-        by_sampler: whether config.sampler had its part in it; else all of it is the ODE's.
-    """
-    e = model.experiment
-    return {
-        "mode": mode,
-        "name": e.name,
-        "step": model.step,
-        "parameters": "ema",
-        "parameters_sha256": model.fingerprint,
-        "ema_decay": model.trained_config["train"]["ema_decay"],
-        "trained_config_hash": config_hash(model.trained_config),
-        "config_hash": e.config_hash,
-        "seed": seed,
-        "solver": {
-            "method": e.solver.method,
-            "steps": "adaptive" if e.solver.num_steps is None else e.solver.num_steps,
-            "rtol": e.solver.rtol,
-            "atol": e.solver.atol,
-            "step_control": "per sample" if e.solver.per_sample else "one for the batch, scipy's rule",
-            "dtype": "float32",
-            "matmul_precision": e.solver.precision,
-        },
-        "sampler": _sampler(e) if by_sampler else {"name": "ode"},
-        "rounding": e.scaling.rounding,
-        **environment(),
-    }
-
-
-def _sampler(experiment: Experiment) -> dict[str, Any]:
-    """The sampler's fields; of the ODE its last step, where it takes one."""
-    sampler, path = experiment.sampler, experiment.path
-    if not sampler.is_ode:
-        return dataclasses.asdict(sampler)
-    return {"name": "ode", **({"denoise": True} if sampler.denoises(path) else {})}
-
-
-def environment() -> dict[str, Any]:
-    """Software, hardware and date."""
-    return {
-        "versions": {"python": platform.python_version(), **_versions()},
-        "draws": randomness.VERSION,
-        "host": f"{platform.machine()}, {os.cpu_count()} processors",
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)",
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    if "scoreflow_jax" not in found:
-        from scoreflow_jax import __version__
-
-        found["scoreflow_jax"] = __version__
-    return found
-
-
-def seen(*pictures: pathlib.Path) -> str:
-    """What to look at: those of the pictures that are there, or their folder on a machine that draws none."""
-    return " and ".join(str(path) for path in pictures if path.exists()) or str(pictures[0].parent)
-
-
-def cost_line(stats: SolveStats, network_calls: int = 1) -> str:
-    """One line on what a solve cost, for the terminal."""
-    s = stats.summary(network_calls)
-    times = f"{s['seconds']:.1f} s after {s['compile_seconds']:.1f} s of compilation"
-    return f"NFE {s['nfe_mean']:.0f}, {s['images_per_second']:.1f} images/s, {times}"

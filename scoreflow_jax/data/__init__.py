@@ -75,7 +75,10 @@ def _with_pillow(name: str) -> Callable[[str, DataSettings], DataSource]:
 def read_pictures(
     folder: str, shape: tuple[int, ...], framing: str = "crop", white_level: int | None = None
 ) -> tuple[tuple[str, ...], UInt8[np.ndarray, "batch height width channel"]]:
-    """The pictures of a folder and their names: `image_folder.read_pictures`.
+    """Reads the pictures of a folder, and their names, by `image_folder.read_pictures`.
+
+    Args:
+        folder, shape, framing, white_level: as of that function.
 
     Raises:
         UserError: Pillow is missing, or whatever that says.
@@ -88,7 +91,7 @@ def read_pictures(
 
 def _merged(split: str, data: DataSettings) -> DataSource:
     """`data.parts`, each with its own fields in place of those of `data`."""
-    own = {name: changed(data, {"classes": (), **data.parts[name]}, f"parts.{name}") for name in data.parts}
+    own = {name: changed(data, {"classes": (), **data.parts[name]}, f"data.parts.{name}") for name in data.parts}
     return Merged({name: open_source(split, own[name]) for name in sorted(own)})
 
 
@@ -130,21 +133,24 @@ PART_FIELDS = (
 
 
 def changed(data: DataSettings, fields: dict[str, Any], where: str) -> DataSettings:
-    """Settings with some fields replaced.
+    """Returns the settings with some fields replaced, and without parts, base, units and pairs.
+
+    Args:
+        data: the settings to start from.
+        fields: new values by the fields' names, which must be in `PART_FIELDS`.
+        where: the place of these fields in the config, for messages, such as "data.base".
 
     Raises:
-        UserError: a field that config.data does not have, naming it as config.data.<where>.<field>.
+        UserError: a field that config.data does not have, naming its place.
     """
     unknown = [name for name in fields if name not in PART_FIELDS]
     if unknown:
-        raise UserError(
-            f"config.data.{where} has {unknown[0]!r}, expected of config.data's fields {', '.join(PART_FIELDS)}"
-        )
-    fields = checked(DataSettings, f"data.{where}", fields)
+        raise UserError(f"config.{where} has {unknown[0]!r}, expected of config.data's fields {', '.join(PART_FIELDS)}")
+    fields = checked(DataSettings, where, fields)
     try:
         return dataclasses.replace(data, parts={}, base={}, units={}, pairs=None, **fields)
     except FieldError as error:
-        raise UserError(f"config.data.{where}.{error}") from error
+        raise UserError(f"config.{where}.{error}") from error
 
 
 def check_settings(settings: DataSettings) -> None:
@@ -162,7 +168,10 @@ def check_settings(settings: DataSettings) -> None:
         raise UserError("config.data.num_classes is None: give a number, or let experiment.resolve look at the data")
     if settings.sampling == "balanced" and settings.num_classes < 2:
         raise UserError("config.data.sampling is 'balanced', but the data have no classes: set it to 'natural'")
-    for where, fields in (("base", settings.base), *((f"parts.{name}", part) for name, part in settings.parts.items())):
+    for where, fields in (
+        ("data.base", settings.base),
+        *((f"data.parts.{name}", part) for name, part in settings.parts.items()),
+    ):
         if fields:
             check_settings(dataclasses.replace(changed(settings, fields, where), num_classes=0, sampling="natural"))
 

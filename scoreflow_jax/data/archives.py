@@ -32,7 +32,7 @@ class _Archive:
 
     @classmethod
     def of(cls, file: zipfile.ZipFile) -> "_Archive":
-        """Of names as zips have them: some begin with "./"."""
+        """Reads a zip's names, as zips have them: some begin with "./"."""
         entries: dict[str, zipfile.ZipInfo] = {}
         folders, outside = set(), []
         for info in file.infolist():

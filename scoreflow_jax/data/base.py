@@ -128,6 +128,12 @@ def numbered(names: Sequence[str]) -> list[str]:
 def check_spec(source: DataSource, expected: DataSpec, name: str, *, with_classes: bool = True) -> None:
     """Refuses a data set that is not what the config says of it.
 
+    Args:
+        source: the data set, opened.
+        expected: what the config says of it.
+        name: `config.data.name`, for the message.
+        with_classes: whether the number of classes matters too.
+
     Raises:
         UserError: shape, levels or, where they matter, the number of classes differ.
     """

@@ -323,7 +323,7 @@ def _first(skipped: dict[str, str]) -> str:
 
 
 def refuse_skipped(skipped: dict[str, str], root: pathlib.Path) -> None:
-    """For `config.data.strict`.
+    """Refuses a folder of which files were skipped, for `config.data.strict`.
 
     Raises:
         UserError: something was skipped.

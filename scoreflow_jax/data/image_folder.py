@@ -363,7 +363,7 @@ def read_pictures(
     Args:
         folder: searched without its sub-folders; a zip file is one too.
         shape: (height, width, channels), with 1 channel (grey) or 3 (RGB).
-        framing: "crop" or "fit".
+        framing: one of `FRAMINGS`, see `pictures.py`.
         white_level: see `pictures.read_picture`.
 
     Returns:

@@ -108,7 +108,13 @@ def framed(
     shape: tuple[int, ...],
     framing: str = "crop",
 ) -> UInt8[np.ndarray, "height width channel"]:
-    """Brings an 8-bit grey or RGB picture to a size by the rule of the module."""
+    """Brings an 8-bit grey or RGB picture to a size by the rule of the module.
+
+    Args:
+        picture: a Pillow picture of the mode wanted, "L" or "RGB"; or pixels of 1 or 3 channels, which are converted.
+        shape: (height, width, channels), with 1 channel (grey) or 3 (RGB).
+        framing: one of `FRAMINGS`, see the module.
+    """
     height, width, channels = shape
     if isinstance(picture, np.ndarray):
         if picture.shape == tuple(shape) and framing != "right_half":
@@ -201,7 +207,7 @@ def _open(path: pathlib.Path | str) -> Any:
 
 
 def _turned(picture: Image.Image) -> Image.Image:
-    """As the EXIF tag says. Pillow's exif_transpose also writes all other tags anew, and fails on odd ones."""
+    """Turns a picture as its EXIF tag says. Pillow's exif_transpose also writes all other tags anew, and fails on odd ones."""
     try:
         turn = _TURNS.get(picture.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # damaged tags, in a picture that could be read

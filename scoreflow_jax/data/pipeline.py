@@ -74,7 +74,15 @@ class _Batches:
 
 
 def batch_indices(source: DataSource, batch_size: int, number: int, *, seed: int, balanced: bool = False) -> Rows:
-    """Indices of the examples of one batch of `train_batches`, counted from 0."""
+    """Returns the indices of the examples of one global batch of `train_batches`, counted from 0.
+
+    Args:
+        source: the data.
+        batch_size: of all processes together.
+        number: of the batch, from 0.
+        seed: of the shuffle.
+        balanced: whether each class is drawn equally often.
+    """
     order = Order(len(source), seed, source.labels() if balanced else None)
     return order(number * batch_size + np.arange(batch_size))
 

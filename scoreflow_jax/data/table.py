@@ -28,7 +28,7 @@ _NAMED = 5  # skipped rows in a warning
 
 @dataclasses.dataclass(frozen=True)
 class Units:
-    """From standardized coordinates back to the table's own: own = shift + scale * standardized.
+    """Turns standardized coordinates back into the table's own: own = shift + scale * standardized.
 
     Attributes:
         columns: names of the coordinates.
@@ -41,7 +41,7 @@ class Units:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> "Units":
-        """Of a table's `facts`.
+        """Reads the units from a table's `facts`.
 
         Raises:
             KeyError, TypeError, ValueError: they are not a table's.

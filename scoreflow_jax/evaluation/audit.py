@@ -15,7 +15,7 @@ from scoreflow_jax.settings.fields import field
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Audit(Part):
-    """The same noise by scipy's RK45."""
+    """The same noise solved by scipy's RK45."""
 
     on: bool = field(False, "measure this part", was="audit")
     images: int = field(100, "generated", least=1, was="audit_images")

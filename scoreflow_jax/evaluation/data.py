@@ -49,7 +49,7 @@ class Data:
 
     @property
     def seed(self) -> int:
-        """Of what is drawn once, where `config.eval.seeds` has several."""
+        """The seed of what is drawn once, where `config.eval.seeds` has several."""
         return self.settings.seeds[0]
 
     def source(self, split: str) -> DataSource:
@@ -95,7 +95,7 @@ class Data:
 
     @functools.cached_property
     def units(self) -> Units:
-        """Of the points of a table."""
+        """The units of a table's points."""
         return Units.of(self.source("test").facts)
 
     @functools.cached_property
@@ -106,7 +106,7 @@ class Data:
 
     @functools.cached_property
     def extractor(self) -> Extractor:
-        """Of `config.eval.extractor`."""
+        """The extractor that `config.eval.extractor` names."""
         if self.settings.extractor == "pixels":
             return pixel_extractor(self.experiment.spec.shape)
         return inception_extractor(self.settings.inception_weights, self.settings.resize)
@@ -131,7 +131,7 @@ class Data:
 
     @property
     def jpeg_warning(self) -> str | None:
-        """Where the reference's pictures are JPEG, or the held-out ones alone: generated ones never are."""
+        """A warning where the reference's pictures are JPEG, or the held-out ones alone: generated ones never are."""
         shares = {
             "the reference": self.reference.facts.get("jpeg"),
             "held-out images": self.source("test").facts.get("jpeg"),

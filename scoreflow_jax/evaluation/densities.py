@@ -56,7 +56,7 @@ class HeldOut:
 
 
 def of_states(model: Model) -> dict[str, Any]:
-    """Where the path leaves noise in its last states, that the ODE's density is of these."""
+    """Says, where the path leaves noise in its last states, that the ODE's density is of these."""
     path = model.experiment.path
     if not isinstance(path, AffinePath) or not path.noise_left:
         return {}
@@ -70,7 +70,13 @@ def chain_data(data: Data, held: HeldOut) -> tuple[HostState, bool]:
 
 
 def formula_of(levels: str, calls: int, replicates: int | None = None) -> DensityFormula:
-    """The formula with these levels and about so many network calls: with few, fewer replicates."""
+    """The density formula with these levels and about so many network calls: with few, fewer replicates.
+
+    Args:
+        levels: a name in `density_formula.LEVELS`.
+        calls: network calls for each example, which are rounded down to whole levels but give one at least.
+        replicates: at least 2; None: 8 from 64 calls on, 4 from 16 on, else 2.
+    """
     if replicates is None:
         replicates = 8 if calls >= 64 else 4 if calls >= 16 else 2
     unit = 2 * replicates
@@ -86,9 +92,14 @@ def gaussian_like(data: Data) -> Reference:
 
 
 def table_for(model: Model, data: Data, reference: Reference) -> LevelTable:
-    """Where along the levels the formula's draws scatter for this model, by a pilot on training examples.
+    """Tabulates where along the levels the formula's draws scatter for this model, by a pilot on training examples.
 
     Pairs of opposite noises are drawn at levels spread evenly over the range, as in the estimate itself.
+
+    Args:
+        model: whose noise predictions are measured.
+        data: has the training examples, and the seed of the pilot.
+        reference: the Gaussian that the formula is to subtract.
     """
     drift, path = model.experiment.drift(jax.device_get(model.params)), path_of(model)
     pixels, labels = (data.examples("train")[field] for field in ("image", "label"))
@@ -128,7 +139,13 @@ def path_of(model: Model) -> AffinePath:
 
 
 def in_unit(nats: HostState, data: Data, *, of_levels: bool = False) -> Values:
-    """Bits/dim of densities on [-1, 1], or with `of_levels` of probabilities; of points, nats in the table's own units."""
+    """Converts log densities to the report's unit: bits/dim of images, nats in the table's own units of points.
+
+    Args:
+        nats: log densities of images on [-1, 1] or of standardized points, or log probabilities of images.
+        data: whose examples they are.
+        of_levels: whether they are probabilities of grey levels, not densities; of images only.
+    """
     spec = data.experiment.spec
     if spec.is_points:
         return np.asarray(nats, np.float64) - data.units.log_volume
@@ -139,21 +156,36 @@ def in_unit(nats: HostState, data: Data, *, of_levels: bool = False) -> Values:
 
 
 def dequantized_images(key: PRNGKey, pixels: Stored, levels: int) -> Images:
-    """Image i by the i-th dequantization of the key."""
+    """Dequantizes image i by the i-th draw of the key.
+
+    Args:
+        key: of the evaluation.
+        pixels: 0 .. levels - 1, (batch, height, width, channel).
+        levels: of grey.
+    """
     named = key_of(key, "dequantization")
     draw = jax.vmap(lambda i, pixels: dequantized(jax.random.fold_in(named, i), pixels[None], levels)[0])
     return jax.jit(draw)(jnp.arange(len(pixels)), jnp.asarray(pixels))
 
 
 def trained_on_dequantized(model: Model) -> bool:
-    """Without which its likelihoods carry `WARNING`."""
+    """Whether the model was trained on dequantized data, without which its likelihoods carry `WARNING`."""
     return bool(model.trained_config["data"].get("dequantize", False))
 
 
 def class_densities(
     model: Model, data: Data, x: HostState, key: PRNGKey, calls: int, reference: Reference
 ) -> tuple[Float[np.ndarray, "batch classes"], SolveStats]:
-    """log p(x | c) in nats for every class, from common noise; of an unconditional model one column, log p(x)."""
+    """log p(x | c) in nats for every class, from common noise; of an unconditional model one column, log p(x).
+
+    Args:
+        model: whose densities.
+        data: has the setting of the levels, and the examples by which they are tabulated.
+        x: dequantized images, or standardized points.
+        key: of levels and noise.
+        calls: network calls for each example and class.
+        reference: the Gaussian of the formula.
+    """
     formula, classes = formula_of(data.settings.density_levels, calls), max(model.num_classes, 1)
     table = table_for(model, data, reference) if formula.levels == "tabulated" else None
     keys = np.asarray(sample_keys(key_of(key, "formula"), np.arange(len(x))))

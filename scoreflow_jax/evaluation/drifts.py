@@ -10,7 +10,14 @@ from scoreflow_jax.typing import HostState
 def drift_in_batches(
     model: Model, x: HostState, t: float, labels: Int[np.ndarray, " batch"] | None
 ) -> Float[np.ndarray, "_ ..."]:
-    """f(x, t, c) in the model's batches."""
+    """Computes f(x, t, c) in batches of the model's size.
+
+    Args:
+        model: whose drift.
+        x: any number of points, (points, ...).
+        t: one time for all, in [0, 1].
+        labels: the class of each point; None for an unconditional model.
+    """
     size = model.batch_size
     parts = [
         np.asarray(model.drift(x[i : i + size], t, None if labels is None else labels[i : i + size]))

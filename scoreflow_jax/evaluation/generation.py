@@ -155,7 +155,7 @@ def _figures(generated: Any, data: Data, few: int) -> Figures:
 
 
 def _real(data: Data, count: int) -> dict[str, Any]:
-    """The same of `count` test images: about what a perfect model would reach with as many."""
+    """The figures of `count` test images: about what a perfect model would reach with as many."""
     from scoreflow_jax.evaluation.samples import ON_PIXELS, of_features, on_pixels
 
     held_out, chosen = data.statistics("test"), data.some(count)

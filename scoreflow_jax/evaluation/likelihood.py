@@ -213,7 +213,7 @@ def _of_states(told: dict[str, float], images: bool) -> str:
 
 
 def _probing(v: dict[str, Any]) -> str:
-    """By which probes a divergence was taken."""
+    """The probes by which a divergence was taken, in words."""
     if v["probe"] == "exact":
         return "exact divergence"
     count = v.get("probes", 1)

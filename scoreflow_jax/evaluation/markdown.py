@@ -23,13 +23,25 @@ def plus_minus(value: float, error: float | None) -> str:
 
 
 def figure(figures: dict[str, Any], field: str, style: str) -> str:
-    """A figure with the spread that it has itself, which stands beside it."""
+    """Formats a figure, followed by its own spread where it has one.
+
+    Args:
+        figures: by field; the spread is `<field>_std`.
+        field: whose figure.
+        style: a format such as ".3f".
+    """
     own = figures.get(f"{field}_std")
     return shown(figures.get(field, ""), style) + (f" ± {own:{style}}" if isinstance(own, float) else "")
 
 
 def of_seeds(part: dict[str, Any], field: str, style: str) -> str:
-    """Over several seeds mean and spread; else the figure, with the spread that it has itself."""
+    """Formats mean and spread over several seeds; of one seed the figure, with the spread that it has itself.
+
+    Args:
+        part: the figures of a part, with "by_seed", and with "over_seeds" where there are several.
+        field: whose figure.
+        style: a format such as ".3f".
+    """
     if field in part.get("over_seeds", {}):
         spread = part["over_seeds"][field]
         return f"{spread['mean']:{style}} ± {spread['std']:{style}}"

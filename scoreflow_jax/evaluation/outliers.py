@@ -99,7 +99,13 @@ def area_under_roc(above: Float[np.ndarray, " a"], below: Float[np.ndarray, " b"
 
 
 def outlying(data: Data, pixels: Pixels, fields: dict[str, Any]) -> dict[str, Pixels]:
-    """Images of other kinds at the data's shape and levels, as many as there are pixels; of the fields' data too."""
+    """Makes images of other kinds at the data's shape and levels, as many as there are pixels; of the fields' data too.
+
+    Args:
+        data: says shape and levels.
+        pixels: of the data, 0 .. levels - 1, (batch, height, width, channel); the inverted and shuffled ones are made of them.
+        fields: of config.data, which describe a further kind; empty: none.
+    """
     rng, spec = np.random.default_rng(_SEED), data.experiment.spec
     top = spec.levels - 1
     shuffled = rng.permuted(pixels.reshape(len(pixels), -1), axis=1).reshape(pixels.shape)
@@ -152,7 +158,7 @@ def _others(data: Data, fields: dict[str, Any], count: int) -> Pixels:
     from scoreflow_jax import data as sources
 
     spec = data.experiment.spec
-    source = sources.open_source("test", sources.changed(data.experiment.data, fields, "outliers.data"))
+    source = sources.open_source("test", sources.changed(data.experiment.data, fields, "eval.outliers.data"))
     if (source.spec.shape, source.spec.levels) != (spec.shape, spec.levels):
         raise UserError(
             f"config.eval.outliers.data has {source.spec}, expected the shape and levels of the data: {spec.shape}, {spec.levels}"

@@ -80,7 +80,14 @@ def draw_panels(path: pathlib.Path, data: Data, frames: list[HostState], caption
 
 
 def draw_animation(path: pathlib.Path, data: Data, frames: list[HostState], captions: list[str]) -> None:
-    """All frames, one after the other."""
+    """Draws all frames, one after the other, as an animation.
+
+    Args:
+        path: of the GIF.
+        data: of the experiment.
+        frames: of the particles.
+        captions: one for each.
+    """
     if plots.none_at(path):
         return
     if not data.experiment.spec.is_points:
@@ -104,7 +111,7 @@ def _cloud(data: Data, points: HostState, caption: str) -> plots.Cloud:
 
 
 def _limits(units: Units, frames: list[HostState]) -> tuple[float, float, float, float]:
-    """Of the axes, which stand still: what the particles ever take up."""
+    """Limits of the axes, which stand still: what the particles ever take up."""
     own = units.own(np.concatenate([x[:_MOST] for x in frames]))
     low, high = own.min(axis=0), own.max(axis=0)
     up = 1 if own.shape[1] > 1 else 0

@@ -32,12 +32,25 @@ class PointPlots:
 
     @classmethod
     def over(cls, source: DataSource, units: Units, names: tuple[str, ...]) -> "PointPlots":
-        """With the points of a source behind, or some of them."""
+        """Makes plots with the points of a source behind, or some of them.
+
+        Args:
+            source: of the training points.
+            units: of the table.
+            names: of the classes.
+        """
         chosen = np.unique(np.linspace(0, len(source) - 1, min(len(source), _MOST)).astype(int))
         return cls(units, names, units.own(source.read(chosen)["image"]))
 
     def samples(self, path: pathlib.Path, points: HostPoints, labels: Labels | None, title: str = "generated") -> None:
-        """Draws points in the colours of their classes."""
+        """Draws points in the colours of their classes.
+
+        Args:
+            path: of the PNG.
+            points: standardized; the first ones are drawn.
+            labels: the class of each; None: there are none.
+            title: over the plot.
+        """
         cloud = plots.Cloud(
             title, self.units.own(points[:_MOST]), None if labels is None else labels[:_MOST], self.behind
         )
@@ -52,7 +65,15 @@ class PointPlots:
         targets: Labels,
         translated: dict[str, HostPoints],
     ) -> None:
-        """Draws points in the colours of their classes, and for each method arrows to what became of them, in their targets'."""
+        """Draws points in the colours of their classes, and for each method arrows to what became of them, in their targets'.
+
+        Args:
+            path: of the PNG.
+            sources: the points before, standardized.
+            labels: the class of each source.
+            targets: the class that each was translated to.
+            translated: the points after, standardized, by the name of the method.
+        """
         own = self.units.own
         first = plots.Cloud("source", own(sources), labels, self.behind)
         arrows = [
@@ -64,7 +85,14 @@ class PointPlots:
     def tracks(
         self, path: pathlib.Path, tracks: Float[np.ndarray, "points steps dimension"], labels: Labels | None, title: str
     ) -> None:
-        """Draws the ways of the first points."""
+        """Draws the ways of the first points.
+
+        Args:
+            path: of the PNG.
+            tracks: the states on the way, standardized.
+            labels: the class of each point; None: there are none.
+            title: over the plot.
+        """
         own = self.units.own(tracks[:_MOST_TRACKS])
         cloud = plots.Cloud(title, own[:, 0], None if labels is None else labels[:_MOST_TRACKS], self.behind)
         with files.whole_file(path) as temporary:

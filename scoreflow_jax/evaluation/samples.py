@@ -50,9 +50,15 @@ class Generated(NamedTuple):
 
 
 def generate(model: Model, data: Data, out: pathlib.Path, seed: int) -> Generated:
-    """Generates num_images in chunks that are kept, so that a stopped evaluation goes on.
+    """Generates `config.eval.generation.images` samples in chunks that are kept, so that a stopped evaluation goes on.
 
     Never more than a chunk is held as float. Sample i is the same whatever the chunk; chunks are whole batches.
+
+    Args:
+        model: to sample from.
+        data: has the settings, the classes' shares and the extractor of features.
+        out: the folder of the report; the chunks go to samples/ in it.
+        seed: of the samples' noise.
     """
     settings, extractor = data.settings.generation, data.extractor
     count, batch = model.at_most(settings.images), data.settings.batch_size
@@ -139,7 +145,13 @@ def of_features(features: Features, data: Data) -> Figures:
 
 
 def distances(features: Features, reference: Statistics, extractor: Extractor) -> dict[str, Any]:
-    """Frechet distance, KID, precision and recall of features against a reference; where one cannot be had, why."""
+    """Frechet distance, KID, precision and recall of features against a reference; where one cannot be had, why.
+
+    Args:
+        features: of the samples, (samples, features).
+        reference: what they are compared with.
+        extractor: that made the features of both.
+    """
     own = covariance_of(features)
     figures: dict[str, Any] = {"frechet_distance": _frechet(own, reference, len(features), extractor)}
     if reference.features is None:
@@ -176,7 +188,13 @@ def _inception_score(features: Features, extractor: Extractor) -> dict[str, Any]
 
 
 def on_pixels(images: Float[np.ndarray, "_ ..."], labels: Int[np.ndarray, " _"] | None, data: Data) -> dict[str, Any]:
-    """Spread within a class, distance to the nearest training image, and the share that a classifier recognizes."""
+    """Measures spread within a class, distance to the nearest training image, and the share that a classifier recognizes.
+
+    Args:
+        images: in [-1, 1], (batch, ...).
+        labels: the class of each; None: there are none, and the spread is that of all.
+        data: has the training images and the classifier.
+    """
     train, _ = data.images("train")
     classes = labels if labels is not None else np.zeros(len(images), np.int32)
     try:

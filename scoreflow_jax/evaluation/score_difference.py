@@ -111,7 +111,15 @@ def difference_of_scores(
     classes: Classes,
     bandwidth: float,
 ) -> HostState:
-    """g at points x of classes `labels`: bandwidth^2 (score_2 - score_1), with the known examples of that class as p_2."""
+    """g at points x of classes `labels`: bandwidth^2 (score_2 - score_1), with the known examples of that class as p_2.
+
+    Args:
+        x: the points.
+        labels: the class of each point.
+        known: the examples of all classes.
+        classes: the class of each example.
+        bandwidth: sigma_t, the deviation of the noise that smooths both densities.
+    """
     score = _kernel_score(x, labels, known, classes, bandwidth)
     return bandwidth**2 * (score + x / (1.0 + bandwidth**2))
 

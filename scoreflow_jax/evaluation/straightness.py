@@ -107,7 +107,13 @@ class Straightness(Part):
 
 
 def measure_student(model: Model, teacher: Model, data: Data) -> Figures:
-    """Samples of a distilled model, by the steps that it was trained for, beside its teacher's solutions of the same noise."""
+    """Measures a distilled model's samples, by the steps that it was trained for, beside its teacher's of the same noise.
+
+    Args:
+        model: the distilled one, with its solver.
+        teacher: the model that it learned from.
+        data: has the settings, the reference and the classifier.
+    """
     import jax
 
     from scoreflow_jax.programs import Generate
@@ -145,5 +151,5 @@ def _mean_square(x: Any) -> float:
 
 
 def _integral(values: list[float], times: Float[np.ndarray, " times"]) -> float:
-    """By the trapezoid rule."""
+    """The integral by the trapezoid rule."""
     return float(np.trapezoid(values, times))

@@ -87,7 +87,13 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 def paired(ours: Sequence[Figures], theirs: Sequence[Figures], field: str) -> list[float]:
-    """Differences of a figure, seed by seed, where both runs have it."""
+    """Differences of a figure, seed by seed, where both runs have it.
+
+    Args:
+        ours: figures of a row's runs, in the order of the seeds.
+        theirs: those of the row to compare with.
+        field: whose figure.
+    """
     both = [(a.get(field), b.get(field)) for a, b in zip(ours, theirs, strict=False)]
     return [a - b for a, b in both if isinstance(a, float) and isinstance(b, float)]
 
@@ -168,7 +174,13 @@ def decided(rows: Mapping[str, Sequence[Figures]], comparisons: Mapping[str, Com
 
 
 def along_t(rows: Mapping[str, Sequence[Figures]], baseline: str, times: Sequence[float]) -> dict[str, list[Mean]]:
-    """For each other row the mean difference of "along_t" from the baseline's at each time, seed by seed."""
+    """Takes, for each other row, the mean difference of "along_t" from the baseline's at each time, seed by seed.
+
+    Args:
+        rows: name of a row to the figures of its runs.
+        baseline: the name of a row.
+        times: at which "along_t" was measured.
+    """
     found: dict[str, list[Mean]] = {}
     for name, runs in rows.items():
         both = [
@@ -182,7 +194,14 @@ def along_t(rows: Mapping[str, Sequence[Figures]], baseline: str, times: Sequenc
 
 
 def table_along_t(found: Mapping[str, Sequence[Mean]], baseline: str, times: Sequence[float], every: int = 4) -> str:
-    """The same as a table, at every so many times."""
+    """Formats the differences that `along_t` found as a table, at every so many times.
+
+    Args:
+        found: by the names of the rows.
+        baseline: the name of the row that was subtracted.
+        times: all of them.
+        every: a column for each so many of these.
+    """
     shown = range(0, len(times), every)
     lines = [[f"held-out error less that of {baseline}, at t =", *(f"{times[i]:.2f}" for i in shown)]]
     lines += [[name, *(_shown(means[i], "+.4f") for i in shown)] for name, means in found.items()]

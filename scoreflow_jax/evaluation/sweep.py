@@ -147,7 +147,7 @@ def _distance(data: Data, count: int) -> tuple[str, Any]:
         known = reference.gaussian
 
         def frechet(features: Float[np.ndarray, "batch features"]) -> float:
-            """To the reference."""
+            """The distance to the reference."""
             own = covariance_of(features)
             assert own is not None
             return frechet_distance(own, known)

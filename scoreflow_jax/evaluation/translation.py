@@ -183,7 +183,13 @@ def _figures(model: Model, data: Data, job: Job, method: str, solved: Any) -> Fi
 def translation_quality(
     translated: HostState, job: Job, recognized: Int[np.ndarray, " batch"] | None
 ) -> dict[str, Any]:
-    """The share recognized as the target, and Euclidean distances to an image's own source and to others of its class."""
+    """Measures the share recognized as the target, and Euclidean distances to an image's own source and to others of its class.
+
+    Args:
+        translated: the results, (batch, ...).
+        job: what was translated to what.
+        recognized: the class that a classifier finds in each result; None: there is no classifier.
+    """
     from scoreflow_jax.metrics.diversity import distances_to_sources
 
     own, others = distances_to_sources(translated, job.images, job.source, job.number)

@@ -43,7 +43,7 @@ def nearest_distance(images: HostState, reference: Float[np.ndarray, "reference 
 def nearest(
     images: HostState, reference: Float[np.ndarray, "reference ..."]
 ) -> tuple[Float[np.ndarray, " batch"], Int[np.ndarray, " batch"]]:
-    """For each image the Euclidean distance to the nearest reference image, and the number of that one."""
+    """Finds for each image the Euclidean distance to the nearest reference image, and the number of that one."""
     flat = lambda x: np.reshape(x, (len(x), -1))  # noqa: E731
     distances, numbers = [], []
     for first in range(0, len(images), _BLOCK):

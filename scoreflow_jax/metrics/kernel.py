@@ -49,6 +49,12 @@ def kernel_distance(
 
     Two sets of at most four subsets' size are taken whole, once. Of a set smaller than a subset all is taken each time, and as
     many of the other.
+
+    Args:
+        x, y: the two sets.
+        subsets: how many are drawn.
+        subset_size: how many vectors of each set are in one.
+        seed: of the draws.
     """
     if max(len(x), len(y)) <= 4 * subset_size:
         return KernelDistance(squared_mmd(x, y), float("nan"), 1, min(len(x), len(y)))

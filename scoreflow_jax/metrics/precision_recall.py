@@ -29,7 +29,14 @@ class PrecisionRecall(NamedTuple):
 
 
 def precision_recall(generated: Features, real: Features, k: int = NEIGHBOURS) -> PrecisionRecall:
-    """A set's neighbourhood is the union of balls around its vectors, each up to its k-th nearest other one (eq. 1 to 3).
+    """Finds the share of each set within the other's neighbourhood.
+
+    A set's neighbourhood is the union of balls around its vectors, each up to its k-th nearest other one (eq. 1 to 3).
+
+    Args:
+        generated: the samples' features.
+        real: the features of real images.
+        k: which neighbour is on the edge of a ball.
 
     Raises:
         UserError: a set has no more than k vectors.

@@ -77,7 +77,13 @@ class Network(NetworkFields, nn.Module):
 
 
 def init_parameters(network: Network, key: PRNGKey, shape: tuple[int, ...]) -> PyTree:
-    """Returns fresh float32 parameters for examples of the given shape, without the batch."""
+    """Returns fresh float32 parameters for examples of the given shape, without the batch.
+
+    Args:
+        network: whose parameters.
+        key: that they are drawn from.
+        shape: of one example.
+    """
     return network.init(key, jnp.zeros((1, *shape)), jnp.ones((1,)), network.example_condition(1))["params"]
 
 

@@ -45,7 +45,14 @@ def scaled_init(scale: float) -> Callable[..., Any]:
 
 
 def conv3x3(channels: int, *, name: str, dtype: Any, scale: float = 1.0) -> nn.Conv:
-    """A 3x3 convolution that keeps the resolution."""
+    """A 3x3 convolution that keeps the resolution.
+
+    Args:
+        channels: of the result.
+        name: of the sub-module, as checkpoints have it.
+        dtype: to compute in.
+        scale: of the initial kernel, see `scaled_init`.
+    """
 
     def convolve(x: Any, kernel: Any, *_: Any, **__: Any) -> Any:
         """Takes the place of lax.conv_general_dilated; strides and padding are those of `convolve3x3`."""
@@ -57,7 +64,14 @@ def conv3x3(channels: int, *, name: str, dtype: Any, scale: float = 1.0) -> nn.C
 
 
 def dense(features: int, *, name: str, dtype: Any, scale: float = 1.0) -> nn.Dense:
-    """A dense layer; on images it is a 1x1 convolution."""
+    """A dense layer; on images it is a 1x1 convolution.
+
+    Args:
+        features: of the result.
+        name: of the sub-module, as checkpoints have it.
+        dtype: to compute in.
+        scale: of the initial kernel, see `scaled_init`.
+    """
     return nn.Dense(features, kernel_init=scaled_init(scale), dtype=dtype, name=name)
 
 
@@ -79,7 +93,13 @@ def embed_condition(
 
 
 def class_gain(channels: int, context: Context, dtype: Any) -> Float[Array, "batch channel"]:
-    """emb_c of eq. 21: around 1, so that the untrained block is close to the unconditional one; 1 where dropped."""
+    """The gain emb_c of eq. 21: around 1, so that the untrained block is close to the unconditional one; 1 where dropped.
+
+    Args:
+        channels: how many it multiplies.
+        context: whose condition it is of.
+        dtype: to compute in.
+    """
     gain = nn.Dense(
         channels, kernel_init=scaled_init(0.1), bias_init=nn.initializers.ones, dtype=dtype, name="class_gain"
     )(context.condition)
@@ -102,7 +122,13 @@ def residual_divisor(rescale: bool, t: Float[Array, " batch"]) -> Float[Array, "
 
 
 def residual_sum(x: State, h: State, context: Context) -> State:
-    """(x + h) / divisor."""
+    """The sum of a residual block, (x + h) / divisor.
+
+    Args:
+        x: what goes past the block.
+        h: what the block adds, of the shape of x.
+        context: has the divisor.
+    """
     return (x + h) / context.divisor.astype(x.dtype)
 
 

@@ -45,9 +45,21 @@ class Classifier(nn.Module):
         return self.init(key, jnp.zeros((1, *shape)), jnp.zeros(1))["params"]
 
     def log_odds(self, params: PyTree, x: State, sigma: Float[Array, ""]) -> PerExample:
-        """At points that all have this level of noise."""
+        """The log odds at points that all have this level of noise.
+
+        Args:
+            params: of the network.
+            x: the points, with their noise.
+            sigma: the noise's standard deviation.
+        """
         return self.apply({"params": params}, x, jnp.broadcast_to(jnp.log(sigma), x.shape[:1]))  # type: ignore[return-value]
 
     def log_odds_gradient(self, params: PyTree, x: State, sigma: Float[Array, ""]) -> State:
-        """Of the log odds with respect to x: score_p - score_q, as far as the network is the optimal classifier."""
+        """The gradient of the log odds with respect to x: score_p - score_q, as far as the network is the optimal classifier.
+
+        Args:
+            params: of the network.
+            x: the points, with their noise.
+            sigma: the noise's standard deviation.
+        """
         return jax.grad(lambda x: jnp.sum(self.log_odds(params, x, sigma)))(x)

@@ -54,7 +54,7 @@ def kernel_gradient(x: Images, out_gradient: Float[Array, "batch height width ou
 
 
 def _by_transposition(x: Any, out_gradient: Any) -> Any:
-    """As autodiff has it."""
+    """The kernel's gradient as autodiff has it."""
     kernel = jax.ShapeDtypeStruct((3, 3, x.shape[-1], out_gradient.shape[-1]), x.dtype)
     return jax.linear_transpose(lambda kernel: _convolve(x, kernel), kernel)(out_gradient)[0]
 

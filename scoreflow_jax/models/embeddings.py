@@ -9,12 +9,17 @@ from scoreflow_jax.typing import Times
 
 
 def positional_embedding(values: Times, dim: int, *, max_period: float = 10_000.0) -> Float[Array, "batch dim"]:
-    """Sines, then cosines of the values at dim / 2 frequencies from 1 down to 1 / max_period, even in the logarithm.
+    """Takes sines, then cosines of the values at dim / 2 frequencies from 1 down to 1 / max_period, even in the logarithm.
 
     score_sde's `get_timestep_embedding`, whose values count steps from 0 to 999.
 
+    Args:
+        values: one for each example.
+        dim: numbers of the result, even and at least 4.
+        max_period: the inverse of the lowest frequency.
+
     Raises:
-        ValueError: an odd dim.
+        ValueError: an odd dim, or one below 4.
     """
     if dim % 2 or dim < 4:
         raise ValueError(f"a positional embedding of dimension {dim}: expected an even number of at least 4")

@@ -151,7 +151,7 @@ class MixedWide(nn.Module):
 
 
 class InceptionV3(nn.Module):
-    """From images to the 2,048 means of the last block, "pool3"."""
+    """The network from images to the 2,048 means of its last block, "pool3"."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch 299 299 3"]) -> Float[Array, "batch 2048"]:
@@ -229,7 +229,7 @@ def _combine(operation: Any, x: Any, axis: int, stride: int) -> Any:
 
 
 def resize(pixels: UInt8[Array, "batch height width 3"], how: str) -> Float[Array, "batch 299 299 3"]:
-    """From 8-bit pixels to the network's input.
+    """Turns 8-bit pixels into the network's input.
 
     Args:
         pixels: 0 .. 255, of any size.
@@ -247,6 +247,11 @@ def bilinear_weights(size: int, target: int, *, half_pixel: bool) -> Float[np.nd
 
     Output i lies at i * size / target of the input's pixels, with half-pixel centres at (i + 1/2) size / target - 1/2, and is the
     mean of the two pixels around, weighted by nearness; beyond the edge pixels it is the edge pixel.
+
+    Args:
+        size: pixels of the input along the axis.
+        target: pixels of the output.
+        half_pixel: whether the pixels' centres are at halves.
     """
     at = np.arange(target) * (size / target)
     if half_pixel:
@@ -261,7 +266,13 @@ def bilinear_weights(size: int, target: int, *, half_pixel: bool) -> Float[np.nd
 
 
 def pool3(params: PyTree, pixels: UInt8[Array, "batch height width 3"], how: str) -> Float[Array, "batch 2048"]:
-    """The features of 8-bit images, in float32 throughout: resized by `how`, a name in `RESIZES`."""
+    """Computes the features of 8-bit images, in float32 throughout.
+
+    Args:
+        params: of `InceptionV3`.
+        pixels: 0 .. 255, of any size.
+        how: to resize them, a name in `RESIZES`.
+    """
     with jax.default_matmul_precision("highest"):
         features: Any = InceptionV3().apply({"params": params}, resize(pixels, how))
     return features

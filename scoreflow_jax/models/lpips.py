@@ -76,7 +76,12 @@ def _tensor(tensors: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def lpips(weights: LpipsWeights, a: Images, b: Images) -> PerExample:
-    """The distance of each image of `a` to that of `b`, both in [-1, 1], with 1 or 3 channels, at least 32x32."""
+    """The distance of each image of `a` to that of `b`, both in [-1, 1], with 1 or 3 channels, at least 32x32.
+
+    Args:
+        weights: of `import_lpips`.
+        a, b: as many images in the one as in the other, of one size.
+    """
     with jax.default_matmul_precision("highest"):
         pairs = zip(_features(weights, a), _features(weights, b), weights.channels, strict=True)
         return sum((_depth(x, y, w) for x, y, w in pairs), start=jnp.zeros(len(a)))

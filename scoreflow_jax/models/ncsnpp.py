@@ -69,7 +69,7 @@ class NCSNpp(NCSNppFields, Network):
 
     @property
     def is_published(self) -> bool:
-        """By score_sde and RectifiedFlow."""
+        """Whether checkpoints were published: yes, by score_sde and RectifiedFlow."""
         return True
 
     def check_shape(self, shape: tuple[int, ...]) -> None:

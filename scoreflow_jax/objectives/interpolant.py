@@ -35,7 +35,13 @@ class TwoHeaded(Protocol):
     """A drift that also says what it is made of."""
 
     def heads(self, x: State, t: Times, condition: Condition | None) -> tuple[State, State]:
-        """v and eta of (1)."""
+        """Returns v and eta of (1).
+
+        Args:
+            x: points of the path.
+            t: their times.
+            condition: of each; None: there is none.
+        """
         ...
 
 
@@ -89,12 +95,18 @@ class Interpolant(InterpolantFields, Objective):
         """Takes every path: latent and numbers are what it trains."""
 
     def adapt_optimizer(self, optimizer: optax.GradientTransformation, path: str) -> optax.GradientTransformation:
-        """With the updates of a learned path's numbers multiplied by `path_rate`."""
+        """The optimizer, with the updates of a learned path's numbers multiplied by `path_rate`."""
         return scale_update(optimizer, path, self.path_rate) if self.path.num_parameters else optimizer
 
 
 def scale_update(optimizer: optax.GradientTransformation, name: str, rate: float) -> optax.GradientTransformation:
-    """The optimizer with the updates of params[name] multiplied by `rate`: their own learning rate, whatever Adam made of it."""
+    """The optimizer with the updates of params[name] multiplied by `rate`: their own learning rate, whatever Adam made of it.
+
+    Args:
+        optimizer: whose updates.
+        name: of the parameters, at the top of the tree.
+        rate: the factor.
+    """
 
     def scaled(updates: PyTree, params: PyTree | None) -> PyTree:
         del params

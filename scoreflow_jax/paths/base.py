@@ -83,7 +83,7 @@ class Path(PathFields, abc.ABC):
         return False
 
     def trained_times(self, times: Times) -> Times:
-        """Of times those nearest to them at which a network is trained: of most paths they themselves."""
+        """The times nearest to these at which a network is trained; on most paths these themselves."""
         return times
 
     def with_parameters(self, values: Float[Array, " parameters"]) -> "Path":
@@ -93,10 +93,21 @@ class Path(PathFields, abc.ABC):
 
     @abc.abstractmethod
     def interpolant(self, t: Times, x0: State, x1: State, z: State | None = None) -> State:
-        """Returns x_t for times t (batch,); z is the latent of paths that have one, 0 where it is None."""
+        """Returns x_t at the times t.
+
+        Args:
+            t: times, (batch,).
+            x0: source points, at t = 0.
+            x1: data, at t = 1.
+            z: the latent, N(0, I), of paths that have one; None: 0.
+        """
 
     def velocity(self, t: Times, x0: State, x1: State, z: State | None = None) -> State:
-        """Returns dx_t/dt with x0, x1 and z held fixed, by forward differentiation of the interpolant."""
+        """Returns dx_t/dt with x0, x1 and z held fixed, by forward differentiation of the interpolant.
+
+        Args:
+            t, x0, x1, z: as of `interpolant`.
+        """
         return jax.jvp(lambda s: self.interpolant(s, x0, x1, z), (t,), (jnp.ones_like(t),))[1]
 
     def sample_source(self, key: PRNGKey, shape: tuple[int, ...]) -> State:

@@ -12,7 +12,7 @@ class LinearPath(AffinePath):
 
     @property
     def is_straight(self) -> bool:
-        """Where it has no latent."""
+        """Whether x_t is the paper's path: where it has no latent."""
         return not self.has_latent
 
     def alpha(self, t: Times | Time) -> Times | Time:

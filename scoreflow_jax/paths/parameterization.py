@@ -88,7 +88,13 @@ class NetworkDrift:
         return velocity + per_example(slope, x) * denoiser
 
     def predict(self, kind: Prediction, x: State, t: Times, condition: Condition | None) -> State:
-        """What is predicted of the velocity, the data, the noise or the score given x_t = x.
+        """Returns what is predicted of the velocity, the data, the noise or the score given x_t = x.
+
+        Args:
+            kind: "velocity", "data", "noise" or "score".
+            x: points, (batch, ...).
+            t: their times.
+            condition: of each; None: there is none.
 
         Raises:
             ValueError: the path has no such thing: a score needs a Gaussian source or a latent.
@@ -107,7 +113,13 @@ class NetworkDrift:
         return path.convert(output, x, t, source=source, target=kind)
 
     def heads(self, x: State, t: Times, condition: Condition | None) -> tuple[State, State]:
-        """v and eta of a path with a latent."""
+        """Returns v and eta, the two outputs of a network on a path with a latent.
+
+        Args:
+            x: points, (batch, ...).
+            t: their times.
+            condition: of each; None: there is none.
+        """
         velocity, denoiser = jnp.split(self._output(x, t, condition), 2, axis=-1)
         return velocity, denoiser
 

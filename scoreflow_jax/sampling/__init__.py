@@ -1,6 +1,6 @@
 """Generate, encode, translate, interpolate: pure functions of a drift, blind to where it came from."""
 
-from scoreflow_jax.sampling.batches import ADVICE, Solved, SolveStats, padded, solve_in_batches
+from scoreflow_jax.sampling.batches import Solved, SolveStats, padded, solve_in_batches
 from scoreflow_jax.sampling.flow import encode, generate
 from scoreflow_jax.sampling.interpolate import RULES, interpolate_latents
 from scoreflow_jax.sampling.noise import noise_for
@@ -13,7 +13,6 @@ from scoreflow_jax.sampling.translate import (
 )
 
 __all__ = [
-    "ADVICE",
     "RULES",
     "TRANSLATIONS",
     "Sampler",

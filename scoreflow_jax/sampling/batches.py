@@ -62,13 +62,6 @@ class Solved:
     stats: SolveStats
 
 
-ADVICE = (
-    "the drift is not finite or too steep. Train longer, loosen config.solver.rtol and atol, or raise "
-    "config.solver.max_steps"
-)
-"""What is said of a solve that failed, unless more is known of it."""
-
-
 def padded(count: int) -> int:
     """The number of examples for which a program is compiled, so that few programs serve whatever number is asked for.
 
@@ -86,7 +79,7 @@ def solve_in_batches(
     batch_size: int,
     *,
     multiple: int = 1,
-    advice: str = ADVICE,
+    advice: str = "the field is not finite, or too steep",
 ) -> Solved:
     """Calls a compiled solve on slices of the arrays, padding the last one by repetition.
 

@@ -93,7 +93,19 @@ def score_difference(score_p: Score, score_q: Score | None = None, *, exclude_se
 def move(
     difference: Difference, flow: DifferenceFlow, particles: State, step: Any, memory: PyTree, key: PRNGKey
 ) -> tuple[State, PyTree]:
-    """One Euler step. Noise of particle i at step k is drawn from fold_in(fold_in(key, k), i)."""
+    """Takes one Euler step. Noise of particle i at step k is drawn from fold_in(fold_in(key, k), i).
+
+    Args:
+        difference: of the scores.
+        flow: has the bandwidth and length of the step, and whether there is jitter.
+        particles: where they are.
+        step: k, from 0.
+        memory: what the difference is given.
+        key: of the noise, which only jitter draws.
+
+    Returns:
+        The particles and the memory after the step.
+    """
     bandwidth = flow.bandwidth(step)
     at = particles
     if flow.jitter:
@@ -154,8 +166,8 @@ def flow_particles(
         particles, memory = several(particles, memory, first, last)
         if not bool(jnp.isfinite(particles).all()):
             raise UserError(
-                f"particles are not finite after {last} steps of the score-difference flow: lower config.difference.step_size "
-                "or raise config.difference.sigma_end"
+                f"particles are not finite after {last} steps of the score-difference flow: lower its step_size or raise "
+                "its sigma_end"
             )
         if last in kept:
             frames.append(np.asarray(particles))

@@ -77,5 +77,14 @@ def encode(
     times: Float[Array, " times"] | None = None,
     span: Span = WHOLE,
 ) -> Solution:
-    """Carries data at t = 1 back to the source at t = 0, the inverse of `generate`; `times` descend."""
+    """Carries data at t = 1 back to the source at t = 0, the inverse of `generate`.
+
+    Args:
+        drift: f(x, t, c).
+        x1: data.
+        label: conditions.
+        solver: of the ODE.
+        times: descending; states at them are kept.
+        span: as of `generate`, from the source to the data; it is gone through from its end.
+    """
     return solver.solve(as_field(drift), x1, *span[::-1], args=label, times=times)

@@ -26,7 +26,7 @@ def guided(drift: DriftFn) -> Callable[[State, Times, tuple[Condition, PerExampl
 
 
 def network_calls(weight: float) -> int:
-    """Of one evaluation of the drift guided by this weight; at 1 it is the conditional drift itself."""
+    """The network calls of one evaluation of the drift guided by this weight; at 1 it is the conditional drift itself."""
     return 1 if weight == 1.0 else 2
 
 

@@ -135,7 +135,7 @@ def _take_in(
 
 
 def _cut(array: Array, most: int, padding: float = 0.0) -> Array:
-    """In blocks of equal size, (blocks, size, ...), the last one padded."""
+    """Cuts into blocks of equal size, (blocks, size, ...), the last one padded."""
     number = -(-len(array) // most)
     size = -(-len(array) // (number * _LANES)) * _LANES
     widths = [(0, number * size - len(array))] + [(0, 0)] * (array.ndim - 1)

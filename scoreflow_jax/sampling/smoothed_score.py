@@ -28,7 +28,7 @@ def bandwidth_limits(path: AffinePath) -> tuple[float, float]:
 def smoothed_score(
     predict: Callable[[Prediction, State, Times], State], path: AffinePath
 ) -> Callable[[State, Time], State]:
-    """From what a model predicts on a path to (y, bandwidth) -> score of the smoothed data.
+    """Turns what a model predicts on a path into (y, bandwidth) -> score of the smoothed data.
 
     Args:
         predict: (kind, x, t) -> the prediction, `NetworkDrift.predict` with its condition inside.

@@ -75,9 +75,7 @@ class Sampler(SamplerFields):
                 f"name is {self.name!r}, which needs a score: take a path from Gaussian noise, or one with a latent, or 'ode'"
             )
         if self.schedule == "gamma" and not path.has_latent:
-            raise ValueError(
-                "schedule is 'gamma', but the path has no latent: set config.path.latent, or another schedule"
-            )
+            raise ValueError("schedule is 'gamma', but the path has no latent: give it one, or take another schedule")
         needs_noise = self.name != "euler_maruyama" or self.schedule == "path"
         if needs_noise and not path.gaussian_source:
             raise ValueError(
@@ -105,7 +103,10 @@ class Sampler(SamplerFields):
         return isinstance(path, AffinePath) and path.gaussian_source and path.noise_left > _GREY_LEVEL
 
     def network_calls(self, path: Path) -> int:
-        """Of one sample: one a step and correction, but two a step where drift and score are told by a latent, from two calls."""
+        """The network calls of one sample: one a step and correction, and one where the expected data end it (`denoise`).
+
+        Where drift and score are told by a latent, from two calls, a step takes two.
+        """
         twice = self.name == "euler_maruyama" and self.noise > 0 and not path.gaussian_source
         per_step = 1 + self.corrector_steps if self.name == "predictor_corrector" else 1 + twice
         return self.num_steps * per_step + self.denoise
@@ -171,6 +172,11 @@ def step_times(path: Path, span: Span, num_steps: int) -> Float[Array, " times"]
     """The times before, between and after so many steps: equally far apart, or the levels of DDPM's chain nearest to those.
 
     More steps than levels between ask for some levels twice, between which nothing moves.
+
+    Args:
+        path: of the model.
+        span: the first time and the last, which descend from data to noise.
+        num_steps: how many steps.
     """
     return path.trained_times(jnp.linspace(*span, num_steps + 1))
 

@@ -41,7 +41,7 @@ class AffineFields(PathFields):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SmoothEndFields(AffineFields):
+class SteepEndFields(AffineFields):
     """A path whose sigma has an infinite slope at t = 1."""
 
     def __post_init__(self) -> None:
@@ -54,7 +54,7 @@ class SmoothEndFields(AffineFields):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VariancePreservingFields(SmoothEndFields):
+class VariancePreservingFields(SteepEndFields):
     """The plain variance-preserving path."""
 
     t_max: float = field(
@@ -63,7 +63,7 @@ class VariancePreservingFields(SmoothEndFields):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VPFields(SmoothEndFields):
+class VPFields(SteepEndFields):
     """The VP and the sub-VP SDE's path."""
 
     t_max: float = field(1.0 - 1e-3, "the last time, where data are", above=0, most=1)

@@ -25,7 +25,15 @@ from scoreflow_jax.typing import PointSet, PRNGKey, PyTree, State, Time
 def logistic_loss(
     network: Classifier, params: PyTree, data: State, particles: PointSet, sigma: Time
 ) -> Float[Array, ""]:
-    """The mean of the two terms above over points that have their noise already."""
+    """The mean of the module's two terms, each over points that have their noise already.
+
+    Args:
+        network: the classifier.
+        params: of the network.
+        data: points of p.
+        particles: points of q.
+        sigma: the noise's standard deviation.
+    """
     real, drawn = (network.log_odds(params, x, sigma) for x in (data, particles))
     return 0.5 * (jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(drawn)))
 
@@ -51,7 +59,14 @@ class ClassifierDifference:
     key: PRNGKey
 
     def start(self, data: PointSet, particles: State, sigma: Time, num_steps: int) -> PyTree:
-        """The memory to begin with, after so many steps of training on the particles where they are."""
+        """Makes the memory to begin with, by so many steps of training on the particles where they are.
+
+        Args:
+            data: the examples of p, without noise.
+            particles: those of q, likewise.
+            sigma: the standard deviation of the noise to train with.
+            num_steps: of training.
+        """
         params = self.network.init_parameters(key_of(self.key, "parameters"), data.shape[1:])
         memory = {"data": data, "params": params, "opt_state": self.optimizer.init(params)}
         return jax.jit(self._trained)(memory, particles, sigma, key_of(self.key, "warm-up"), num_steps)

@@ -154,7 +154,7 @@ class _Pending:
         self._device: list[tuple[dict[str, Any], int]] = []
 
     def add(self, metrics: dict[str, Any], count: int) -> None:
-        """Of one call, for so many steps."""
+        """Adds the metrics of one call, for so many steps."""
         self._device.append((metrics, count))
 
     @property
@@ -175,7 +175,7 @@ class _Pending:
         return None
 
     def means(self) -> Record:
-        """Over the records, which are then forgotten."""
+        """The means over the records, which are then forgotten."""
         records, self.records = self.records, []
         self._first += len(records)
         return {name: float(np.mean([record[name] for record in records])) for name in records[0]}

@@ -76,7 +76,16 @@ def state_of(
     step: int,
     compensated: bool = False,
 ) -> TrainState:
-    """The state of a run that begins at a step with these parameters and averages, and with a fresh optimizer."""
+    """The state of a run that begins at a step with these parameters and averages, and with a fresh optimizer.
+
+    Args:
+        params: the parameters.
+        ema_params: their averages.
+        optimizer: whose state to make.
+        seed: of everything drawn in training.
+        step: the number of steps behind the parameters.
+        compensated: whether the average keeps its low parts.
+    """
     return TrainState(
         step=jnp.asarray(step, jnp.int32),
         params=params,
@@ -122,7 +131,7 @@ def create_state(make: Callable[[], TrainState], layout: Layout) -> TrainState:
 
 
 def state_shapes(make: Callable[[], TrainState], layout: Layout) -> TrainState:
-    """The same with shapes and shardings in the arrays' place, computing nothing."""
+    """The state of `create_state` with shapes and shardings in the arrays' place, computing nothing."""
     shapes = jax.eval_shape(make)
     placed = lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where)  # noqa: E731
     return jax.tree.map(placed, shapes, layout.of_state(shapes))

@@ -188,7 +188,15 @@ def make_train_step(
 def value_and_grad(
     loss: TrainLoss, params: PyTree, drawn: Drawn, parts: int, unrolled: bool
 ) -> tuple[Float[Array, ""], PyTree]:
-    """The batch's mean loss and its gradient, in so many parts."""
+    """Computes the batch's mean loss and its gradient, in so many parts.
+
+    Args:
+        loss: to be minimized.
+        params: the parameters.
+        drawn: the batch, with times and noise.
+        parts: how many, which divide the batch.
+        unrolled: one after the other in the program; else in a loop of the device, see `make_train_step`.
+    """
     if parts == 1:
         return jax.value_and_grad(loss.mean)(params, drawn)
     pieces = _pieces(drawn, parts)
@@ -206,7 +214,14 @@ def value_and_grad(
 
 
 def per_example(loss: TrainLoss, params: PyTree, drawn: Drawn, parts: int = 1) -> Float[Array, " batch"]:
-    """The loss of each example of a batch that is computed in so many parts, without gradients."""
+    """Computes the loss of each example of a batch in so many parts, without gradients.
+
+    Args:
+        loss: that training minimizes.
+        params: the parameters.
+        drawn: the batch, with times and noise.
+        parts: how many, which divide the batch.
+    """
     if parts == 1:
         return loss.per_example(params, drawn)
     losses = jax.lax.map(lambda piece: loss.per_example(params, piece), _pieces(drawn, parts))
@@ -224,6 +239,12 @@ def ema_update(average: PyTree, params: PyTree, step: Float[Array, ""] | Array, 
     """average + (1 - d) (params - average) with d = min(decay, (1 + n) / (10 + n)) at the n-th update, n = step + 1.
 
     The warm-up is that of score_sde's and TensorFlow's ExponentialMovingAverage.
+
+    Args:
+        average: of the parameters, so far.
+        params: the new parameters.
+        step: n - 1, the number of updates before this one.
+        decay: the largest d, below 1.
     """
     rate = _ema_rate(step, decay)
     return jax.tree.map(lambda a, p: a + rate * (p - a), average, params)
@@ -262,7 +283,13 @@ def random_flip(key: PRNGKey, images: Images) -> Images:
 
 
 def jit_step(step: Callable[..., Any], layout: Layout, state: TrainState) -> Any:
-    """The step for the layout, not yet compiled: the state where it belongs and donated, the batch split."""
+    """The step for the layout, not yet compiled: the state where it belongs and donated, the batch split.
+
+    Args:
+        step: (state, batch) -> (state, metrics).
+        layout: of the devices.
+        state: whose shapes say where its arrays belong.
+    """
     # On CPU XLA drops optimization barriers before it merges equal computations, and so undoes rematerialization: the
     # step of configs/afhq.py would ask for twice the memory (docs/performance.md).
     on_cpu = layout.first_device.platform == "cpu"
@@ -277,7 +304,13 @@ def jit_step(step: Callable[..., Any], layout: Layout, state: TrainState) -> Any
 
 
 def compile_step(step: TrainStep, layout: Layout, state: TrainState, batch: PyTree) -> Compiled:
-    """Compiles a step for the layout and for arrays like these."""
+    """Compiles a step for the layout and for arrays like these.
+
+    Args:
+        step: (state, batch) -> (state, metrics).
+        layout: of the devices.
+        state, batch: arrays, or their shapes.
+    """
     lowered = jit_step(step, layout, state).lower(state, batch)
     cost = lowered.cost_analysis() or {}
     return Compiled(one_at_a_time(lowered.compile(), layout), cost.get("flops"))
@@ -290,7 +323,7 @@ def several(step: TrainStep) -> Callable[[TrainState, tuple[PyTree, ...]], Any]:
     """
 
     def steps(state: TrainState, batches: tuple[PyTree, ...]) -> Any:
-        """As many steps as batches: the last state, and metrics (batches,)."""
+        """Takes as many steps as there are batches; returns the last state, and metrics (batches,)."""
         return jax.lax.scan(step, state, jax.tree.map(lambda *each: jnp.stack(each), *batches))
 
     return steps

@@ -19,7 +19,13 @@ class TimeDistribution(TimesFields, abc.ABC):
     """How training times are drawn."""
 
     def draw(self, key: PRNGKey, count: int, t_min: float, t_max: float) -> Times:
-        """Draws `count` times in [t_min, t_max]."""
+        """Draws `count` times in [t_min, t_max].
+
+        Args:
+            key: that they are drawn from.
+            count: how many.
+            t_min, t_max: the ends of the range.
+        """
         if self.low_discrepancy:
             shift = jax.random.uniform(key)
             u = jnp.mod(shift + jnp.arange(count, dtype=jnp.float32) / count, 1.0)
