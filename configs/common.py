@@ -45,10 +45,13 @@ class Evaluation(ConfigDict):
     """`config.eval`, which takes the flat names of before too: `straightness_images` for `straightness.images`."""
 
     def __setitem__(self, key: str, value: Any) -> None:
-        """Sets a field, a part's section, or by a name of before a part's field."""
-        if key in FORMER and not isinstance(value, Mapping | ConfigDict):
+        """Sets a field; of a part's section those that are given; by a name of before the part's field."""
+        section = isinstance(value, (Mapping, ConfigDict))
+        if key in FORMER and not (section and key in PARTS):
             part, name = FORMER[key]
             self[part][name] = SWITCHED.get(value, value) if key == "likelihood" else value
+        elif section and key in PARTS and key in self.keys():
+            self[key].update(value)
         else:
             super().__setitem__(key, value)
 
@@ -63,10 +66,7 @@ class Evaluation(ConfigDict):
         """Sets several."""
         for values in (*other, fields):
             for key, value in values.items():
-                if isinstance(value, Mapping) and key in PARTS:
-                    self[key].update(value)
-                else:
-                    self[key] = value
+                self[key] = value
 
 
 def path(name: str, **fields: Any) -> ConfigDict:

@@ -106,7 +106,8 @@ def parse(argv: list[str]) -> tuple[str, dict[str, Any], pathlib.Path, dict[str,
     """
     given = _given(argv[1:])
     if "help" in given:
-        return "help", {}, pathlib.Path(), {"text": help_of(given["help"]) if given["help"] else usage()}
+        place = given["help"] if not given["help"].startswith("-") else ""
+        return "help", {}, pathlib.Path(), {"text": help_of(place) if place else usage()}
     mode = given.get("mode")
     if mode not in MODES:
         got = "no --mode" if mode is None else f"unknown mode {mode!r}{nearest(mode, MODES)}"
@@ -141,11 +142,8 @@ def _given(arguments: list[str]) -> dict[str, str]:
     given: dict[str, str] = {}
     rest = iter(arguments)
     for argument in rest:
-        if argument in ("-h", "-help", "--help", "--helpfull", "--helpshort"):
-            given["help"] = ""
-            continue
-        if argument.startswith("--help="):
-            given["help"] = argument.partition("=")[2].removeprefix("config.")
+        if (place := _help_place(argument)) is not None:
+            given["help"] = place or (next(rest, "") if argument == "--help" else "")
             continue
         if not argument.startswith("--"):
             raise UserError(f"unexpected argument {argument!r}; expected flags such as --mode=train")
@@ -164,6 +162,12 @@ def _given(arguments: list[str]) -> dict[str, str]:
             raise UserError(f"--{name} has no value; expected --{name}=VALUE")
         given[name] = value
     return given
+
+
+def _help_place(argument: str) -> str | None:
+    """What --help=PLACE is asked about, "" where it says nothing; None for other arguments."""
+    flag, _, place = argument.partition("=")
+    return place.removeprefix("config.") if flag in ("-h", "-help", "--help", "--helpfull", "--helpshort") else None
 
 
 def load_config(file: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import optax
 from scoreflow_jax import data, models, objectives, paths
 from scoreflow_jax.data import DataSource, DataSpec, TrainedOn
 from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax.evaluation.parts import PARTS
 from scoreflow_jax.evaluation.settings import EvalSettings
 from scoreflow_jax.models import Network
 from scoreflow_jax.objectives import Objective
@@ -23,7 +24,7 @@ from scoreflow_jax.paths import NetworkDrift, Parameterization, Path
 from scoreflow_jax.pixels import Scaling
 from scoreflow_jax.plain_config import ENDS, FORMER_ENDS, Config, config_hash, to_plain, with_end
 from scoreflow_jax.sampling import Sampler
-from scoreflow_jax.sections import FAMILIES, NEEDED, SECTIONS
+from scoreflow_jax.sections import FAMILIES, NEEDED, NEEDED_FIELDS, SECTIONS
 from scoreflow_jax.settings.commands import (
     DifferenceSettings,
     FiguresSettings,
@@ -112,6 +113,14 @@ class Experiment:
             raise UserError(
                 "config.eval.extractor is inception, but Inception takes images, not points of a table: set it to pixels"
             )
+
+        for name in PARTS:
+            part = getattr(self.eval, name)
+            wrong = [c for c in part.classes if c >= self.spec.num_classes]
+            if wrong and part.wanted:
+                raise UserError(
+                    f"config.eval.{name} names class {wrong[0]}, expected one from 0 to {self.spec.num_classes - 1}"
+                )
 
     def _check_classes(self, section: Section) -> None:
         """Refuses classes that the data do not have, in the fields of a section that name some.
@@ -333,6 +342,8 @@ def build(config: Config) -> Experiment:
         values = plain.get(name, {})
         if not isinstance(values, dict):
             raise UserError(f"config.{name} is {values!r}, expected a section")
+        if gone := [field for field in NEEDED_FIELDS.get(name, ()) if field not in values]:
+            raise UserError(f"config.{name} has no field {gone[0]!r}, which it needs")
         built[name] = _BUILT[name](dict(values), built)
     conditioning, network = built.pop("model")
     return Experiment(
@@ -385,7 +396,11 @@ def _objective(values: dict[str, Any], built: dict[str, Any]) -> Objective:
 def _model(values: dict[str, Any], built: dict[str, Any]) -> tuple[bool, Network]:
     """Whether the drift takes labels, and the network."""
     shared = {name: values.pop(name) for name in declared(Conditioning) if name in values}
-    conditional, classes = bool(build_section(Conditioning, "model", shared).conditional), built["data"].num_classes
+    conditional, classes = build_section(Conditioning, "model", shared).conditional, built["data"].num_classes
+    if conditional is None:
+        raise UserError(
+            "config.model.conditional is None: give True or False, or let experiment.resolve look at the data"
+        )
     if conditional and classes < 1:
         raise UserError("config.model.conditional is True, but config.data.num_classes is 0: set it to False")
     outputs = 1 + built["path"].has_latent

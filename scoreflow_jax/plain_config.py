@@ -119,9 +119,12 @@ def to_plain(config: Config) -> dict[str, Any]:
     to_dict = getattr(config, "to_dict", None)  # a ConfigDict's, whose package may be missing
     plain = _tidy(copy.deepcopy({name: config[name] for name in config}) if to_dict is None else to_dict())
     for name, family in FAMILIES.items():
-        if isinstance(plain.get(name), dict):
-            kept = declared(family.shared) if family.shared is not None else {}
-            plain[name] = {k: v for k, v in plain[name].items() if v is not None or k in kept}
+        section = plain.get(name)
+        if isinstance(section, dict):
+            kept = {} if family.shared is None else {*declared(family.shared)}
+            if not family.optional and (member := section.get("name")) in family.members:
+                kept = {*kept, *family.fields(member)}
+            plain[name] = {k: v for k, v in section.items() if v is not None or k in kept}
     return upgraded(plain)
 
 
@@ -174,7 +177,8 @@ def changed(config: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, A
     new = copy.deepcopy(dict(config))
     today = {".".join(_place(name)): (name, text) for name, text in values.items()}
     for section, family in FAMILIES.items():
-        if section in new and today.get(f"{section}.name", ("", new[section]["name"]))[1] != new[section]["name"]:
+        before = new.get(section, {}).get("name", family.default)
+        if section in new and today.get(f"{section}.name", ("", before))[1] != before:
             shared = declared(family.shared) if family.shared is not None else {}
             new[section] = {k: v for k, v in new[section].items() if k == "name" or k in shared}
     present = fields(new)
@@ -208,7 +212,7 @@ def _read(given: str, name: str, text: str, config: Mapping[str, Any], present: 
     try:
         return reader(text)
     except (KeyError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
-        if listed := choices(hint):
+        if (listed := choices(hint)) and kind is not tuple:
             expected = f"one of {', '.join(map(str, listed))}"
         raise UserError(
             f"--config.{given}={text} is not {expected}; expected one as in its place, {present!r}"
@@ -244,8 +248,9 @@ def merged(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     """
     new = copy.deepcopy(dict(config))
     for section, values in changes.items():
-        if section not in new:
-            raise UserError(f"cells change {section!r}, which no config has{nearest(section, new)}")
+        if section not in new or not isinstance(values, Mapping):
+            what = "is no section of a config" if section not in new else "is to be a section of fields"
+            raise UserError(f"config.study: what cells change has {section!r}, which {what}{nearest(section, new)}")
         replaced = section in FAMILIES and section != "model" and "name" in values
         new[section] = dict(values) if replaced else _merged(new[section], values)
     return new

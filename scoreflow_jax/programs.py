@@ -262,6 +262,7 @@ class LogLikelihood(Program):
         probes: of each image, of whose estimates the mean is taken.
         time: of states on the way, whose density at that t is asked for; None: they are data.
         generating: from points at t = 0 instead: y is (log densities, images, errors).
+        prior_scale: of the model's path.
     """
 
     key: PRNGKey | None = None
@@ -269,6 +270,7 @@ class LogLikelihood(Program):
     probes: int = 1
     time: float | None = None
     generating: bool = False
+    prior_scale: float = 1.0
 
     @property
     def kind(self) -> Program:
@@ -287,7 +289,8 @@ class LogLikelihood(Program):
             raise UserError(f"got {self.probes} probes, expected {one}")
         if self.time is not None and not path.t_min < self.time <= 1.0:
             raise UserError(f"time is {self.time}, expected one from {path.t_min} (exclusive) to 1")
-        return self
+        time = None if self.time is None else float(self.time)
+        return dataclasses.replace(self, time=time, prior_scale=path.prior_scale)
 
     def arrays(self, experiment: Experiment, count: int, labels: tuple[LabelsLike, ...]) -> Arrays:
         """The probes."""
@@ -303,7 +306,7 @@ class LogLikelihood(Program):
         span = how.span if self.time is None else (how.span[0], min(self.time, how.span[1]))
         solve = generate_with_likelihood if self.generating else log_likelihood
         probe = probes[0] if probes else None
-        return solve(drift, x, label, how.solver, probes=probe, span=span, prior_scale=drift.path.prior_scale)
+        return solve(drift, x, label, how.solver, probes=probe, span=span, prior_scale=self.prior_scale)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,12 +38,14 @@ class Family:
         default: the name where a config says nothing.
         shared: fields of the section besides any member's; None: there are none.
         stated: whether a new config states every field of the default member.
+        optional: whether a field of a member may be None in a config, which then is the member's own default.
     """
 
     members: Mapping[str, type]
     default: str
     shared: type | None = None
     stated: bool = False
+    optional: bool = True
 
     def fields(self, name: str) -> dict[str, tuple[type, dataclasses.Field]]:
         """The fields that the section has with a member, each with the class that declares it."""
@@ -75,7 +77,7 @@ SECTIONS: dict[str, type | Family] = {
     "parameterization": ParameterizationFields,
     "objective": Family(OBJECTIVES, "path_constrained", stated=True),
     "times": Family(TIMES, "uniform"),
-    "model": Family(MODELS, "ncsnpp", shared=Conditioning, stated=True),
+    "model": Family(MODELS, "ncsnpp", shared=Conditioning, stated=True, optional=False),
     "train": TrainSettings,
     "optimizer": OptimizerSettings,
     "solver": SolverFields,
@@ -107,6 +109,15 @@ NEEDED = (
     "eval",
 )
 """Sections that no config can lack; the others are younger than some runs, and have defaults."""
+
+
+NEEDED_FIELDS = {
+    "data": ("source", "shape"),
+    "path": ("name",),
+    "objective": ("name",),
+    "model": ("name", "conditional", "dtype"),
+}
+"""Fields that no config can lack, since with their defaults it would be of something else; all others have theirs."""
 
 
 def new_section(name: str) -> dict[str, Any]:
@@ -142,7 +153,7 @@ def every_field() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, section in SECTIONS.items():
         own = _any_member(section) if isinstance(section, Family) else defaults(section)
-        found.update(flatten(own, f"{name}."))
+        found.update(flatten(own, f"{name}.", empty=True))
     return found
 
 
@@ -150,12 +161,18 @@ def _any_member(family: Family) -> dict[str, Any]:
     return {"name": family.default, **dict.fromkeys(family.every())}
 
 
-def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted names to values."""
+def flatten(plain: Mapping[str, Any], prefix: str = "", *, empty: bool = False) -> dict[str, Any]:
+    """Dotted names to values.
+
+    Args:
+        plain: nested.
+        prefix: of all names.
+        empty: whether a section without fields is a value; else it leaves no trace.
+    """
     flat: dict[str, Any] = {}
     for key, value in plain.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
+        if isinstance(value, Mapping) and (value or not empty):
+            flat.update(flatten(value, f"{prefix}{key}.", empty=empty))
         else:
             flat[prefix + key] = value
     return flat
@@ -168,44 +185,56 @@ def help_of(place: str) -> str:
         UserError: there is no such place.
     """
     name, *inner = place.split(".")
+    if name in declared(Heads):
+        return _text("", [line for line in described(Heads, "") if line[0] == name])
     section = SECTIONS.get(name)
     if section is None:
         raise UserError(f"no section {name!r}{nearest(name, SECTIONS)}; expected {', '.join(SECTIONS)}")
     if isinstance(section, Family):
         return _help_of_family(name, section, inner)
-    owner: type = section
+    owner, here = section, name
     for step in inner:
         found = nested(owner, step)
-        if found is None and step in declared(owner) and step == inner[-1]:
-            lines = [line for line in described(section, f"{name}.") if line[0] == place]
-            return _lines(owner, lines)
         if found is None:
-            known = declared(owner)
-            raise UserError(f"config.{name} has no {step!r}{nearest(step, known)}; it has {', '.join(known)}")
-        owner = found
-    return _lines(owner, described(owner, f"{place}."))
+            return _help_of_field(here, step, [*described(owner, f"{here}.")], place)
+        owner, here = found, f"{here}.{step}"
+    return _text(_first_line(owner), described(owner, f"{here}."))
+
+
+def _help_of_field(here: str, field: str, lines: list[tuple[str, str, str]], place: str) -> str:
+    """One of the fields of a section.
+
+    Raises:
+        UserError: it has none of this name, or this is no section with fields of its own.
+    """
+    known = {line[0].removeprefix(f"{here}."): line for line in lines}
+    if place != f"{here}.{field}":
+        raise UserError(f"config.{here}.{field} is no section{'' if field in known else nearest(field, known)}")
+    if field not in known:
+        raise UserError(f"config.{here} has no {field!r}{nearest(field, known)}; it has {', '.join(known)}")
+    return _text("", [known[field]])
 
 
 def _help_of_family(name: str, family: Family, inner: list[str]) -> str:
-    """Every member with its own fields, or those of one member, or one field."""
-    names = [n for n in family.members if n == inner[0]] if inner else list(family.members)
-    if inner and not names:
-        lines = [
-            (f"{name}.{field}, of {member}", what, told)
-            for member in family.members
-            for field, what, told in _described_member(family, member)
-            if field == inner[0]
-        ]
-        if not lines:
-            known = [*family.members, *family.every()]
-            raise UserError(f"config.{name} has no {inner[0]!r}{nearest(inner[0], known)}; it has {', '.join(known)}")
-        return _lines(None, lines)
+    """Every member with its own fields, or those of one member, or one field of one or of all."""
     head = f"config.{name}.name chooses one of {', '.join(family.members)} (default {family.default})"
-    parts = [
-        f"{name}.name={n}: {_lines(family.members[n], [(f'{name}.{f}', w, t) for f, w, t in _described_member(family, n)])}"
-        for n in names
-    ]
-    return "\n\n".join([head, *parts])
+    first, more = (inner[0] if inner else ""), inner[1:]
+    lines = {n: [(f"{name}.{f}", w, t) for f, w, t in _described_member(family, n)] for n in family.members}
+    if first == "name" and not more:
+        return head
+    if first in family.members:
+        if not more:
+            return f"{name}.name={first}: {_text(_first_line(family.members[first]), lines[first])}"
+        return _help_of_field(name, more[0], lines[first], ".".join([name, *more]))
+    if not first:
+        return "\n\n".join(
+            [head, *(f"{name}.name={n}: {_text(_first_line(family.members[n]), lines[n])}" for n in lines)]
+        )
+    found = [(f"{f}, of {n}", w, t) for n in lines for f, w, t in lines[n] if f == f"{name}.{first}"]
+    if not found or more:
+        known = [*family.members, "name", *family.every()]
+        raise UserError(f"config.{name} has no {'.'.join(inner)!r}{nearest(first, known)}; it has {', '.join(known)}")
+    return _text("", found)
 
 
 def _described_member(family: Family, name: str) -> Iterator[tuple[str, str, str]]:
@@ -213,10 +242,14 @@ def _described_member(family: Family, name: str) -> Iterator[tuple[str, str, str
         yield from described(owner, "") if owner is not None else ()
 
 
-def _lines(owner: type | None, lines: Iterable[tuple[str, str, str]]) -> str:
-    told = (owner.__doc__ or "").strip().splitlines()[0] if owner is not None else ""
+def _first_line(owner: type) -> str:
+    return (owner.__doc__ or "").strip().splitlines()[0]
+
+
+def _text(head: str, lines: Iterable[tuple[str, str, str]]) -> str:
+    """Fields for a terminal, below a line on what they are of."""
     wrapped = [
         f"  --config.{name}\n      {what}\n{textwrap.indent(textwrap.fill(text, 112), '      ')}"
         for name, what, text in lines
     ]
-    return "\n".join([*([told] if told else []), *wrapped])
+    return "\n".join([*([head] if head else []), *wrapped])

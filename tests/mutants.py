@@ -360,7 +360,7 @@ FAULTS = (
     Fault(
         "VE's likelihood is of the source N(0, I)",
         "programs.py",
-        "prior_scale=drift.path.prior_scale",
+        "prior_scale=self.prior_scale",
         "prior_scale=1.0",
         "test_model_closed_forms.py::test_ve_starts_from_noise_of_its_scale_and_has_its_density",
     ),

@@ -9,7 +9,7 @@ import pytest
 from configs import common
 from scoreflow_jax import models
 from scoreflow_jax.command_line import load_config, parse
-from scoreflow_jax.commands import evaluate, study, workdir
+from scoreflow_jax.commands import study, workdir
 from scoreflow_jax.data import SOURCES
 from scoreflow_jax.density_formula import LEVELS
 from scoreflow_jax.errors import UserError
@@ -22,7 +22,7 @@ from scoreflow_jax.ode import METHODS
 from scoreflow_jax.paths import PATHS
 from scoreflow_jax.plain_config import changed, config_hash, differences, merged, read_config, read_json, to_plain
 from scoreflow_jax.sampling import RULES, TRANSLATIONS
-from scoreflow_jax.sections import FAMILIES, SECTIONS
+from scoreflow_jax.sections import FAMILIES, NEEDED_FIELDS, SECTIONS
 from scoreflow_jax.settings.fields import annotations, choices, declared
 from scoreflow_jax.training import TIMES
 from tests.commands.runs import SHRUNK
@@ -271,11 +271,20 @@ def test_differences_names_what_changed_below_the_fields_asked_for():
         ("eval.resize", "bicubic", "expected one of tensorflow, half_pixel"),
         ("eval.split", "validation", "expected one of train, test"),
         ("eval.likelihood_probe", "sobol", "expected one of rademacher, gaussian, exact"),
-        ("eval.sweep_methods", ("rk45",), "config.eval.sweep.methods is \\('rk45',\\), expected each one of euler"),
+        ("eval.sweep_methods", ("rk45",), "config.eval.sweep.methods is \\('rk45',\\), expected values among euler"),
+        ("study.seeds", (1, 1), "config.study.seeds is .1, 1., expected different whole numbers"),
+        ("eval.sweep", {"on": True, "methods": ()}, "config.eval.sweep.methods or both steps and tolerances are empty"),
+        (
+            "eval.likelihood",
+            {"probe": "exact", "probes": 2},
+            "config.eval.likelihood.probes is 2, but probe is 'exact'",
+        ),
+        ("model.dropout", None, "config.model.dropout is None, expected a number"),
+        ("model.conditional", None, "config.model.conditional is None: give True or False"),
         ("eval.seeds", (), "expected different whole numbers"),
         ("eval.seeds", (1, 1), "expected different whole numbers"),
-        ("eval.translation_pairs", ((3, 3),), "expected pairs of different classes from 0 to 9"),
-        ("eval.translation_pairs", ((3, 10),), "expected pairs of different classes from 0 to 9"),
+        ("eval.translation_pairs", ((3, 3),), "expected pairs of different classes, such as"),
+        ("eval.translation_pairs", ((3, 10),), "config.eval.translation names class 10, expected one from 0 to 9"),
         ("eval.sweep_tolerances", (0.0,), "expected positive numbers"),
         ("eval.sweep_tolerances", ("x",), "expected a tuple of numbers"),
         ("eval.sweep_steps", (2.5,), "expected a tuple of whole numbers"),
@@ -287,9 +296,9 @@ def test_differences_names_what_changed_below_the_fields_asked_for():
 def test_values_out_of_range_are_named(field, value, match):
     config = to_plain(config_of("digits.py"))
     section, name = field.split(".")
-    config[section][name] = value
+    config.setdefault(section, {})[name] = value
     with pytest.raises(UserError, match=match) as caught:
-        evaluate.chosen_parts(build(config))
+        build(config)
     assert "\n" not in str(caught.value)
 
 
@@ -300,6 +309,10 @@ def test_unknown_and_missing_fields_are_named(section):
     with pytest.raises(UserError, match="colour"):
         build(config)
     del config[section]["colour"]
+    for needed in NEEDED_FIELDS.get(section, ()):
+        lacking = {**config, section: {k: v for k, v in config[section].items() if k != needed}}
+        with pytest.raises(UserError, match=f"config.{section} has no field '{needed}', which it needs"):
+            build(changed(lacking, {}))
     del config[section]
     with pytest.raises(UserError, match=f"the config has no '{section}'"):
         build(config)

@@ -9,13 +9,14 @@ import json
 import zipfile
 
 import pytest
+from ml_collections import ConfigDict
 
 from configs import common
-from scoreflow_jax.command_line import parse
+from scoreflow_jax.command_line import load_config, parse
 from scoreflow_jax.commands import evaluate, reflow, study, train
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.experiment import build
-from scoreflow_jax.plain_config import config_hash, differences, read_config, read_json, to_plain
+from scoreflow_jax.plain_config import TRAINING_FIELDS, config_hash, differences, read_config, read_json, to_plain
 from tests.commands.runs import report
 from tests.conftest import ROOT
 
@@ -124,3 +125,26 @@ def test_python_configs_of_before_set_what_they_meant():
     assert (e.generation.images, e.sweep.images, e.translation.on, e.split) == (10, 20, True, "test")
     config.eval.likelihood = False
     assert build(config).eval.likelihood.by == "none"
+    config.eval.outlier_data = {"source": "digits"}  # a value that is itself a section of fields
+    assert build(config).eval.outliers.data == {"source": "digits"}
+
+
+def test_sections_of_parts_are_merged_into_a_python_config():
+    config = common.base("mine")
+    config.eval.generation.keep_images = False
+    for more in ({"generation": {"images": 3}}, ConfigDict({"generation": {"first_images": 2}})):
+        config.eval.update(more)
+    config.update(ConfigDict({"eval": {"generation": {"images": 4}}}))
+    config.eval.sweep = {"on": True}
+    e = build(config).eval
+    assert (e.generation.images, e.generation.first_images, e.generation.keep_images) == (4, 2, False)
+    assert (e.sweep.on, e.sweep.images) == (True, 1000)
+    assert build(ConfigDict(config)).config_hash == build(config).config_hash
+
+
+def test_the_photograph_run_is_still_its_config():
+    """The config that its weights stand beside is of before."""
+    stored = read_json(str(ROOT / "scoreflow_jax" / "pretrained" / "cifar10_small" / "config.json"))
+    now = to_plain(load_config(str(ROOT / "configs" / "cifar10_small.py")))
+    assert differences(now, stored, TRAINING_FIELDS) == []
+    assert build(stored).network == build(now).network

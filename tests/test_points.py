@@ -240,7 +240,7 @@ def test_every_command_works_on_tables_of_any_width_without_classes(tmp_path, di
         ("eval__extractor", "inception", "Inception takes images, not points of a table: set it to pixels"),
         ("data__levels", 256, "config.data.levels is 256, but config.data.source is 'table': expected 0"),
         ("data__shape", (2, 2), "expected .dimension,., or .. to find it in the table"),
-        ("model__name", "ncsnpp", "config.model: "),
+        ("model__name", "ncsnpp", "config.model.width is no field of this section"),
         ("data__base", {"source": "digits"}, "config.data.base.source is 'digits', but config.data.source 'table'"),
     ],
 )

@@ -50,8 +50,8 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     print(f"see {folder / 'report.md'}")
 
 
-def chosen_parts(experiment: Experiment) -> dict[str, Part]:
-    """The parts that the config asks for and the model allows, by name; says which it does not allow.
+def chosen_parts(experiment: Experiment, *, quiet: bool = False) -> dict[str, Part]:
+    """The parts that the config asks for and the model allows, by name; unless `quiet` it says which it does not allow.
 
     Raises:
         UserError: there are none, or one cannot be measured with this config.
@@ -62,7 +62,7 @@ def chosen_parts(experiment: Experiment) -> dict[str, Part]:
             f"every part of the evaluation is off: switch one on, --config.eval.PART.on=True with PART of {', '.join(PARTS)}"
         )
     left_out = {name: why for name, part in wanted.items() if (why := _impossible(part, experiment))}
-    for name, why in left_out.items():
+    for name, why in left_out.items() if not quiet else ():
         print(f"{name} is left out: {why}", file=sys.stderr)
     chosen = {name: part for name, part in wanted.items() if name not in left_out}
     if not chosen:

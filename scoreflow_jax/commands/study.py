@@ -76,6 +76,8 @@ def cells_of(experiment: Experiment) -> dict[str, Cell]:
         raise UserError(f"config.study.baseline is {settings.baseline!r}, expected one of {', '.join(settings.cells)}")
     for name in settings.order or tuple(settings.cells):
         told = settings.cells[name]
+        if not isinstance(told, dict) or not isinstance(told.get("changes", {}), dict):
+            raise UserError(f"config.study.cells.{name} is {told!r}, expected a section with what it changes")
         unknown = sorted(set(told) - _CELL)
         if unknown:
             raise UserError(f"config.study.cells.{name} has {unknown[0]!r}, expected {', '.join(sorted(_CELL))}")
@@ -84,7 +86,7 @@ def cells_of(experiment: Experiment) -> dict[str, Cell]:
             raise UserError(f"config.study.cells.{name} is of {trained!r}, expected a cell that is trained itself")
         config = merged(base, settings.cells[trained].get("changes", {}))
         changes = told.get("changes", {}) if trained != name else {}
-        evaluate.chosen_parts(build(merged(config, changes)))
+        evaluate.chosen_parts(build(merged(config, changes)), quiet=True)
         found[name] = Cell(name, trained, str(told.get("stage", "")), config, changes, dict(told.get("why", {})))
     folders: dict[str, str] = {}
     for name in settings.cells:

@@ -45,6 +45,11 @@ class Part(Section):
         """Whether the config asks for it."""
         return self.on
 
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Classes that its fields name, which the data must have; default: none."""
+        return ()
+
     def check(self, experiment: Experiment) -> None:
         """Refuses a config that the part cannot be measured with; default: none.
 

@@ -7,11 +7,10 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from scoreflow_jax.errors import UserError
-from scoreflow_jax.evaluation.base import Data, Experiment, Figures, Model, Part
+from scoreflow_jax.evaluation.base import Data, Figures, Model, Part
 from scoreflow_jax.evaluation.markdown import plus_minus, table
 from scoreflow_jax.host_typing import HostState
-from scoreflow_jax.settings.fields import field
+from scoreflow_jax.settings.fields import FieldError, field
 
 Values = Float[np.ndarray, " batch"]
 
@@ -39,13 +38,11 @@ class Likelihood(Part):
         """Whether it is on and `by` says how."""
         return self.on and self.by != "none"
 
-    def check(self, experiment: Experiment) -> None:
+    def __post_init__(self) -> None:
         """Refuses several probes of what needs none."""
-        del experiment
+        super().__post_init__()
         if self.probe == "exact" and self.probes > 1:
-            raise UserError(
-                f"config.eval.likelihood.probes is {self.probes}, but probe is 'exact', which needs none: set it to 1"
-            )
+            raise FieldError(f"probes is {self.probes}, but probe is 'exact', which needs none: set it to 1")
 
     def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
         """Bits/dim of test images, uniformly dequantized once, or nats of test points, with the standard error over them.

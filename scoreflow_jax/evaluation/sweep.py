@@ -9,9 +9,9 @@ from jaxtyping import Float
 
 from scoreflow_jax import files
 from scoreflow_jax.errors import UserError
-from scoreflow_jax.evaluation.base import Data, Experiment, Figures, Model, Part
+from scoreflow_jax.evaluation.base import Data, Figures, Model, Part
 from scoreflow_jax.evaluation.markdown import label_note, shown, table
-from scoreflow_jax.settings.fields import field
+from scoreflow_jax.settings.fields import FieldError, field
 from scoreflow_jax.settings.solve import Method
 
 _FINEST = 1e-6  # tolerance of the solution that the others' images are compared with
@@ -34,11 +34,11 @@ class Sweep(Part):
     smoke = {"images": 20, "steps": (2, 4), "tolerances": (1e-2,)}
     compares_features = True
 
-    def check(self, experiment: Experiment) -> None:
+    def __post_init__(self) -> None:
         """Refuses a sweep over nothing."""
-        del experiment
-        if not (self.methods and (self.steps or self.tolerances)):
-            raise UserError("config.eval.sweep.methods or both steps and tolerances are empty: nothing to sweep")
+        super().__post_init__()
+        if self.on and not (self.methods and (self.steps or self.tolerances)):
+            raise FieldError("methods or both steps and tolerances are empty: nothing to sweep")
 
     def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
         """Generates from the same noise with each solver; draws sweep.png."""

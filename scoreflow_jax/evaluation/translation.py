@@ -13,7 +13,7 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.base import Data, Experiment, Figures, Model, Part
 from scoreflow_jax.evaluation.markdown import mean, shown, table
 from scoreflow_jax.host_typing import HostState
-from scoreflow_jax.settings.fields import field
+from scoreflow_jax.settings.fields import FieldError, field
 
 
 class Job(NamedTuple):
@@ -42,20 +42,25 @@ class Translation(Part):
     smoke = {"images": 1}
     compares_features = True
 
-    def check(self, experiment: Experiment) -> None:
-        """Refuses an unconditional model, pairs that are none, and half of LPIPS."""
-        classes = experiment.num_classes
-        if not classes:
-            raise UserError("an unconditional model cannot translate: set config.eval.translation.on=False")
+    def __post_init__(self) -> None:
+        """Refuses pairs that are none, and half of LPIPS."""
+        super().__post_init__()
         for pair in self.pairs:
             two = isinstance(pair, tuple) and len(pair) == 2 and pair[0] != pair[1]
-            if not two or any(type(c) is not int or not 0 <= c < classes for c in pair):
-                raise UserError(
-                    f"config.eval.translation.pairs has {pair}, expected pairs of different classes from 0 to {classes - 1}, "
-                    "such as ((0, 1), (1, 0))"
-                )
+            if not two or any(type(c) is not int or c < 0 for c in pair):
+                raise FieldError(f"pairs has {pair}, expected pairs of different classes, such as ((0, 1), (1, 0))")
         if (self.lpips_backbone is None) != (self.lpips_heads is None):
-            raise UserError("LPIPS needs both config.eval.translation.lpips_backbone and lpips_heads")
+            raise FieldError("lpips_backbone and lpips_heads: LPIPS needs both")
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Those of the pairs."""
+        return tuple(c for pair in self.pairs for c in pair)
+
+    def check(self, experiment: Experiment) -> None:
+        """Refuses an unconditional model."""
+        if not experiment.num_classes:
+            raise UserError("an unconditional model cannot translate: set config.eval.translation.on=False")
 
     def open(self, data: Data) -> None:
         """Refuses pairs of classes without images, and opens the weights of LPIPS."""

@@ -94,6 +94,12 @@ class StudySettings(Section):
         {}, "what the study is to decide, by name: a row, what it is held against, a figure"
     )
 
+    def __post_init__(self) -> None:
+        """Refuses a seed named twice."""
+        super().__post_init__()
+        if len(set(self.seeds)) < len(self.seeds):
+            raise FieldError(f"seeds is {self.seeds}, expected different whole numbers")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReflowSettings(Section):

@@ -143,8 +143,7 @@ def checked(section: type, where: str, values: Mapping[str, Any]) -> dict[str, A
             raise UserError(f"{place} is {value!r}, expected {_words(hints[name])}")
         if not _allowed(value, hints[name], known[name].metadata["limits"]):
             raise UserError(f"{place} is {value!r}, expected {_expected(known[name], hints[name])}")
-        if type(value) is int and _is_float(hints[name]):
-            found[name] = float(value)
+        found[name] = _as_float(value, hints[name])
     return found
 
 
@@ -256,7 +255,7 @@ def _range(member: dataclasses.Field, hint: Any) -> str:
     many = plain_type(hint) is tuple
     if listed:
         kinds = ", ".join(map(str, listed))
-        found = f"each one of {kinds}" if many else f"one of {kinds}"
+        found = f"values among {kinds}" if many else f"one of {kinds}"
     elif limits == {"above": 0}:
         found = "positive numbers" if many else "a positive number"
     elif limits:
@@ -292,6 +291,13 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is float:
         return type(value) in (int, float) and not math.isnan(value)
     return type(value) is hint if hint in (bool, int, str, type(None)) else True
+
+
+def _as_float(value: Any, hint: Any) -> Any:
+    """Whole numbers as floats where those are asked for, in tuples too."""
+    if plain_type(hint) is tuple and isinstance(value, (tuple, list)):
+        return tuple(_as_float(item, typing.get_args(hint)[0]) for item in value)
+    return float(value) if type(value) is int and _is_float(hint) else value
 
 
 def _is_float(hint: Any) -> bool:

@@ -35,15 +35,15 @@ def copy_of(folder, target, classes=("cat", "dog")):
 
 def test_classes_are_found_in_the_data_and_remembered_by_the_run(tmp_path, pictures_dir):
     config = load_config(str(ROOT / "configs" / "image_folder.py:smoke"))
-    config.data.path = str(copy_of(pictures_dir, tmp_path / "two"))
+    config["data"]["path"] = str(copy_of(pictures_dir, tmp_path / "two"))
     found = resolve(config)
     assert (found["data"]["num_classes"], found["model"]["conditional"]) == (2, True)
-    config.data.path = str(pictures_dir / "afhq" / "train" / "cat")
+    config["data"]["path"] = str(pictures_dir / "afhq" / "train" / "cat")
     alone = resolve(config)
     assert (alone["data"]["num_classes"], alone["model"]["conditional"]) == (0, False)
-    config.data.path = "/nowhere"  # a run in hand knows it, wherever its data are by now
+    config["data"]["path"] = "/nowhere"  # a run in hand knows it, wherever its data are by now
     assert resolve(config, found)["data"]["num_classes"] == 2
-    config.model.conditional = False
+    config["model"]["conditional"] = False
     assert resolve(config, found)["model"]["conditional"] is False
     with pytest.raises(UserError, match="num_classes is None"):
         build(config)
@@ -77,7 +77,7 @@ def test_train_pack_resume_from_it_and_sample_with_the_data_gone(tmp_path, pictu
     assert read("changed") == read("whole")
     shutil.rmtree(folder)
     config = load_config(str(ROOT / "configs" / "image_folder.py:smoke"))
-    config.model.update(SHRUNK)
+    config["model"].update(SHRUNK)
     sample.run_command(workdirs.build_for("sample", config, tmp_path / "whole"), tmp_path / "whole")
     assert np.load(tmp_path / "whole" / "sample" / "samples.npz")["labels"].tolist() == [0, 1] * 5
     assert workdirs.class_names(workdirs.build_for("sample", config, tmp_path / "whole"), tmp_path / "whole") == (
@@ -204,14 +204,14 @@ def test_tables_are_not_packed_and_data_at_t_0_apart(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"base": {"framing": "nope"}}, "config.data.framing is 'nope'"),
-        ({"base": {"test_share": 9.0}}, "config.data.base: test_share is 9.0"),
+        ({"base": {"framing": "nope"}}, "config.data.base.framing is 'nope'"),
+        ({"base": {"test_share": 9.0}}, "config.data.base.test_share is 9.0"),
         (
             {"base": {"sampling": "balanced"}},
             "config.data.base has 'sampling', expected of config.data's fields source",
         ),
         ({"base": {"classes": ("a",)}}, "expected whole numbers"),
-        ({"parts": {"x": {"source": "web"}}}, "config.data.source is 'web'"),
+        ({"parts": {"x": {"source": "web"}}}, "config.data.parts.x.source is 'web'"),
         ({"label": "colour"}, "classes of digits are not features or columns"),
         ({"shape": (8, 8, 4)}, "expected 1 channel .grey. or 3 .RGB."),
     ],

@@ -104,8 +104,8 @@ def test_mistakes_are_named(digits_run, tmp_path):
     [
         ({"scores": "oracle"}, "config.difference.scores is 'oracle', expected one of kernel, learned, classifier"),
         ({"source": 10}, "config.difference.source has 10, expected a class from 0 to 9"),
-        ({"schedule": "cosine"}, "config.difference: schedule is 'cosine', expected one of constant"),
-        ({"sigma_end": 0.0}, "config.difference: sigma_end is 0.0, expected a positive number"),
+        ({"schedule": "cosine"}, "config.difference.schedule is 'cosine', expected one of constant"),
+        ({"sigma_end": 0.0}, "config.difference.sigma_end is 0.0, expected a positive number"),
         ({"kl_bandwidth": 0.0}, "config.difference.kl_bandwidth is 0.0"),
         ({"num_frames": 1}, "config.difference.num_frames is 1, expected at least 2"),
         ({"classifier_width": 5}, "expected an even number"),

@@ -64,9 +64,8 @@ def test_wrong_weights_and_small_images_are_named(tensors, tmp_path):
     with pytest.raises(ValueError, match=r"no tensor lin3.model.1.weight of shape \(1, 256, 1, 1\)"):
         import_lpips(backbone, {k: v for k, v in heads.items() if k != "lin3.model.1.weight"})
     file = str(checkpoint(tmp_path / "other.pth", {"x": np.zeros(2, np.float32)}, [], 0))
-    half = experiment_of("digits.py", eval__translation__lpips_heads=file)
-    with pytest.raises(UserError, match="needs both"):
-        half.eval.translation.check(half)
+    with pytest.raises(UserError, match="config.eval.translation.lpips_backbone and lpips_heads: LPIPS needs both"):
+        experiment_of("digits.py", eval__translation__lpips_heads=file)
     small = {"eval__translation__lpips_heads": file, "eval__translation__lpips_backbone": file}
     with pytest.raises(UserError, match="at least 32x32"):
         _ = Data(experiment_of("digits.py", **small)).perceptual_distance
