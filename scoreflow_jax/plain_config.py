@@ -122,7 +122,7 @@ def to_plain(config: Config) -> dict[str, Any]:
         section = plain.get(name)
         if isinstance(section, dict):
             kept = {} if family.shared is None else {*declared(family.shared)}
-            if not family.optional and (member := section.get("name")) in family.members:
+            if not family.optional and isinstance(member := section.get("name"), str) and member in family.members:
                 kept = {*kept, *family.fields(member)}
             plain[name] = {k: v for k, v in section.items() if v is not None or k in kept}
     return upgraded(plain)

@@ -196,6 +196,8 @@ def help_of(place: str) -> str:
     for step in inner:
         found = nested(owner, step)
         if found is None:
+            if step not in (own := declared(owner)):
+                raise UserError(f"config.{here} has no {step!r}{nearest(step, own)}; it has {', '.join(own)}")
             return _help_of_field(here, step, [*described(owner, f"{here}.")], place)
         owner, here = found, f"{here}.{step}"
     return _text(_first_line(owner), described(owner, f"{here}."))
