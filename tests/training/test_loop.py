@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from scoreflow_jax.processes import Stopped, StopRequests
-from scoreflow_jax.training import Hooks, Schedule, Steps, TrainState, run
+from scoreflow_jax.settings.train import Schedule
+from scoreflow_jax.training import Hooks, Steps, TrainState, run
 
 
 def schedule(**changes):
