@@ -35,7 +35,7 @@ from scoreflow_jax.settings.commands import (
     TranslateSettings,
 )
 from scoreflow_jax.settings.data import POINT_SOURCES, DataSettings
-from scoreflow_jax.settings.fields import Section, build_section, declared
+from scoreflow_jax.settings.fields import build_section, declared
 from scoreflow_jax.settings.model import Conditioning
 from scoreflow_jax.settings.train import Heads, OptimizerSettings, TrainSettings
 from scoreflow_jax.training import (
@@ -103,12 +103,11 @@ class Experiment:
         """
         for name in ("objective", "parameterization", "sampler"):
             try:
-                part = getattr(self, name)
-                part.check_path() if name == "objective" else part.check_path(self.path)
+                getattr(self, name).check_path(self.path)
             except ValueError as error:
                 raise UserError(f"config.{name}: {error}") from error
-        for section in (self.sample, self.interpolate, self.figures, self.translate, self.difference):
-            self._check_classes(section)
+        for name in ("sample", "interpolate", "figures", "translate", "difference"):
+            self._check_classes(name)
         if self.eval.extractor == "inception" and self.spec.is_points:
             raise UserError(
                 "config.eval.extractor is inception, but Inception takes images, not points of a table: set it to pixels"
@@ -122,20 +121,19 @@ class Experiment:
                     f"config.eval.{name} names class {wrong[0]}, expected one from 0 to {self.spec.num_classes - 1}"
                 )
 
-    def _check_classes(self, section: Section) -> None:
+    def _check_classes(self, name: str) -> None:
         """Refuses classes that the data do not have, in the fields of a section that name some.
 
         Between two data sets `translate` means these by source and target: commands/translate_base.py checks them.
         """
-        if self.data.base and section is self.translate:
-            return
-        place = next(name for name in SECTIONS if getattr(self, name, None) is section)
-        for name in {"labels", "classes", "source", "target"} & {*declared(type(section))}:
-            value = getattr(section, name)
+        section = getattr(self, name)
+        fields = {"labels", "classes", "source", "target"} & declared(type(section)).keys()
+        for field in fields if not (self.data.base and name == "translate") else ():
+            value = getattr(section, field)
             for label in value if isinstance(value, tuple) else (value,):
                 if label is not None and label >= self.spec.num_classes:
                     raise UserError(
-                        f"config.{place}.{name} has {label!r}, expected a class from 0 to {self.spec.num_classes - 1}"
+                        f"config.{name}.{field} has {label!r}, expected a class from 0 to {self.spec.num_classes - 1}"
                     )
 
     @property

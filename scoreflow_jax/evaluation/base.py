@@ -4,6 +4,7 @@ A part is one file with one class, and a line in the table of `parts.py`. Its fi
 and by configs, so its file imports JAX, and what imports JAX, where it measures.
 """
 
+import abc
 import dataclasses
 import pathlib
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ Figures = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Part(Section):
+class Part(Section, abc.ABC):
     """A part of an evaluation, with its fields."""
 
     on: bool = field(False, "measure this part")
@@ -64,6 +65,7 @@ class Part(Section):
             UserError: it is not there.
         """
 
+    @abc.abstractmethod
     def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
         """Measures a model.
 
@@ -75,9 +77,9 @@ class Part(Section):
         Returns:
             Figures as JSON holds them.
         """
-        raise NotImplementedError
 
     @staticmethod
+    @abc.abstractmethod
     def page(figures: Figures, report: Figures) -> str:
         """The part's section of report.md, in Markdown, headline included.
 
@@ -85,7 +87,6 @@ class Part(Section):
             figures: what `measure` returned, as read back from JSON; of an older version maybe.
             report: the whole report.
         """
-        raise NotImplementedError
 
     @staticmethod
     def appendix(figures: Figures) -> str:

@@ -49,14 +49,14 @@ class Objective(abc.ABC):
             z: the latent of a path that has one, N(0, I); else None.
         """
 
-    def check_path(self) -> None:
+    def check_path(self, path: Path) -> None:
         """Refuses a path of which the loss leaves something untrained; by default one with a latent, or a learned one.
 
         Raises:
             ValueError: naming it.
         """
-        if self.path.has_latent or self.path.num_parameters:
-            what = "has a latent, whose denoiser" if self.path.has_latent else "is learned, and its numbers"
+        if path.has_latent or path.num_parameters:
+            what = "has a latent, whose denoiser" if path.has_latent else "is learned, and its numbers"
             raise ValueError(
                 f"config.path {what} no objective trains but 'interpolant': set name to that, or take another path"
             )

@@ -91,7 +91,7 @@ class Interpolant(InterpolantFields, Objective):
         v, denoiser = drift.heads(x_t, t, label)
         return mean_square(v - rate) + mean_square(denoiser - z)
 
-    def check_path(self) -> None:
+    def check_path(self, path: Path) -> None:
         """Takes every path: latent and numbers are what it trains."""
 
     def adapt_optimizer(self, optimizer: optax.GradientTransformation, path: str) -> optax.GradientTransformation:

@@ -67,7 +67,7 @@ def field(
 
 def subsection(section: type["Section"]) -> Any:
     """A section within a section, of which a config may leave out any field."""
-    return dataclasses.field(default_factory=section, metadata={"told": _first_sentence(section)})
+    return dataclasses.field(default_factory=section, metadata={"told": ""})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -218,10 +218,6 @@ def plain_type(hint: Any) -> type | None:
         return type(typing.get_args(kinds[0])[0])
     found = origin or kinds[0]
     return found if inspect.isclass(found) and found is not Any else None
-
-
-def _first_sentence(section: type) -> str:
-    return (section.__doc__ or "").strip().splitlines()[0].rstrip(".")
 
 
 def _allowed(value: Any, hint: Any, limits: Mapping[str, Any]) -> bool:
