@@ -18,7 +18,7 @@ class Audit(Part):
     """The same noise solved by scipy's RK45."""
 
     on: bool = field(False, "measure this part", was="audit")
-    images: int = field(100, "generated", least=1, was="audit_images")
+    images: int = field(100, "images to generate", least=1, was="audit_images")
 
     smoke = {"images": 20}
     compares_features = True

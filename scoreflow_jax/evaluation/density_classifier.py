@@ -20,8 +20,8 @@ class DensityClassifier(Part):
     """The class under which a test image is most likely, by the density formula."""
 
     on: bool = field(False, "measure this part", was="density_classifier")
-    images: int = field(1000, "of the test split", least=1, was="density_classifier_images")
-    calls: int = field(64, "network calls of each class", least=2, was="density_classifier_calls")
+    images: int = field(1000, "test images", least=1, was="density_classifier_images")
+    calls: int = field(64, "network calls for each image and class", least=2, was="density_classifier_calls")
 
     smoke = {"images": 10, "calls": 8}
     of_densities = True
@@ -67,7 +67,7 @@ class DensityClassifier(Part):
                 "the class under which the image is most likely",
                 f"{figures['accuracy']:.1%} ± {figures['standard_error']:.1%}",
             ],
-            ["network calls of each class", str(figures["calls_per_class"])],
+            ["network calls for each image and class", str(figures["calls_per_class"])],
             ["median margin to the next class, nats", f"{figures['median_margin']:.2f}"],
             ["s per image", f"{figures['seconds_per_image']:.3g}"],
         ]

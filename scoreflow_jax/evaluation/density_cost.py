@@ -38,9 +38,9 @@ class DensityCost(Part):
     """Error of densities against network calls: the formula, the ODE, DDPM's bound."""
 
     on: bool = field(False, "measure this part", was="density_cost")
-    images: int = field(8, "of the test split", least=1, was="density_cost_images")
+    images: int = field(8, "test images", least=1, was="density_cost_images")
     calls: tuple[int, ...] = field(
-        (16, 64, 256, 1024), "network calls for each example", least=1, was="density_cost_calls"
+        (16, 64, 256, 1024), "numbers of network calls for each example", least=1, was="density_cost_calls"
     )
 
     smoke = {"images": 4, "calls": (8, 16)}
@@ -160,6 +160,8 @@ def _draw(path: pathlib.Path, rows: list[dict[str, Any]], name: str) -> None:
         dashed = not method.startswith(("ODE", "DDPM"))
         curves.append(plots.Curve(method, [p[0] for p in points], [p[1] for p in points], dashed=dashed))
     title = f"{name}: error of a log density against its cost"
-    axes = plots.Axes(title, "network calls for each example", "error, nats (root mean square)", log_x=True, log_y=True)
+    axes = plots.Axes(
+        title, "numbers of network calls for each example", "error, nats (root mean square)", log_x=True, log_y=True
+    )
     with files.whole_file(path) as temporary:
         plots.save_curves(temporary, curves, axes)

@@ -20,14 +20,14 @@ class Generation(Part):
     """FID, KID, precision, recall, Inception Score and NFE of generated images."""
 
     on: bool = field(True, "measure this part", was="generation")
-    images: int = field(50_000, "of each seed", least=2, was="num_images")
+    images: int = field(50_000, "images to generate with each seed", least=2, was="num_images")
     first_images: int = field(
         0,
-        "the distance of so many of them too, to compare with evaluations of fewer images; 0: no",
+        "measure the distance of the first so many too, to compare with evaluations of fewer images; 0: no",
         least=0,
         was="first_images",
     )
-    keep_images: bool = field(True, "the 8-bit images too, in eval/<step>/samples", was="keep_images")
+    keep_images: bool = field(True, "keep the 8-bit images too, in eval/<step>/samples", was="keep_images")
 
     smoke = {"images": 40}
     compares_features = True

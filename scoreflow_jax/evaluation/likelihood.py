@@ -21,14 +21,25 @@ class Likelihood(Part):
 
     on: bool = field(True, "measure this part, if `by` says how", added=True)
     by: Literal["none", "ode", "density", "both"] = field(
-        "none", "ode: by its divergence; density: by the density formula, and DDPM's bound", was="likelihood"
+        "none",
+        "how: by the divergence of the ODE, by the density formula (and DDPM's bound), or both",
+        was="likelihood",
     )
-    images: int = field(1000, "of the test split", least=1, was="likelihood_images")
+    images: int = field(1000, "test images", least=1, was="likelihood_images")
     probe: Literal["rademacher", "gaussian", "exact"] = field(
-        "rademacher", "of the divergence; exact: the whole trace", was="likelihood_probe"
+        "rademacher",
+        "random vectors that the divergence is estimated with; exact: the whole trace",
+        was="likelihood_probe",
     )
-    probes: int = field(1, "of each image; several: with the error that they leave", least=1, was="likelihood_probes")
-    density_calls: int = field(256, "of density: network calls for each example", least=2, was="density_calls")
+    probes: int = field(
+        1,
+        "random vectors for each image; with several the error that they leave is stated",
+        least=1,
+        was="likelihood_probes",
+    )
+    density_calls: int = field(
+        256, "network calls of the density formula for each example", least=2, was="density_calls"
+    )
 
     smoke = {"images": 20, "density_calls": 16}
     of_densities = True

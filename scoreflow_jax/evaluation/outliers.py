@@ -28,8 +28,8 @@ class Outliers(Part):
     """Whether images of another kind are less likely: photographs' patches, inverted and shuffled images, noise."""
 
     on: bool = field(False, "measure this part", was="outliers")
-    images: int = field(200, "of each kind", least=1, was="outlier_images")
-    calls: int = field(64, "network calls of each class", least=2, was="outlier_calls")
+    images: int = field(200, "images of each kind", least=1, was="outlier_images")
+    calls: int = field(64, "network calls for each image and class", least=2, was="outlier_calls")
     data: dict[str, Any] = field({}, "fields of config.data that describe a further kind", was="outlier_data")
 
     smoke = {"images": 10, "calls": 8}

@@ -21,9 +21,9 @@ class Residual(Part):
     """Held-out error of the velocity along t."""
 
     on: bool = field(False, "measure this part", was="residual")
-    images: int = field(200, "of the test split", least=1, was="residual_images")
-    noises: int = field(4, "of each image", least=1, was="residual_noises")
-    times: int = field(21, "along t", least=2, was="residual_times")
+    images: int = field(200, "test images", least=1, was="residual_images")
+    noises: int = field(4, "noises drawn for each image", least=1, was="residual_noises")
+    times: int = field(21, "times along t", least=2, was="residual_times")
 
     smoke = {"images": 10, "noises": 1, "times": 3}
 

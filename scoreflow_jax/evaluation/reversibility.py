@@ -16,9 +16,12 @@ class Reversibility(Part):
     """Test images encoded and decoded."""
 
     on: bool = field(True, "measure this part", was="reversibility")
-    images: int = field(100, "of the test split", least=1, was="num_reconstructions")
+    images: int = field(100, "test images", least=1, was="num_reconstructions")
     tolerances: tuple[float, ...] = field(
-        (1e-3, 1e-4, 1e-5), "of adaptive steps, one after the other", above=0, was="reconstruction_tolerances"
+        (1e-3, 1e-4, 1e-5),
+        "tolerances of the adaptive steps, tried one after the other",
+        above=0,
+        was="reconstruction_tolerances",
     )
 
     smoke = {"images": 10, "tolerances": (1e-3,)}

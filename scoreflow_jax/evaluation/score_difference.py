@@ -38,8 +38,10 @@ class ScoreDifference(Part):
     """The learned drift against eq. 7's difference of scores, for several sigma_0."""
 
     on: bool = field(False, "measure this part", was="score_difference")
-    images: int = field(364, "of the test split", least=1, was="score_difference_images")
-    sigmas: tuple[float, ...] = field((0.1, 0.3, 1.0, 3.0), "sigma_0 of eq. 7", above=0, was="score_difference_sigmas")
+    images: int = field(364, "test images", least=1, was="score_difference_images")
+    sigmas: tuple[float, ...] = field(
+        (0.1, 0.3, 1.0, 3.0), "values of sigma_0 in eq. 7", above=0, was="score_difference_sigmas"
+    )
 
     of_densities = True
 

@@ -29,9 +29,11 @@ class Straightness(Part):
     """How straight solutions run, and what few Euler steps make of it."""
 
     on: bool = field(False, "measure this part", was="straightness")
-    images: int = field(200, "generated", least=1, was="straightness_images")
-    times: int = field(21, "along t", least=2, was="straightness_times")
-    steps: tuple[int, ...] = field((1, 2, 4, 8), "numbers of Euler steps", least=1, was="straightness_steps")
+    images: int = field(200, "images to generate", least=1, was="straightness_images")
+    times: int = field(21, "times along t at which the drift is taken", least=2, was="straightness_times")
+    steps: tuple[int, ...] = field(
+        (1, 2, 4, 8), "numbers of Euler steps to compare with the solution", least=1, was="straightness_steps"
+    )
 
     smoke = {"images": 20, "times": 3, "steps": (1, 2)}
     compares_features = True

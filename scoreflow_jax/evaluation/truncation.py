@@ -26,8 +26,8 @@ class Truncation(Part):
     """One-step estimate against solution along t, the paper's figure 2."""
 
     on: bool = field(False, "measure this part", was="truncation")
-    images: int = field(100, "of the test split", least=1, was="truncation_images")
-    times: int = field(21, "along t", least=2, was="truncation_times")
+    images: int = field(100, "test images", least=1, was="truncation_images")
+    times: int = field(21, "times along t", least=2, was="truncation_times")
 
     smoke = {"images": 10, "times": 3}
 

@@ -15,16 +15,20 @@ Rule = Literal["square_root", "slerp", "linear"]
 class SampleSettings(Section):
     """--mode=sample."""
 
-    num_images: int = field(100, "how many", least=1)
-    labels: tuple[int, ...] = field((), "classes, repeated to num_images; empty: balanced over the classes", least=0)
+    num_images: int = field(100, "samples to draw", least=1)
+    labels: tuple[int, ...] = field(
+        (), "classes to draw, repeated to num_images; empty: balanced over the classes", least=0
+    )
     guidance: float = field(
         1.0, "weight of classifier-free guidance, here and in eval; 1: off; else needs model.label_dropout"
     )
     batch_size: int = field(100, "images solved together", least=1)
-    seed: int = field(0, "of the noise", least=0, below=_SEEDS)
-    columns: int = field(10, "of grid.png", least=1)
+    seed: int = field(0, "seed of the noise", least=0, below=_SEEDS)
+    columns: int = field(10, "columns of grid.png", least=1)
     likelihood: bool = field(False, "also each sample's log likelihood, in samples.npz")
-    likelihood_probes: int = field(1, "of each sample, for Hutchinson's estimate; several: with its error", least=1)
+    likelihood_probes: int = field(
+        1, "random vectors for each sample's likelihood; with several its error is stored", least=1
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +40,7 @@ class TranslateSettings(Section):
     )
     source: int | None = field(None, "class of the images; None: every class", least=0)
     target: int | None = field(None, "class to make of them; None: every other class in turn", least=0)
-    num_images: int = field(100, "of the test split", least=1)
+    num_images: int = field(100, "test images to translate", least=1)
     images: str | None = field(None, "a folder of pictures instead; then source must be given")
     batch_size: int = field(100, "images solved together", least=1)
     shown: int = field(8, "rows of grid.png and of path.png", least=1)
@@ -54,9 +58,11 @@ class InterpolateSettings(Section):
     rule: Rule = field("square_root", "between two latents; the paper's, or another")
     num_pairs: int = field(8, "rows of strip.png", least=1)
     num_steps: int = field(9, "pictures from one end to the other, both included", least=2)
-    labels: tuple[int, ...] = field((), "repeated to num_pairs; empty: one class after the other", least=0)
+    labels: tuple[int, ...] = field(
+        (), "classes to interpolate in, repeated to num_pairs; empty: one class after the other", least=0
+    )
     batch_size: int = field(100, "images solved together", least=1)
-    seed: int = field(0, "of the latents, or of which images", least=0, below=_SEEDS)
+    seed: int = field(0, "seed of the latents, or of the choice of images", least=0, below=_SEEDS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,16 +70,18 @@ class FiguresSettings(Section):
     """--mode=figures: the paper's figures 3 to 6."""
 
     classes: tuple[int, ...] = field(
-        (), "of figure 4 the first two, of figure 5 the first three; empty: the model's first", least=0
+        (), "classes to show: figure 4 takes the first two, figure 5 the first three; empty: the model's first", least=0
     )
-    num_images: int = field(8, "in a row of figure 3 and of figure 4's translations; in each panel of samples", least=1)
+    num_images: int = field(
+        8, "images in a row of figure 3 and of figure 4's translations, and in each panel of samples", least=1
+    )
     num_times: int = field(9, "pictures along t in figure 5", least=2)
     num_pairs: int = field(4, "rows of figure 6, and images of figure 5 along t", least=1)
     num_steps: int = field(9, "pictures from one end of figure 6 to the other, both included", least=2)
     batch_size: int = field(
         16, "small: what all figures solve for is then a multiple, and one program serves them", least=1
     )
-    seed: int = field(0, "of the noise", least=0, below=_SEEDS)
+    seed: int = field(0, "seed of the noise", least=0, below=_SEEDS)
 
     def __post_init__(self) -> None:
         """Refuses a class named twice."""
@@ -86,10 +94,10 @@ class FiguresSettings(Section):
 class StudySettings(Section):
     """--mode=study, of the configs that are studies."""
 
-    seeds: tuple[int, ...] = field((0, 1, 2), "of each row", least=0, below=_SEEDS)
+    seeds: tuple[int, ...] = field((0, 1, 2), "seeds that each row is trained with", least=0, below=_SEEDS)
     baseline: str = field("", "the row that the others are held against")
     cells: dict[str, Any] = field({}, "rows by name, each with what it changes of the config")
-    order: tuple[str, ...] = field((), "of the rows: a ConfigDict goes by the alphabet")
+    order: tuple[str, ...] = field((), "order of the rows: a ConfigDict goes by the alphabet")
     comparisons: dict[str, Any] = field(
         {}, "what the study is to decide, by name: a row, what it is held against, a figure"
     )
@@ -106,13 +114,13 @@ class ReflowSettings(Section):
     """--mode=reflow."""
 
     rounds: int = field(2, "up to the 2-rectified flow; 3: a round more", least=1)
-    num_pairs: int = field(1_000_000, "of each round; 25 GB for CIFAR-10", least=2)
+    num_pairs: int = field(1_000_000, "pairs to draw in each round; 25 GB for CIFAR-10", least=2)
     shard_size: int = field(10_000, "pairs in a file", least=1)
     batch_size: int = field(500, "images solved together", least=1)
-    seed: int = field(0, "of the noise", least=0, below=_SEEDS)
-    num_steps: int = field(300_000, "of training on them", least=1)
+    seed: int = field(0, "seed of the noise", least=0, below=_SEEDS)
+    num_steps: int = field(300_000, "training steps on the pairs", least=1)
     distill_steps: int = field(0, "Euler steps of a student of the last round; 0: none", least=0)
-    distance: Literal["l2", "lpips"] = field("l2", "of the student to the teacher's end; lpips, as published")
+    distance: Literal["l2", "lpips"] = field("l2", "distance of the student to the teacher's end; lpips, as published")
     lpips_backbone: str | None = field(None, "torchvision's alexnet-owt-7be5be79.pth, for lpips")
     lpips_heads: str | None = field(None, "alex.pth of the lpips package, version 0.1, for lpips")
 
@@ -130,7 +138,7 @@ class FlowFields(Section):
     step_rule: Literal["constant", "bandwidth"] = field(
         "bandwidth", "a step is step_size times the bandwidth squared, or step_size"
     )
-    step_size: float = field(1.0, "of that rule", above=0)
+    step_size: float = field(1.0, "factor in that rule", above=0)
     jitter: bool = field(False, "scores at x + bandwidth times noise")
 
     def __post_init__(self) -> None:
@@ -146,26 +154,28 @@ class DifferenceSettings(FlowFields):
     """--mode=difference-flow."""
 
     scores: Literal["kernel", "learned", "classifier"] = field(
-        "kernel", "of the data and of the particles: kernel densities, the run in the workdir, or a GAN's classifier"
+        "kernel", "where scores come from: kernel densities, the run in the workdir, or a GAN's classifier"
     )
     against: Literal["particles", "source"] = field(
         "particles", "whose density is left: theirs; or of where they began, fixed, as in eq. 7"
     )
     source: int | None = field(None, "class whose training examples the particles begin at; None: noise", least=0)
     target: int | None = field(None, "class to go to; None: all data", least=0)
-    other: str | None = field(None, "of learned against source: the workdir of another run, whose density is left")
-    num_particles: int = field(500, "how many", least=2)
+    other: str | None = field(None, "for learned against source: the workdir of another run, whose density is left")
+    num_particles: int = field(500, "particles to move", least=2)
     num_data: int = field(0, "training examples to go to, at the most; 0: all", least=0)
     # Off: in 64 dimensions the others are so far away that a particle would be driven out of the data.
     exclude_self: bool = field(False, "each particle left out of the density that it is moved by")
-    kl_bandwidth: float = field(0.3, "of both densities when their divergence is estimated", above=0)
-    num_frames: int = field(31, "of animation.gif, the first and the last included", least=2)
-    seed: int = field(0, "of the noise", least=0, below=_SEEDS)
-    classifier_warmup: int = field(500, "of classifier: training steps before the first step of the particles", least=0)
-    classifier_steps: int = field(10, "of classifier: training steps before each further one", least=0)
-    classifier_batch: int = field(256, "of classifier: examples a step", least=1)
-    classifier_rate: float = field(1e-3, "of classifier: learning rate", above=0)
-    classifier_width: int = field(256, "of classifier: numbers in a layer; even", least=4)
+    kl_bandwidth: float = field(0.3, "bandwidth of both densities when their divergence is estimated", above=0)
+    num_frames: int = field(31, "frames of animation.gif, the first and the last included", least=2)
+    seed: int = field(0, "seed of the noise", least=0, below=_SEEDS)
+    classifier_warmup: int = field(
+        500, "for classifier: training steps before the first step of the particles", least=0
+    )
+    classifier_steps: int = field(10, "for classifier: training steps before each further one", least=0)
+    classifier_batch: int = field(256, "for classifier: examples a step", least=1)
+    classifier_rate: float = field(1e-3, "for classifier: learning rate", above=0)
+    classifier_width: int = field(256, "for classifier: numbers in a layer; even", least=4)
 
     def __post_init__(self) -> None:
         """Refuses what does not go together."""

@@ -35,25 +35,26 @@ class DataSettings(Section):
     levels: int = field(256, "grey levels of a pixel; 0 for points, which are real numbers", least=0)
     flip: bool = field(True, "mirror training images at random")
     framing: Framing = field(
-        "crop", "of images of another shape: the largest centred part; all of it, on white; crop of the right half"
+        "crop",
+        "how images of another shape are fitted: by their largest centred part; whole, on white; by that part of the right half",
     )
     white_level: int | None = field(
-        None, "of 16-bit grey pictures the value of white; None: 65535. 12 bits: 4095", least=1, most=65535
+        None, "the value of white in 16-bit grey pictures; None: 65535. With 12 bits it is 4095", least=1, most=65535
     )
     test_share: float = field(
         0.1,
-        "held out: files of a folder without folders train and test, by their names; rows of a table, by their numbers",
+        "share held out: files of a folder without folders train and test, by their names; rows of a table, by their numbers",
         least=0,
         below=1,
     )
     strict: bool = field(False, "an error instead of a warning for files, and rows of a table, that cannot be used")
     label: str | None = field(None, "the feature, or the column of a table, that holds the class; None: label")
-    classes: tuple[Any, ...] = field((), "only these, numbered anew: (3, 5)")
+    classes: tuple[Any, ...] = field((), "use only these classes, numbered anew: (3, 5)")
     sampling: Literal["natural", "balanced"] = field(
         "natural", "balanced: each class equally often, however many images it has"
     )
-    columns: tuple[Any, ...] = field((), "of a table, by their names; empty: all but the label")
-    parts: dict[str, Any] = field({}, "of source merged: class name to fields of this section")
+    columns: tuple[Any, ...] = field((), "columns of a table to read, by their names; empty: all but the label")
+    parts: dict[str, Any] = field({}, "for source merged: class names, each with fields of this section")
     pairs: str | None = field(None, "a folder of pairs of reflow to train on; --mode=reflow sets it")
     base: dict[str, Any] = field({}, "fields of this section that describe other data at t = 0, in place of noise")
     dequantize: bool = field(False, "train on (k + u) / levels, u uniform, without which there is no honest likelihood")

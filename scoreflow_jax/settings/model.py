@@ -25,7 +25,7 @@ class NetworkFields:
         0.0, "probability of training without the label, for classifier-free guidance", least=0, below=1
     )
     dtype: Literal["float32", "bfloat16"] = field(
-        "float32", "of training's computation; bfloat16 on accelerators and processors that have it"
+        "float32", "type of training's computation; bfloat16 is for accelerators and processors that have it"
     )
 
 
@@ -52,7 +52,9 @@ class NCSNppFields(NetworkFields):
         "none", "input_skip adds the shrunk image to every resolution; residual adds its features"
     )
     progressive_combine: Literal["sum", "cat"] = field("sum", "how input_skip joins them")
-    embedding: Literal["positional", "fourier"] = field("positional", "of time_scale t; fourier: of its logarithm")
+    embedding: Literal["positional", "fourier"] = field(
+        "positional", "how time_scale t is embedded; fourier embeds its logarithm"
+    )
     fourier_scale: float = field(16.0, "standard deviation of the Fourier frequencies, drawn once and never trained")
     time_scale: float = field(
         999.0, "what times are multiplied by; 1 where the network is told noise levels themselves"

@@ -11,11 +11,13 @@ class PathConstrainedFields(Section):
     """The paper's loss."""
 
     weight: Literal["power", "velocity", "noise", "data", "logit_normal"] = field(
-        "power", "of each time: power, t^-p; or what it makes of the loss; logit_normal favours the middle"
+        "power",
+        "weight of each time: power is t^-p; velocity, noise and data are named for the error that the loss becomes; "
+        "logit_normal favours the middle",
     )
     weight_exponent: float = field(1.0, "p in lambda(t) = t^-p: 1 is the paper's, 2 rectified flow, 0 plain eq. 19")
     num_steps: int = field(0, "steps of eq. 19's x(t) by the drift; 0: algorithm 1's one step", least=0)
-    method: Literal["euler", "heun"] = field("euler", "of those steps")
+    method: Literal["euler", "heun"] = field("euler", "Runge-Kutta method of those steps")
 
     def __post_init__(self) -> None:
         """Refuses an exponent that is singular at t = 0."""
@@ -31,7 +33,9 @@ class PathConstrainedFields(Section):
 class DenoisingFields(Section):
     """Denoising score matching."""
 
-    weight: Literal["variance", "likelihood"] = field("variance", "of each time: sigma^2, or g^2")
+    weight: Literal["variance", "likelihood"] = field(
+        "variance", "weight of each time: variance is sigma^2, likelihood is g^2"
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,7 @@ class InterpolantFields(Section):
 class DistillationFields(Section):
     """Distillation of a rectified flow; --mode=reflow sets it."""
 
-    distance: Literal["l2", "lpips"] = field("l2", "to the teacher's end")
+    distance: Literal["l2", "lpips"] = field("l2", "how the distance to the end of the teacher's solution is measured")
     lpips_backbone: str | None = field(None, "torchvision's alexnet-owt-7be5be79.pth, for lpips")
     lpips_heads: str | None = field(None, "alex.pth of the lpips package, version 0.1, for lpips")
 

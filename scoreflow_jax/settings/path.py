@@ -28,7 +28,7 @@ class AffineFields(PathFields):
     """A path alpha(t) x1 + sigma(t) x0 + gamma(t) z."""
 
     latent: Latent = field("none", "gamma(t), noise besides that of t = 0, which gives two data sets a score")
-    latent_scale: float = field(1.0, "of gamma(t)", above=0)
+    latent_scale: float = field(1.0, "factor of gamma(t)", above=0)
 
     def __post_init__(self) -> None:
         """Refuses times at which gamma's derivative is infinite."""

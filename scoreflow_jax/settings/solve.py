@@ -22,7 +22,7 @@ class SolverFields(Section):
     per_sample: bool = field(False, "step sizes chosen for each image instead of for the batch")
     max_steps: int = field(4096, "steps, rejected ones included, after which a solve fails", least=1)
     precision: str = field(
-        "highest", "of matrix products: on GPU and TPU the default of float32 is not float32", added=True
+        "highest", "precision of matrix products: on GPU and TPU the default for float32 is not float32", added=True
     )
 
     def __post_init__(self) -> None:
@@ -42,12 +42,16 @@ class SamplerFields(Section):
         "ode", "by config.solver, or by a sampler of its own"
     )
     num_steps: int = field(1000, "equal steps in t, of all but the ODE", least=1)
-    noise: float = field(1.0, "of euler_maruyama: times the diffusion; 0: Euler's method for the ODE", least=0)
+    noise: float = field(1.0, "for euler_maruyama: factor of the diffusion; 0: Euler's method for the ODE", least=0)
     schedule: Literal["path", "constant", "sigma", "gamma"] = field(
-        "path", "of that diffusion: the reverse-time SDE's, 1, sigma(t), the latent's gamma(t)"
+        "path", "shape of that diffusion along t: the reverse-time SDE's, constant, sigma(t), or the latent's gamma(t)"
     )
-    variance: Variance = field("posterior", "of ancestral; forward: DDPM's beta")
+    variance: Variance = field("posterior", "variance of ancestral's steps; forward: DDPM's beta")
     corrector_steps: int = field(1, "Langevin steps after each of predictor_corrector's", least=0)
-    snr: float = field(0.16, "their size; samples then depend on the batch", above=0)
-    margin: float = field(1e-3, "kept from t = 0 and 1 where a score is not finite", least=0, below=0.5)
+    snr: float = field(
+        0.16,
+        "signal-to-noise ratio that sets the size of Langevin steps; with them samples depend on the batch",
+        above=0,
+    )
+    margin: float = field(1e-3, "distance kept from t = 0 and 1 where a score is not finite", least=0, below=0.5)
     denoise: bool = field(True, "end with the expected data; of the ODE where a grey level or more of noise is left")

@@ -16,22 +16,24 @@ class TimesFields(Section):
 class LogitNormalFields(TimesFields):
     """sigmoid of N(mean, std^2)."""
 
-    mean: float = field(0.0, "of the logit; positive means favour the data")
-    std: float = field(1.0, "of the logit", above=0)
+    mean: float = field(0.0, "mean of the logit; positive means favour the data")
+    std: float = field(1.0, "standard deviation of the logit", above=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UShapedFields(TimesFields):
     """Both ends more than the middle."""
 
-    steepness: float = field(4.0, "how much more; 4 as published for reflow", above=0)
+    steepness: float = field(
+        4.0, "how much more the ends are drawn than the middle; 4 as published for reflow", above=0
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GridFields(TimesFields):
     """Equally likely times of a grid."""
 
-    count: int = field(1000, "of its times", least=1)
+    count: int = field(1000, "number of times in the grid", least=1)
     with_end: bool = field(
         True, "from 0 to 1, as DDPM's steps; else to 1 - 1/count, where so many Euler steps are made"
     )

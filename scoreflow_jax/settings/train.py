@@ -10,19 +10,19 @@ from scoreflow_jax.settings.fields import FieldError, Section, field
 class Heads(Section):
     """What a config has besides sections."""
 
-    name: str = field("", "of the config; the default workdir is runs/<name>")
-    seed: int = field(0, "of parameters, shuffling and all that is drawn in training", least=0, below=2**32)
+    name: str = field("", "name of the config; the default workdir is runs/<name>")
+    seed: int = field(0, "seed of parameters, shuffling and all that is drawn in training", least=0, below=2**32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerSettings(Section):
     """Adam as rectified flow runs it."""
 
-    learning_rate: float = field(2e-4, "after the warm-up", above=0)
+    learning_rate: float = field(2e-4, "learning rate after the warm-up", above=0)
     b1: float = field(0.9, "Adam's decay of the mean gradient", least=0, below=1)
     b2: float = field(0.999, "Adam's decay of the mean square", least=0, below=1)
     epsilon: float = field(1e-8, "Adam's, beside the root of the mean square", least=0)
-    warmup_steps: int = field(5000, "over which the rate rises from 0; 0: none", least=0)
+    warmup_steps: int = field(5000, "steps over which the rate rises from 0; 0: none", least=0)
     clip_norm: float = field(1.0, "bound of the gradient's global norm; 0: none", least=0)
 
 
@@ -33,13 +33,13 @@ class Schedule(Section):
     num_steps: int = field(
         800_000, "the step at which training ends; rectified flow's CIFAR-10 run has 800,000", least=1
     )
-    log_every: int = field(100, "numbers are fetched from the device, checked and written", least=1)
+    log_every: int = field(100, "steps between fetching numbers from the device, checking and writing them", least=1)
     sample_every: int = field(
-        5000, "pictures from the average, of the same noise each time; 0: only at the end", least=0
+        5000, "steps between pictures made by the average of the same noise; 0: only at the end", least=0
     )
-    checkpoint_every: int = field(5000, "checkpoints; also at the end", least=1)
+    checkpoint_every: int = field(5000, "steps between checkpoints; one comes at the end too", least=1)
     cooldown_steps: int = field(
-        0, "at the end, over which the learning rate falls to 0; an extended run does without until then", least=0
+        0, "steps at the end over which the learning rate falls to 0; an extended run does without until then", least=0
     )
 
     def __post_init__(self) -> None:
@@ -66,8 +66,8 @@ class TrainSettings(Schedule):
     """Training, by default rectified flow's CIFAR-10 run."""
 
     batch_size: int = field(128, "images a step, over all devices", least=1)
-    ema_decay: float = field(0.999999, "of the average of the weights, after its warm-up", least=0, below=1)
-    keep_checkpoints: int = field(3, "the newest ones", least=1)
+    ema_decay: float = field(0.999999, "decay of the weights' average, after its warm-up", least=0, below=1)
+    keep_checkpoints: int = field(3, "number of newest checkpoints to keep", least=1)
     num_workers: int = field(0, "processes that read data ahead; 0: threads", least=0)
     tensorboard: bool = field(True, "events for TensorBoard beside metrics.jsonl")
     microbatches: int = field(
