@@ -218,7 +218,7 @@ def test_every_command_works_on_tables_of_any_width_without_classes(tmp_path, di
     of_classes_or_images = ("translation", "density_classifier", "outliers")
     once = ("sweep", "density_cost")
     parts = [p for p in evaluate.PARTS if p not in of_classes_or_images and (dimensions == 2 or p not in once)]
-    on = {f"eval__{part}": True for part in parts if part != "likelihood"}  # which is on
+    on = {f"eval__{part}__on": True for part in parts if part != "likelihood"}  # which is on
     experiment = experiment_of(path, smoke=True, eval__sweep__methods=("dopri5",), **on)
     assert (experiment.spec.shape, experiment.conditional) == ((dimensions,), False)
     for command in (train, sample, interpolate, evaluate, statistics):

@@ -17,7 +17,7 @@ from tests.commands.runs import experiment_of, report
 def evaluated(digits_run):
     """The digits' run with every part of its evaluation, of two seeds, but those that tests/evaluation runs by themselves."""
     apart = ("likelihood", "density_cost", "density_classifier", "outliers", "score_difference")  # likelihood is on
-    parts = {f"eval__{part}": True for part in evaluate.PARTS if part not in apart}
+    parts = {f"eval__{part}__on": True for part in evaluate.PARTS if part not in apart}
     evaluate.run_command(
         experiment_of("digits.py", eval__seeds=(1, 2), eval__sweep__methods=("euler", "heun", "dopri5"), **parts),
         digits_run,
