@@ -49,7 +49,7 @@ from scoreflow_jax.evaluation.statistics import load_npz, save_npz, statistics_o
 from scoreflow_jax.evaluation.weights import find_inception
 from scoreflow_jax.experiment import Experiment, build, resolve
 from scoreflow_jax.files import cache_dir, save_arrays
-from scoreflow_jax.model import load_model
+from scoreflow_jax.loading import load_model
 from scoreflow_jax.parallel import make_layout
 from scoreflow_jax.plain_config import to_plain
 from scoreflow_jax.training import split_state, state_shapes

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scoreflow_jax.errors import UserError as UserError
+    from scoreflow_jax.loading import load as load
     from scoreflow_jax.model import Model as Model
-    from scoreflow_jax.model import load as load
     from scoreflow_jax.pixels import to_pixels as to_pixels
 
 __version__ = "0.1.0"
@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "Model": "scoreflow_jax.model",
     "UserError": "scoreflow_jax.errors",
-    "load": "scoreflow_jax.model",
+    "load": "scoreflow_jax.loading",
     "to_pixels": "scoreflow_jax.pixels",
 }
 

@@ -7,12 +7,9 @@ latents = model.encode(images, [3, 3, 7])
 sevens = model.translate(images, source=3, target=7)
 """
 
-import collections
 import dataclasses
 import functools
 import hashlib
-import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,31 +19,17 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from scoreflow_jax import sampling
-from scoreflow_jax.checkpoints import restore_ema
-from scoreflow_jax.data import DataSource, TrainedOn
+from scoreflow_jax.compiled import CompiledPrograms
+from scoreflow_jax.data import DataSource
 from scoreflow_jax.density_formula import DensityFormula, Reference
-from scoreflow_jax.experiment import Experiment, build
+from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model_inputs import LabelsLike, as_data, as_labels, as_states, count_of
 from scoreflow_jax.ode import Solver
-from scoreflow_jax.parallel import Layout, make_layout, one_device, shard
-from scoreflow_jax.plain_config import (
-    MODEL_FIELDS,
-    TRAINING_ONLY,
-    differences,
-    read_config,
-    say_edited,
-    to_plain,
-    with_end,
-)
+from scoreflow_jax.parallel import Layout, one_device
 from scoreflow_jax.programs import Encode, FormulaDensity, Generate, How, LogLikelihood, Program, Sample, Translate
 from scoreflow_jax.randomness import KeyLike, as_key, key_of
 from scoreflow_jax.sampling import Sampler, Solved
-from scoreflow_jax.sampling.flow import Span
 from scoreflow_jax.typing import HostState, PRNGKey, PyTree
-from scoreflow_jax.user_paths import user_path
-
-_PROGRAMS = 24
-"""Compiled solves that are kept: some 40 MB each for a network of 1.5 million parameters on CPU."""
 
 
 class Model:
@@ -85,8 +68,7 @@ class Model:
         self.step = step
         self.batch_size = batch_size
         self._bases: dict[str, DataSource] = {}
-        # By kind of program and of solver, times and batch size, the one used last at the end.
-        self._compiled: collections.OrderedDict[Any, Callable[..., Any]] = collections.OrderedDict()
+        self._programs = CompiledPrograms(experiment.drift, self.layout)
         self._drift = jax.jit(lambda params, x, t, label: experiment.drift(params)(x, t, label))
         self._noise = jax.jit(lambda key, indices: sampling.noise_for(key, indices, experiment.spec.shape))
 
@@ -335,7 +317,7 @@ class Model:
     def with_solver(self, solver: Solver) -> "Model":
         """The same model solving its ODEs otherwise; what is compiled serves both, but for another method."""
         other = self.with_experiment(dataclasses.replace(self.experiment, solver=solver))
-        other._compiled = self._compiled
+        other._programs = self._programs
         return other
 
     def with_sampler(self, sampler: Sampler) -> "Model":
@@ -434,6 +416,7 @@ class Model:
         images = as_states(experiment, x)
         span = (experiment.path.t_min, experiment.path.t_max)
         times = None if times is None else tuple(float(t) for t in np.clip(times, *span))
+        how = How(experiment.solver, times, span, program.constants)
         labels = labels or (None,) * program.num_labels
         # On the host, where to choose and repeat some of them compiles nothing.
         arrays = (
@@ -442,85 +425,9 @@ class Model:
             *(as_labels(experiment, label, len(images)) for label in labels),
         )
         return sampling.solve_in_batches(
-            lambda *batch: self._compile(program, times, span, batch),
+            lambda *batch: self._programs.compiled(program.kind, how, self.params, batch),
             arrays,
             self.batch_size,
             multiple=self.layout.mesh.size,
             advice=program.advice,
         )
-
-    def _compile(self, program: Program, times: Any, span: Span, batch: tuple[Any, ...]) -> Callable[..., Any]:
-        """The program compiled for arrays of a batch's shapes; it takes the number of those that count, and the arrays."""
-        solver, kind, constants = self.experiment.solver, program.kind, program.constants
-        shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(constants))
-        place = (kind, solver.kind, times, len(batch[0]), shapes, *(a is None for a in batch))
-        numbers = {**solver.numbers, "rows": np.int32(0)}
-        if place in self._compiled:
-            self._compiled.move_to_end(place)
-        else:
-            drift = self.experiment.drift
-
-            def run(params: PyTree, numbers: dict[str, Any], constants: PyTree, x: Any, *rest: Any) -> Any:
-                kept = None if times is None else jnp.asarray(times, jnp.float32)
-                return kind(drift(params), x, *rest, how=How(solver.with_numbers(numbers), kept, span, constants))
-
-            # Every process is given all of the solution: what comes of it is computed by all alike.
-            jitted = jax.jit(run, out_shardings=self.layout.replicated)
-            lowered = jitted.lower(self.params, numbers, constants, *shard(batch, self.layout))
-            self._compiled[place] = lowered.compile()
-            while len(self._compiled) > _PROGRAMS:
-                self._compiled.popitem(last=False)
-        compiled = self._compiled[place]
-        return lambda rows, *arrays: compiled(
-            self.params, {**numbers, "rows": rows}, constants, *shard(arrays, self.layout)
-        )
-
-
-def load(
-    workdir: str | pathlib.Path,
-    *,
-    step: int | None = None,
-    batch_size: int = 256,
-    devices: list[jax.Device] | None = None,
-) -> Model:
-    """Loads a trained model from its workdir.
-
-    Args:
-        workdir: of a run of `--mode=train`, such as "runs/digits".
-        step: the checkpoint; by default the newest.
-        batch_size: examples solved for at a time.
-        devices: among which to divide them; by default all.
-
-    Raises:
-        UserError: no run or no whole checkpoint there.
-    """
-    workdir = user_path(workdir)
-    layout = make_layout(devices) if devices else make_layout()
-    return load_model(build(read_config(workdir)), workdir, step=step, batch_size=batch_size, layout=layout)
-
-
-def load_model(
-    experiment: Experiment,
-    workdir: pathlib.Path,
-    *,
-    step: int | None = None,
-    batch_size: int = 256,
-    layout: Layout | None = None,
-) -> Model:
-    """Loads a model as `load` does, with an experiment's settings, and devices, at hand. Its experiment knows the run's data.
-
-    Args:
-        experiment: whose settings count, in place of those that the run was trained with.
-        workdir: of the run.
-        step: the checkpoint; None: the newest.
-        batch_size: examples solved for at a time.
-        layout: of the devices; None: all.
-    """
-    experiment = dataclasses.replace(experiment, trained_on=TrainedOn.read(workdir))
-    layout = layout or make_layout()
-    on_all = lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=layout.replicated)  # noqa: E731
-    shapes = jax.tree.map(on_all, experiment.parameter_shapes())
-    restored = restore_ema(workdir / "checkpoints", ema=shapes, step=step)
-    trained = to_plain(with_end(restored.meta["config"]))
-    say_edited(workdir, restored.step, differences(to_plain(experiment.config), trained, MODEL_FIELDS, TRAINING_ONLY))
-    return Model(experiment, restored.ema, restored.step, batch_size=batch_size, trained_config=trained, layout=layout)

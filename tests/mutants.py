@@ -296,16 +296,16 @@ FAULTS = (
     ),
     Fault(
         "a program keeps the tolerances that it was compiled with",
-        "model.py",
-        "solver.with_numbers(numbers)",
-        "solver",
+        "compiled.py",
+        "how.solver.with_numbers(numbers)",
+        "how.solver",
         "test_model.py::test_one_program_serves_all_tolerances_and_numbers_of_steps",
     ),
     Fault(
         "one program for every method",
-        "model.py",
-        "place = (kind, solver.kind, times,",
-        "place = (kind, times,",
+        "compiled.py",
+        "place = (kind, how.solver.kind, how.times,",
+        "place = (kind, how.times,",
         "test_model.py::test_another_method_is_another_program",
     ),
     Fault(
@@ -1073,7 +1073,7 @@ FAULTS = (
     ),
     Fault(
         "a loaded model does not know the data of its run",
-        "model.py",
+        "loading.py",
         "trained_on=TrainedOn.read(workdir)",
         "trained_on=None",
         "commands/test_run_data.py::test_the_api_and_the_figures_refuse_them_too",

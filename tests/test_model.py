@@ -71,10 +71,10 @@ def test_one_program_serves_all_tolerances_and_numbers_of_steps(model, change):
     before = model.with_solver(Solver(method="bosh3", num_steps=5 if "num_steps" in change else None))
     noise = before.source_points(jax.random.key(4), 2)
     cost = before.solve(Generate(), noise, LABELS[:2]).stats.evaluations
-    programs = len(model._compiled)
+    programs = len(model._programs)
     solver = Solver(method="bosh3", **change)
     solved = before.with_solver(solver).solve(Generate(), noise, LABELS[:2])
-    assert len(model._compiled) == programs
+    assert len(model._programs) == programs
     drift, labels = model.experiment.drift(model.params), jnp.asarray(LABELS[:2])
     alone = jax.jit(lambda x: sampling.generate(drift, x, labels, solver))(noise)
     assert (
@@ -189,8 +189,8 @@ def test_what_a_batch_is_filled_up_with_does_not_count_in_its_step_control(model
         ours, theirs = solve(eight), solve(five)
         assert ours.stats.evaluations == theirs.stats.evaluations
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours.y, theirs.y)
-    assert [program[3] for program in eight._compiled] == [8, 8]
-    assert [program[3] for program in five._compiled] == [5, 5]
+    assert eight._programs.batch_sizes == [8, 8]
+    assert five._programs.batch_sizes == [5, 5]
 
 
 def test_few_programs_serve_all_numbers_of_images_and_few_are_kept(model, monkeypatch):
@@ -202,10 +202,10 @@ def test_few_programs_serve_all_numbers_of_images_and_few_are_kept(model, monkey
     for count in (5, 6, 7, 8, 9, 11, 13, 16, 17, 23, 24):
         np.testing.assert_allclose(many.generate(0, np.arange(count) % 10), images[:count], atol=1e-5)
     assert sum("backend_compile" in name for name in events) == 2 * 3  # for 8, 16 and 24 of noise and of the solve
-    assert [program[3] for program in many._compiled] == [64, 8, 16, 24]
-    monkeypatch.setattr("scoreflow_jax.model._PROGRAMS", 2)
+    assert many._programs.batch_sizes == [64, 8, 16, 24]
+    monkeypatch.setattr("scoreflow_jax.compiled.KEPT", 2)
     many.generate(0, [1, 2])
-    assert [program[3] for program in many._compiled] == [24, 2]
+    assert many._programs.batch_sizes == [24, 2]
 
 
 def test_public_names():

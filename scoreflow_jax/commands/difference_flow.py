@@ -22,7 +22,8 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.particles import draw_animation, draw_panels, measure_particles
 from scoreflow_jax.experiment import Experiment, build
-from scoreflow_jax.model import Model, load_model
+from scoreflow_jax.loading import load_model
+from scoreflow_jax.model import Model
 from scoreflow_jax.models.classifier import Classifier
 from scoreflow_jax.paths import AffinePath
 from scoreflow_jax.plain_config import read_config

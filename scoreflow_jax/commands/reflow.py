@@ -27,7 +27,8 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.straightness import measure_student
 from scoreflow_jax.experiment import Experiment, build
-from scoreflow_jax.model import Model, load_model
+from scoreflow_jax.loading import load_model
+from scoreflow_jax.model import Model
 from scoreflow_jax.parallel import Layout
 from scoreflow_jax.plain_config import read_config
 from scoreflow_jax.programs import Generate

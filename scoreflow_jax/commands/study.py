@@ -147,7 +147,7 @@ def _figures(cell: Cell, seed: int, workdir: pathlib.Path) -> dict[str, Any]:
     evaluate.run_command(measured, folder)
     processes.wait_for_all("evaluation")
     report = folder / "eval" / str(measured.train.num_steps) / "report.json"
-    figures = {**figures_of(sums.read_json(report)), "draws": drawn}
+    figures = {**studies.figures_of(sums.read_json(report)), "draws": drawn}
     sums.write_json(kept, {"identity": identity, "figures": figures})
     return figures
 
@@ -157,30 +157,6 @@ def _measured_as(config: dict[str, Any], stage: dict[str, Any]) -> dict[str, Any
     student = build(stage).objective.distils
     sections = ("eval", "sample", "sampler", *(() if student else ("solver",)))
     return {**stage, **{name: config[name] for name in sections if name in config}}
-
-
-def figures_of(report: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of an evaluation that a table of `studies.COLUMNS` has."""
-    found: dict[str, Any] = {}
-    if "generation" in report:
-        generation = report["generation"]
-        own = next(iter(generation["by_seed"].values()))
-        found["images"] = generation["images"]
-        for field in ("frechet_distance", "frechet_distance_first", "recognized", "nfe"):
-            if isinstance(own.get(field), (int, float)):
-                found[field] = float(own[field])
-        if "frechet_distance" not in found and isinstance(own.get("kid"), (int, float)):
-            found["kid"] = float(own["kid"])  # of too few images for a covariance
-        found["seconds"] = 1000.0 * own["seconds_per_image"]
-    likelihood = report.get("likelihood", {})
-    if {"bits_per_dim", "nats"} & likelihood.keys():
-        found["bits_per_dim"] = float(likelihood.get("bits_per_dim", likelihood.get("nats", np.nan)))
-    if "straightness" in report:
-        found["straightness"] = report["straightness"]["straightness"]
-    if "residual" in report:
-        found["residual"] = report["residual"]["mean"]
-        found["times"], found["along_t"] = report["residual"]["times"], report["residual"]["mean_square"]
-    return found
 
 
 def _known(path: pathlib.Path, identity: str) -> dict[str, Any] | None:

@@ -17,7 +17,8 @@ from scoreflow_jax.checkpoints import checkpoint_steps
 from scoreflow_jax.data import FACTS, DataSource, TrainedOn, Units, class_counts, numbered
 from scoreflow_jax.errors import UserError, first_line
 from scoreflow_jax.experiment import Experiment, build, resolve
-from scoreflow_jax.model import Model, load_model
+from scoreflow_jax.loading import load_model
+from scoreflow_jax.model import Model
 from scoreflow_jax.plain_config import (
     DATA_TRAINING_ONLY,
     MODEL_FIELDS,

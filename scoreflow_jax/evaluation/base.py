@@ -8,7 +8,7 @@ import abc
 import dataclasses
 import pathlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from scoreflow_jax.settings.fields import Section, field
 
@@ -21,6 +21,20 @@ else:  # each imports JAX; whatever is given has their methods
 
 Figures = dict[str, Any]
 """What a part found, as JSON will hold it."""
+
+
+class Column(NamedTuple):
+    """A figure in the table of a study.
+
+    Attributes:
+        field: its name in the figures of a run.
+        words: over the column.
+        style: how it is printed.
+    """
+
+    field: str
+    words: str
+    style: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +54,9 @@ class Part(Section, abc.ABC):
 
     matters: ClassVar[tuple[str, ...]] = ()
     """Its figures that say how it was measured, dotted: two evaluations whose figures compare should share them."""
+
+    columns: ClassVar[tuple[Column, ...]] = ()
+    """Columns that it has in the table of a study, of the figures that `for_study` returns."""
 
     @property
     def wanted(self) -> bool:
@@ -93,3 +110,9 @@ class Part(Section, abc.ABC):
         """What is too long to stand among the sections; default: nothing."""
         del figures
         return ""
+
+    @staticmethod
+    def for_study(figures: Figures) -> Figures:
+        """Figures by the names of `columns`, those that were measured, and what a study needs besides; default: none."""
+        del figures
+        return {}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from scoreflow_jax import files
-from scoreflow_jax.evaluation.base import Data, Figures, Model, Part
+from scoreflow_jax.evaluation.base import Column, Data, Figures, Model, Part
 from scoreflow_jax.evaluation.markdown import figure, of_seeds, table
 from scoreflow_jax.settings.fields import field
 
@@ -36,6 +36,15 @@ class Generation(Part):
         "reference.statistics_sha256", "reference.extractor_of_file", "reference.jpeg", "kid", "precision_recall",
         "inception_score", "classifier",
     )  # fmt: skip
+
+    columns = (
+        Column("frechet_distance", "distance", ".3f"),
+        Column("frechet_distance_first", "distance, first {first}", ".3f"),
+        Column("kid", "KID", ".4f"),
+        Column("recognized", "recognized", ".1%"),
+        Column("nfe", "NFE", ".0f"),
+        Column("seconds", "s per 1,000", ".1f"),
+    )
 
     def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
         """Figures of generated images, one set for each seed; draws grid.png.
@@ -109,6 +118,16 @@ class Generation(Part):
         return (
             f"## Generation\n\n{table(head, rows)}\n\n{_notes(g, first, real)}{warning}\n\n![first samples](grid.png)"
         )
+
+    @staticmethod
+    def for_study(figures: Figures) -> Figures:
+        """The first seed's; see `Part.for_study`."""
+        own = next(iter(figures["by_seed"].values()))
+        names = ("frechet_distance", "frechet_distance_first", "recognized", "nfe")
+        found: Figures = {n: float(own[n]) for n in names if isinstance(own.get(n), int | float)}
+        if "frechet_distance" not in found and isinstance(own.get("kid"), int | float):
+            found["kid"] = float(own["kid"])  # of too few images for a covariance
+        return found | {"images": figures["images"], "seconds": 1000.0 * own["seconds_per_image"]}
 
 
 def _draw(path: pathlib.Path, generated: Any, data: Data) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from scoreflow_jax.evaluation.base import Data, Figures, Model, Part
+from scoreflow_jax.evaluation.base import Column, Data, Figures, Model, Part
 from scoreflow_jax.evaluation.markdown import plus_minus, table
 from scoreflow_jax.host_typing import HostState
 from scoreflow_jax.settings.fields import FieldError, field
@@ -54,6 +54,8 @@ class Likelihood(Part):
         super().__post_init__()
         if self.probe == "exact" and self.probes > 1:
             raise FieldError(f"probes is {self.probes}, but probe is 'exact', which needs none: set it to 1")
+
+    columns = (Column("bits_per_dim", "bits/dim", ".3f"),)
 
     def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
         """Bits/dim of test images, uniformly dequantized once, or nats of test points, with the standard error over them.
@@ -124,6 +126,12 @@ class Likelihood(Part):
         if "of_states" in figures:
             text += f"\n\n{_of_states(figures['of_states'], 'uniform' in figures)}"
         return "## Likelihood\n\n" + text + (f"\n\n**Warning**: {figures['warning']}." if "warning" in figures else "")
+
+    @staticmethod
+    def for_study(figures: Figures) -> Figures:
+        """Bits/dim, or nats of points; see `Part.for_study`."""
+        value = figures.get("bits_per_dim", figures.get("nats"))  # neither where the ODE's was not asked for
+        return {} if value is None else {"bits_per_dim": float(value)}
 
 
 def _by_formula(calls: int, model: Model, data: Data, held: Any, ode: Values | None) -> dict[str, Any]:

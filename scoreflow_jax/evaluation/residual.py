@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 
 from scoreflow_jax import files
-from scoreflow_jax.evaluation.base import Data, Figures, Model, Part
+from scoreflow_jax.evaluation.base import Column, Data, Figures, Model, Part
 from scoreflow_jax.evaluation.markdown import table
 from scoreflow_jax.settings.fields import field
 
@@ -26,6 +26,8 @@ class Residual(Part):
     times: int = field(21, "times along t", least=2, was="residual_times")
 
     smoke = {"images": 10, "noises": 1, "times": 3}
+
+    columns = (Column("residual", "held-out error", ".4f"),)
 
     def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
         """The mean square by time over test examples, each with several noises; draws residual.png."""
@@ -77,3 +79,8 @@ class Residual(Part):
         return (
             f"## Held-out error along t\n\nmean over t: {figures['mean']:.4f}\n\n{along}\n\n![residual](residual.png)"
         )
+
+    @staticmethod
+    def for_study(figures: Figures) -> Figures:
+        """The mean, and the curve along t; see `Part.for_study`."""
+        return {"residual": figures["mean"], "times": figures["times"], "along_t": figures["mean_square"]}

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from scoreflow_jax import files
-from scoreflow_jax.evaluation.base import Data, Figures, Model, Part
+from scoreflow_jax.evaluation.base import Column, Data, Figures, Model, Part
 from scoreflow_jax.evaluation.markdown import label_note, shown, table
 from scoreflow_jax.host_typing import HostState
 from scoreflow_jax.settings.fields import field
@@ -37,6 +37,8 @@ class Straightness(Part):
 
     smoke = {"images": 20, "times": 3, "steps": (1, 2)}
     compares_features = True
+
+    columns = (Column("straightness", "straightness", ".4f"),)
 
     def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
         """S, costs and S along t, and few Euler steps from the same noise; draws straightness.png and few_steps.png."""
@@ -106,6 +108,11 @@ class Straightness(Part):
         )
         told += label_note(figures)
         return f"## Straightness\n\n{told}\n\n{table(head, rows)}\n\n![straightness](straightness.png)"
+
+    @staticmethod
+    def for_study(figures: Figures) -> Figures:
+        """S; see `Part.for_study`."""
+        return {"straightness": figures["straightness"]}
 
 
 def measure_student(model: Model, teacher: Model, data: Data) -> Figures:

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.stats
 
+from scoreflow_jax.evaluation.parts import PARTS
+
 SEEDS = 8
 """Of a comparison before it is decided."""
 
@@ -22,37 +24,22 @@ LEVEL = 0.05
 _COVERAGE = 0.95
 
 
-class Column(NamedTuple):
-    """A figure of a row.
-
-    Attributes:
-        field: its name in the figures of a run.
-        words: over the column.
-        style: how it is printed.
-    """
-
-    field: str
-    words: str
-    style: str
-
-
-COLUMNS = (
-    Column("frechet_distance", "distance", ".3f"),
-    Column("frechet_distance_first", "distance, first {first}", ".3f"),
-    Column("kid", "KID", ".4f"),
-    Column("recognized", "recognized", ".1%"),
-    Column("nfe", "NFE", ".0f"),
-    Column("bits_per_dim", "bits/dim", ".3f"),
-    Column("seconds", "s per 1,000", ".1f"),
-    Column("straightness", "straightness", ".4f"),
-    Column("residual", "held-out error", ".4f"),
-)
+COLUMNS = tuple(column for part in PARTS.values() for column in part.columns)
 """What a table may have; columns without any figure are left out."""
 
 _OF_COUNT = ("frechet_distance",)  # of fewer images it is larger
 
 Figures = Mapping[str, Any]
 """Of one run: numbers by field, and perhaps "along_t", a number for each time."""
+
+
+def figures_of(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a run, of the report of its evaluation."""
+    found: dict[str, Any] = {}
+    for name, part in PARTS.items():
+        if name in report:
+            found |= part.for_study(report[name])
+    return found
 
 
 class Mean(NamedTuple):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from scoreflow_jax.commands.study import figures_of
 from scoreflow_jax.evaluation import studies
 
 
@@ -112,7 +111,7 @@ def test_differences_along_t():
 def test_a_table_has_kid_where_there_are_too_few_images_for_a_distance():
     def report(**own):
         generation = {"images": 1000, "by_seed": {"1": {"nfe": 40.0, "seconds_per_image": 0.1, "kid": 0.05, **own}}}
-        return figures_of({"generation": generation})
+        return studies.figures_of({"generation": generation})
 
     few = report(frechet_distance="not with 1,000 images: they have no covariance")
     assert few["kid"] == 0.05
