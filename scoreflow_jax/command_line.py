@@ -288,8 +288,8 @@ def set_up_process(*, in_bfloat16: bool = False) -> None:
     Args:
         in_bfloat16: whether it is to train in bfloat16, for which XLA has to be told on some processors before JAX starts.
     """
-    if in_bfloat16 and (told := prepare_bfloat16(os.environ)):
-        print(told, flush=True)
+    if in_bfloat16 and (message := prepare_bfloat16(os.environ)):
+        print(message, flush=True)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # TensorFlow only writes summaries here; on, it logs two lines
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

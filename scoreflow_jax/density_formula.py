@@ -18,7 +18,7 @@ as the reference
 
 whose integrand vanishes at both ends: at pure noise if mean and variance are the data's, at the data as the noise does.
 What lies below the least level, where all is noise, is the reference's. What lies beyond the last level L, where the path ends,
-is not: there too data sharper than the reference are better told from noise. Let q(l) = E|x0 - n|^2 / d in the mean over data, so
+is not: there too data sharper than the reference stand out more from noise. Let q(l) = E|x0 - n|^2 / d in the mean over data, so
 m = exp(-l) q is the error of the expected data. With r = exp(l) the derivative dm/dr is -E|Cov(x1 | x_t)|^2 / d <= -m^2, with
 equality for a Gaussian: beyond L the error is no greater than that of the Gaussian which has the same one at L (the single
 crossing of Guo et al. 2011, for vectors Bustin et al. 2012, arXiv:1203.5638). So the mean of log p over data is higher than (2)

@@ -182,8 +182,8 @@ class Model:
         """
         if not latents:
             ends = [as_data(self.experiment, end) for end in (first, second)]
-            told = None if labels is None else as_labels(self.experiment, labels, len(ends[0]))
-            both = self.solve(Encode(), jnp.concatenate(ends), None if told is None else np.tile(told, 2))
+            checked = None if labels is None else as_labels(self.experiment, labels, len(ends[0]))
+            both = self.solve(Encode(), jnp.concatenate(ends), None if checked is None else np.tile(checked, 2))
             first, second = np.split(both.y, 2)
         return self.solve_between(first, second, labels, num_steps=num_steps, rule=rule).y
 
@@ -199,7 +199,8 @@ class Model:
     ) -> Float[np.ndarray, " batch"]:
         """The log density that the ODE gives to images, in nats: a density on [-1, 1], for dequantized images.
 
-        It is that of states at the path's t_max, so with noise of `path.noise_left` in it: images are told no sharper than that.
+        It is that of states at the path's t_max, so with noise of `path.noise_left` in it: images sharper than that have the
+        density of such states.
 
         Of points it is that of standardized coordinates; less sum(log scale) it is one in the table's own units.
 

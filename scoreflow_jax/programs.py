@@ -241,11 +241,11 @@ class Sample(Program):
         span = self.sampler.span(drift.path)
         predict: Any = drift.predict
         if weights:
-            predict = lambda kind, x, t, told: guided(functools.partial(drift.predict, kind))(x, t, told)  # noqa: E731
-        told = (label, weights[0]) if weights else label
+            predict = lambda kind, x, t, c: guided(functools.partial(drift.predict, kind))(x, t, c)  # noqa: E731
+        condition = (label, weights[0]) if weights else label
         with jax.default_matmul_precision(how.solver.precision):
             return sampling.sample_stochastically(
-                predict, drift.path, x, told, keys, self.sampler, span=span[::-1] if self.backwards else span
+                predict, drift.path, x, condition, keys, self.sampler, span=span[::-1] if self.backwards else span
             )
 
 

@@ -325,15 +325,15 @@ FAULTS = (
     Fault(
         "`Model` ignores it by an SDE",
         "programs.py",
-        "told = (label, weights[0]) if weights else label",
-        "told = (label, jnp.ones_like(weights[0])) if weights else label",
+        "condition = (label, weights[0]) if weights else label",
+        "condition = (label, jnp.ones_like(weights[0])) if weights else label",
         "test_model_closed_forms.py::test_guidance_by_the_sde_moves_by_its_weight",
     ),
     Fault(
         "interpolation encodes with the labels in another order",
         "model.py",
-        "np.tile(told, 2)",
-        "np.repeat(told, 2)",
+        "np.tile(checked, 2)",
+        "np.repeat(checked, 2)",
         "test_model_closed_forms.py::test_interpolation_keeps_each_pair_in_its_class",
     ),
     Fault(

@@ -153,7 +153,7 @@ def test_help_has_every_field_with_its_default_and_its_meaning(place, capsys):
     assert members
     for name, member in members.items():
         assert f"--config.{name}\n" in printed
-        assert member.metadata["told"].split()[0] in printed
+        assert member.metadata["meaning"].split()[0] in printed
         assert repr(default_of(member)) in printed
 
 

@@ -55,13 +55,13 @@ class Mover(NamedTuple):
         difference: of the scores.
         memory: that it begins with.
         network_calls: of a particle at a step.
-        told: what the report says of it.
+        facts: what the report says of it.
     """
 
     difference: Difference
     memory: PyTree
     network_calls: int
-    told: dict[str, Any]
+    facts: dict[str, Any]
 
 
 def _flow(settings: FlowFields) -> DifferenceFlow:
@@ -165,9 +165,9 @@ def _by_models(experiment: Experiment, workdir: pathlib.Path, training: Any, sta
     settings = experiment.difference
     model = workdirs.open_model(experiment, workdir, batch_size=len(start))
     score_p = _model_score(model, "p", settings.target, len(start), "target")
-    told: dict[str, Any] = {"p": {"step": model.step, "parameters_sha256": model.fingerprint}}
+    facts: dict[str, Any] = {"p": {"step": model.step, "parameters_sha256": model.fingerprint}}
     if settings.against == "particles":
-        return Mover(score_difference(score_p, exclude_self=settings.exclude_self), {"p": model.params}, 1, told)
+        return Mover(score_difference(score_p, exclude_self=settings.exclude_self), {"p": model.params}, 1, facts)
     left = model
     if settings.other is not None:
         folder = user_path(settings.other)
@@ -175,8 +175,8 @@ def _by_models(experiment: Experiment, workdir: pathlib.Path, training: Any, sta
         if left.image_shape != model.image_shape:
             raise UserError(f"config.difference.other is of {left.image_shape}, expected the run's {model.image_shape}")
     score_q = _model_score(left, "q", settings.source, len(start), "source")
-    told["q"] = {"step": left.step, "parameters_sha256": left.fingerprint}
-    return Mover(score_difference(score_p, score_q), {"p": model.params, "q": left.params}, 2, told)
+    facts["q"] = {"step": left.step, "parameters_sha256": left.fingerprint}
+    return Mover(score_difference(score_p, score_q), {"p": model.params, "q": left.params}, 2, facts)
 
 
 def _model_score(model: Model, name: str, label: int | None, count: int, field: str) -> Score:
@@ -260,7 +260,7 @@ def _head(experiment: Experiment, mover: Mover) -> dict[str, Any]:
         "name": experiment.name,
         "config_hash": experiment.config_hash,
         "difference": json.loads(json.dumps(experiment.config.get("difference", {}))),
-        **mover.told,
+        **mover.facts,
         **reports.environment(),
     }
 
@@ -272,5 +272,5 @@ def _line(report: dict[str, Any], out: pathlib.Path) -> str:
         f"{name} {found[name]:.1%} (held out {real[name]:.1%})" for name in ("recognized", "agreed") if name in found
     ]
     nearest = f"nearest training example {found['nearest_distance']:.3f} (held out {real['nearest_distance']:.3f})"
-    told = "; ".join([*judged, nearest, f"nearer than any held out {found['nearer_than_any_held_out']:.1%}"])
-    return f"KL {first['kl']:.2f} to {last['kl']:.2f} nats in {report['cost']['seconds']} s; {told}; see {out / 'panels.png'}"
+    summary = "; ".join([*judged, nearest, f"nearer than any held out {found['nearer_than_any_held_out']:.1%}"])
+    return f"KL {first['kl']:.2f} to {last['kl']:.2f} nats in {report['cost']['seconds']} s; {summary}; see {out / 'panels.png'}"

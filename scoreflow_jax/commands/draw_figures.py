@@ -74,7 +74,7 @@ class _Case:
             return f"class {name if name.isdigit() else c}"
         return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
-    def told(self, classes: Sequence[int]) -> dict[str, str]:
+    def named(self, classes: Sequence[int]) -> dict[str, str]:
         """What the report calls classes."""
         return {str(c): self.names[c] for c in classes}
 
@@ -96,19 +96,19 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
         numbers = [str(number) for number in left_out if left_out[number] == why]
         s, are = ("s", "are") if len(numbers) > 1 else ("", "is")
         print(f"figure{s} {' and '.join(numbers)} {are} left out: {why}")
-    told = {}
+    facts = {}
     for number, draw in (_BASE_FIGURES if experiment.data.base else _FIGURES).items():
         name = f"figure{number}"
         if number in left_out:
             (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier command: the report is silent on it
             continue
-        lines, told[name] = draw(case)
+        lines, facts[name] = draw(case)
         with files.whole_file(folder / f"{name}.png") as path:
             figures.save_panels(path, lines)
-        print(f"drew {folder / name}.png: {told[name]['shows']}")
+        print(f"drew {folder / name}.png: {facts[name]['shows']}")
     head = reports.report_head(model, "figures", seed=experiment.figures.seed)
     reasons = {f"figure{number}": why for number, why in left_out.items()}
-    files.write_json(folder / "report.json", {**head, "figures": told, "left_out": reasons})
+    files.write_json(folder / "report.json", {**head, "figures": facts, "left_out": reasons})
 
 
 def _check(experiment: Experiment) -> None:
@@ -166,7 +166,7 @@ def _figure3(case: _Case) -> Drawn:
     if len(classes) < every:
         shows += f" of the first {len(classes)} of {every} classes"
     panel = Panel(in_rows(solved.y, columns), shows, captions=[case.label(c) for c in classes])
-    return [[panel]], {"shows": shows, **_samples_told(solved), "classes": case.told(classes)}
+    return [[panel]], {"shows": shows, **_sampling_facts(solved), "classes": case.named(classes)}
 
 
 def _figure4(case: _Case) -> Drawn:
@@ -186,8 +186,8 @@ def _figure4(case: _Case) -> Drawn:
         lines.append([Panel(rows, title, captions)])
     return lines, {
         "shows": "samples of {} and {}, and translations both ways".format(*map(case.label, classes)),
-        "classes": case.told(classes),
-        "samples": _samples_told(solved),
+        "classes": case.named(classes),
+        "samples": _sampling_facts(solved),
         "translations": _translations_told(translated),
         "sources": {str(c): f"{w}, {n} of them" for c, w, n in zip(classes, which, counts, strict=True)},
     }
@@ -211,8 +211,8 @@ def _figure5(case: _Case) -> Drawn:
     )
     return lines, {
         "shows": "samples of {}, {} and {}, and the first becoming the third".format(*map(case.label, classes)),
-        "classes": case.told(classes),
-        "samples": _samples_told(solved),
+        "classes": case.named(classes),
+        "samples": _sampling_facts(solved),
         "translations": _translations_told(moved),
         "sources": {str(first): f"{which}, {len(images)} of them"},
         "times": times.tolist(),
@@ -231,8 +231,8 @@ def _figure6(case: _Case) -> Drawn:
     panel = Panel(
         list(solved.y), "interpolation in latent space, z = √(1−α) z₀ + √α z₁", [case.label(c) for c in shown], heads
     )
-    told = {"shows": "interpolations", "method": _INTERPOLATE, "classes": case.told(shown)}
-    return [[panel]], {**told, "num_pairs": s.num_pairs, "num_steps": s.num_steps, "cost": solved.stats.summary()}
+    facts = {"shows": "interpolations", "method": _INTERPOLATE, "classes": case.named(shown)}
+    return [[panel]], {**facts, "num_pairs": s.num_pairs, "num_steps": s.num_steps, "cost": solved.stats.summary()}
 
 
 def _base_figure3(case: _Case) -> Drawn:
@@ -243,7 +243,7 @@ def _base_figure3(case: _Case) -> Drawn:
     rows = [row for pair in pairs for row in pair]
     shows = "images of the data at t=0 over their results at t=1"
     panel = Panel(rows, shows, ["t=0", "t=1"] * (len(rows) // 2))
-    return [[panel]], {"shows": shows, **_samples_told(solved), "sources": "test split of config.data.base"}
+    return [[panel]], {"shows": shows, **_sampling_facts(solved), "sources": "test split of config.data.base"}
 
 
 def _base_figure4(case: _Case) -> Drawn:
@@ -261,7 +261,7 @@ def _base_figure4(case: _Case) -> Drawn:
     return lines, {
         "shows": "the data at t=0 carried to t=1, and those at t=1 to t=0",
         "translations": {
-            "0 to 1": _samples_told(forth),
+            "0 to 1": _sampling_facts(forth),
             "1 to 0": {"method": _ENCODE, "cost": back.stats.summary()},
         },
         "sources": {
@@ -310,7 +310,7 @@ def _progress(solved: Solved, first: int, times: np.ndarray, title: str) -> Pane
     return Panel([states[:, i] for i in range(states.shape[1])], title, heads=[f"t={t:.2f}" for t in times])
 
 
-def _samples_told(solved: Solved) -> dict[str, Any]:
+def _sampling_facts(solved: Solved) -> dict[str, Any]:
     return {"method": _GENERATE, "cost": solved.stats.summary()}
 
 

@@ -59,10 +59,10 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     else:
         points.point_plots(experiment, workdir).samples(folder / "grid.png", solved.y, labels)
     head = reports.report_head(model, "sample", seed=settings.seed, by_sampler=not settings.likelihood)
-    told: dict[str, Any] = {"guidance": settings.guidance, "cost": solved.stats.summary(calls)}
+    facts: dict[str, Any] = {"guidance": settings.guidance, "cost": solved.stats.summary(calls)}
     if settings.likelihood:
-        told["likelihood"] = _what_likelihood(model)
-    files.write_json(folder / "report.json", {**head, **told})
+        facts["likelihood"] = _what_likelihood(model)
+    files.write_json(folder / "report.json", {**head, **facts})
     print(
         f"generated {len(solved.y)} {what}: {reports.cost_line(solved.stats, calls)}; see {reports.seen(folder / 'grid.png')}"
     )

@@ -75,19 +75,19 @@ def cells_of(experiment: Experiment) -> dict[str, Cell]:
     if settings.baseline not in settings.cells:
         raise UserError(f"config.study.baseline is {settings.baseline!r}, expected one of {', '.join(settings.cells)}")
     for name in settings.order or tuple(settings.cells):
-        told = settings.cells[name]
-        if not isinstance(told, dict) or not isinstance(told.get("changes", {}), dict):
-            raise UserError(f"config.study.cells.{name} is {told!r}, expected a section with what it changes")
-        unknown = sorted(set(told) - _CELL)
+        given = settings.cells[name]
+        if not isinstance(given, dict) or not isinstance(given.get("changes", {}), dict):
+            raise UserError(f"config.study.cells.{name} is {given!r}, expected a section with what it changes")
+        unknown = sorted(set(given) - _CELL)
         if unknown:
             raise UserError(f"config.study.cells.{name} has {unknown[0]!r}, expected {', '.join(sorted(_CELL))}")
-        trained = told.get("of", name)
+        trained = given.get("of", name)
         if trained != name and (trained not in settings.cells or "of" in settings.cells[trained]):
             raise UserError(f"config.study.cells.{name} is of {trained!r}, expected a cell that is trained itself")
         config = merged(base, settings.cells[trained].get("changes", {}))
-        changes = told.get("changes", {}) if trained != name else {}
+        changes = given.get("changes", {}) if trained != name else {}
         evaluate.chosen_parts(build(merged(config, changes)), quiet=True)
-        found[name] = Cell(name, trained, str(told.get("stage", "")), config, changes, dict(told.get("why", {})))
+        found[name] = Cell(name, trained, str(given.get("stage", "")), config, changes, dict(given.get("why", {})))
     folders: dict[str, str] = {}
     for name in settings.cells:
         if (other := folders.setdefault(slug(name), name)) != name:
@@ -104,17 +104,17 @@ def comparisons_of(experiment: Experiment) -> dict[str, studies.Comparison]:
         UserError: a field that a comparison does not have, a row that the study does not have, or an unknown figure.
     """
     found, fields = {}, studies.Comparison._fields
-    for name, told in experiment.study.comparisons.items():
-        if set(told) != set(fields):
-            raise UserError(f"config.study.comparisons.{name} has {sorted(told)}, expected {', '.join(fields)}")
+    for name, given in experiment.study.comparisons.items():
+        if set(given) != set(fields):
+            raise UserError(f"config.study.comparisons.{name} has {sorted(given)}, expected {', '.join(fields)}")
         names = {"cell": tuple(experiment.study.cells), "against": tuple(experiment.study.cells)}
         names["figure"] = tuple(column.field for column in studies.COLUMNS)
         for field, expected in names.items():
-            if told[field] not in expected:
+            if given[field] not in expected:
                 raise UserError(
-                    f"config.study.comparisons.{name}.{field} is {told[field]!r}, expected one of {', '.join(expected)}"
+                    f"config.study.comparisons.{name}.{field} is {given[field]!r}, expected one of {', '.join(expected)}"
                 )
-        found[name] = studies.Comparison(**told)
+        found[name] = studies.Comparison(**given)
     return found
 
 

@@ -68,7 +68,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     draw = _draw_points if experiment.spec.is_points else _draw
     results = {way: (scaling.to_images(pixels[way]), solved[way], back[way]) for way in ways}
     draw(folder, model.experiment, names, ways, results, times)
-    told: dict[str, dict[str, Any]] = {
+    by_way: dict[str, dict[str, Any]] = {
         f"{names[way]} to {names[1 - way]}": {
             what: len(pixels[way]),
             "there_and_back_error": float(np.mean(np.abs(back[way].y - scaling.to_images(pixels[way])))),
@@ -78,9 +78,9 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     }
     head = reports.report_head(model, "translate", seed=None, by_sampler=True)
     by = "the ODE itself" if experiment.sampler.is_ode else "the SDE of config.sampler"
-    files.write_json(folder / "report.json", {**head, "method": by, "translations": told})
+    files.write_json(folder / "report.json", {**head, "method": by, "translations": by_way})
     print(f"translated by {by}; see {reports.seen(folder / 'grid.png', folder / 'path.png')}")
-    for name, f in told.items():
+    for name, f in by_way.items():
         print(
             f"  {name}: {f[what]} {what}, there and back within {f['there_and_back_error']:.1e} "
             f"{'standard deviations' if experiment.spec.is_points else 'in [-1, 1]'}, NFE {f['cost']['nfe_mean']:.0f}"

@@ -50,8 +50,8 @@ def verify(workdir: pathlib.Path) -> list[str]:
                 counts[stored.kind] += compared or not stored.has_sum
                 without += [] if compared or not stored.has_sum else [name]
             bar.update(1)
-    told = ", ".join(f"{kind}: {count:,}" for kind, count in sorted(counts.items()) if count) or "nothing"
-    lines = [f"whole        {told}"]
+    counted = ", ".join(f"{kind}: {count:,}" for kind, count in sorted(counts.items()) if count) or "nothing"
+    lines = [f"whole        {counted}"]
     if without:
         more = f" and {len(without) - _SHOWN} more" if len(without) > _SHOWN else ""
         lines.append(f"without sums, of an earlier version: {', '.join(without[:_SHOWN])}{more}")

@@ -155,8 +155,8 @@ def _files_of_classes(root: pathlib.Path, skipped: dict[str, str], with_classes:
     found = list(walk(root, skipped, folders))
     if not with_classes:
         return sorted(found, key=lambda f: (_normal(f.name), f.name))
-    told = {printable(f.folder) for f in found} | {name.split("/")[0] for name in skipped}
-    skipped.update({name: "an empty folder" for name in map(printable, folders) if name not in told})
+    named = {printable(f.folder) for f in found} | {name.split("/")[0] for name in skipped}
+    skipped.update({name: "an empty folder" for name in map(printable, folders) if name not in named})
     if any(f.folder for f in found):
         skipped.update({printable(f.name): "not in a class folder, as others are" for f in found if not f.folder})
         found = [f for f in found if f.folder]

@@ -183,12 +183,12 @@ def _usable(
     count = len(skipped) + len(table.ragged)
     if count:
         more = f", and {count - _NAMED} more" if count > _NAMED else ""
-        told = "; ".join(f"{table.row_word} {line}: {reason}" for line, reason in reasons[:_NAMED]) + more
+        listed = "; ".join(f"{table.row_word} {line}: {reason}" for line, reason in reasons[:_NAMED]) + more
         if strict:
             raise UserError(
-                f"{count} rows of {table.path} cannot be used ({told}): correct them, or unset config.data.strict"
+                f"{count} rows of {table.path} cannot be used ({listed}): correct them, or unset config.data.strict"
             )
-        say(table.path, f"{count} of {len(values) + len(table.ragged)} rows of {table.path} are skipped: {told}")
+        say(table.path, f"{count} of {len(values) + len(table.ragged)} rows of {table.path} are skipped: {listed}")
     if count == len(values) + len(table.ragged):
         raise UserError(f"{table.path} has no row of finite numbers in {', '.join(chosen)}: expected at least two")
     usable = np.ones(len(values), bool)

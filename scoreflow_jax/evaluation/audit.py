@@ -62,7 +62,7 @@ class Audit(Part):
         return {
             "images": count,
             "guidance": 1.0,
-            "labels": data.labels_told,
+            "labels": data.label_rule,
             "ours": {
                 "solver": solver.method if solver.num_steps is None else f"{solver.method}, {solver.num_steps} steps",
                 "nfe": float(np.mean(nfe)),

@@ -157,7 +157,7 @@ class Data:
         return deal(self.class_shares, count) if self.experiment.num_classes else None
 
     @property
-    def labels_told(self) -> str | None:
+    def label_rule(self) -> str | None:
         """What a report says of the classes of generated examples; None for an unconditional model."""
         if not self.experiment.num_classes:
             return None

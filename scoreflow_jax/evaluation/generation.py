@@ -70,7 +70,7 @@ class Generation(Part):
         report: dict[str, Any] = {
             "images": count,
             "guidance": model.experiment.sample.guidance,
-            "labels": data.labels_told,
+            "labels": data.label_rule,
             "reference": data.reference.facts,
             "kid": "unbiased, cubic kernel; mean over 100 random subsets of 1,000 images, or of small sets all images once",
             "precision_recall": f"k = {NEIGHBOURS}, on the extractor's features",

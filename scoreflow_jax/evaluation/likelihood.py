@@ -97,13 +97,13 @@ class Likelihood(Part):
         del report
         rows = []
         if "probe" in figures:
-            told = (
+            note = (
                 f"± {figures['probe_error_per_image']:.4f} for one; ± {figures['probe_error']:.4f} by probes"
                 if "probe_error" in figures
                 else ""
             )
             rows.append(
-                ["ODE", _density(figures), f"{figures['evaluations']:.0f} evaluations, {_probing(figures)}", told]
+                ["ODE", _density(figures), f"{figures['evaluations']:.0f} evaluations, {_probing(figures)}", note]
             )
         if "formula" in figures:
             f = figures["formula"]
@@ -113,8 +113,8 @@ class Likelihood(Part):
                 if f.get("beyond_the_path")
                 else ""
             )
-            told = f"± {f['estimation_error']:.4f} for one{beyond}{gap}"
-            rows.append(["density formula, a bound of the SDE", _density(f), f"{f['calls']} calls", told])
+            note = f"± {f['estimation_error']:.4f} for one{beyond}{gap}"
+            rows.append(["density formula, a bound of the SDE", _density(f), f"{f['calls']} calls", note])
         if "chain" in figures:
             c = figures["chain"]
             rows.append([f"DDPM's bound, of {c['of']}", _density(c), f"{c['calls']} calls", c["variance"]])
@@ -219,12 +219,14 @@ def _standard_error(values: Values) -> float | None:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
-def _of_states(told: dict[str, float], images: bool) -> str:
+def _of_states(states: dict[str, float], images: bool) -> str:
     """What the ODE's density is of, where that is not the data alone."""
-    noise = f"{128 * told['noise']:.1f} grey levels of 256" if images else f"{told['noise']:.2g} standard deviations"
+    noise = (
+        f"{128 * states['noise']:.1f} grey levels of 256" if images else f"{states['noise']:.2g} standard deviations"
+    )
     return (
-        f"The ODE's density is that of its states at t = {told['time']:.10g}, the path's end, with noise of {noise} in them: it "
-        "is lower than the data's where these are sharper."
+        f"The ODE's density is that of its states at t = {states['time']:.10g}, the path's end, with noise of {noise} in them: "
+        "it is lower than the data's where these are sharper."
     )
 
 

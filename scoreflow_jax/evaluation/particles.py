@@ -50,13 +50,13 @@ def _judged(data: Data, x: HostState, target: int | None) -> dict[str, Any]:
     """What the classifier says: of a class the share recognized as it, of all the share on which the nearest example agrees."""
     found = data.judge.predict(x)
     counts = np.bincount(found, minlength=data.experiment.spec.num_classes)
-    told: dict[str, Any] = {"recognized_classes": counts.tolist()}
+    figures: dict[str, Any] = {"recognized_classes": counts.tolist()}
     if counts.max() > 1:
-        told["within_class_std"] = within_class_std(x, found)
+        figures["within_class_std"] = within_class_std(x, found)
     if target is not None:
-        return {"recognized": float(np.mean(found == target)), **told}
+        return {"recognized": float(np.mean(found == target)), **figures}
     images, labels = data.images("train")
-    return {"agreed": float(np.mean(found == labels[nearest(x, images)[1]])), **told}
+    return {"agreed": float(np.mean(found == labels[nearest(x, images)[1]])), **figures}
 
 
 def draw_panels(path: pathlib.Path, data: Data, frames: list[HostState], captions: list[str]) -> None:

@@ -144,7 +144,7 @@ def jpeg_warning(shares: dict[str, float | None]) -> str | None:
     known = {name: share for name, share in shares.items() if share is not None}
     if not known or max(known.values()) - min(known.values()) <= _ALIKE:
         return None
-    told = ", ".join(f"{share:.0%} of {name}" for name, share in known.items())
+    listed = ", ".join(f"{share:.0%} of {name}" for name, share in known.items())
     return (
-        f"JPEG are {told}: compression alone makes a distance (docs/results.md), so it is not the model's error alone"
+        f"JPEG are {listed}: compression alone makes a distance (docs/results.md), so it is not the model's error alone"
     )

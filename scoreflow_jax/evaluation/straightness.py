@@ -63,7 +63,7 @@ class Straightness(Part):
         bends = [_mean_square(chord - f) for f in slopes]
         figures_ = {
             "images": count,
-            "labels": data.labels_told,
+            "labels": data.label_rule,
             "times": times.tolist(),
             "straightness": _integral(bends, times),
             "along_t": bends,
@@ -102,12 +102,12 @@ class Straightness(Part):
         for few in figures["few_steps"]:
             cells = [f"Euler, {few['steps']} steps", str(few["steps"]), shown(few["rms_difference"], ".4f")]
             rows.append(cells + ([shown(few["recognized"], ".1%")] if judged else []))
-        told = (
+        words = (
             f"S = {figures['straightness']:.4f} (0: straight lines), transport cost {figures['transport_cost']:.4f}, "
             f"length of the path {figures['path_length']:.4f}, each a mean over dimensions of {figures['images']} images"
         )
-        told += label_note(figures)
-        return f"## Straightness\n\n{told}\n\n{table(head, rows)}\n\n![straightness](straightness.png)"
+        words += label_note(figures)
+        return f"## Straightness\n\n{words}\n\n{table(head, rows)}\n\n![straightness](straightness.png)"
 
     @staticmethod
     def for_study(figures: Figures) -> Figures:
@@ -133,7 +133,7 @@ def measure_student(model: Model, teacher: Model, data: Data) -> Figures:
     labels = data.labels(count)
     exact, y = teacher.solve(Generate(), start, labels).y, model.solve(Generate(), start, labels).y
     few = {"steps": solver.num_steps, **_of_samples(y, exact, labels, data)}
-    return {"images": count, "labels": data.labels_told, "few_steps": [few]}
+    return {"images": count, "labels": data.label_rule, "few_steps": [few]}
 
 
 def _of_samples(

@@ -86,8 +86,8 @@ class Sweep(Part):
         bar.close()
         limit = distance_of(data.extractor(data.experiment.scaling.to_pixels(exact)))
         _draw(out / "sweep.png", rows, measured, limit, model.experiment.name)
-        told = {"images": count, "labels": data.labels_told, "measured": measured}
-        return {**told, "finest": {"tolerance": _FINEST, "distance": limit}, "rows": rows}
+        facts = {"images": count, "labels": data.label_rule, "measured": measured}
+        return {**facts, "finest": {"tolerance": _FINEST, "distance": limit}, "rows": rows}
 
     def _solvers(self, base: Any) -> list[tuple[str, dict[str, Any], Any]]:
         """Every method with every number of steps, then those with an error estimate at every tolerance."""

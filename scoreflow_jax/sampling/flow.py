@@ -60,10 +60,10 @@ def generate(
         return solution
     assert isinstance(drift, NetworkDrift)
     data: Callable[..., State] = functools.partial(drift.predict, "data")
-    told = label if guidance is None else (label, guidance)
+    condition = label if guidance is None else (label, guidance)
     with jax.default_matmul_precision(solver.precision):
         field = as_field(data if guidance is None else guided(data))
-        y = field(jnp.float32(span[1]), solution.y, told)
+        y = field(jnp.float32(span[1]), solution.y, condition)
     # A solve that failed stays one: what follows of its state says nothing.
     return solution._replace(y=y, num_evaluations=solution.num_evaluations + 1)
 

@@ -16,9 +16,9 @@ from scoreflow_jax.typing import Condition, DriftFn, PerExample, State, Times
 def guided(drift: DriftFn) -> Callable[[State, Times, tuple[Condition, PerExample]], State]:
     """The drift that is told the condition and the weight w of each example."""
 
-    def guided_drift(x: State, t: Times, told: tuple[Condition, PerExample]) -> State:
+    def guided_drift(x: State, t: Times, both: tuple[Condition, PerExample]) -> State:
         """f(x, t, none) + w [f(x, t, c) - f(x, t, none)]."""
-        condition, weight = told
+        condition, weight = both
         free = drift(x, t, None)
         return free + weight.reshape(-1, *[1] * (x.ndim - 1)) * (drift(x, t, condition) - free)
 

@@ -150,21 +150,21 @@ def sample_stochastically(
         raise ValueError(f"{sampler.name} goes from noise to data only: take 'euler_maruyama' to go from data to noise")
     times = step_times(path, span, sampler.num_steps)
     batch = lambda t: jnp.broadcast_to(t, x.shape[:1])  # noqa: E731
-    told = lambda kind, x, t: predict(kind, x, batch(t), condition)  # noqa: E731
+    predicted = lambda kind, x, t: predict(kind, x, batch(t), condition)  # noqa: E731
     draw = lambda k: _noise(keys, k, x.shape[1:])  # noqa: E731
     step = _STEPS[sampler.name]
     corrections = sampler.corrector_steps if sampler.name == "predictor_corrector" else 0
 
     def body(k: Array, x: State) -> State:
         t, u = times[k], times[k + 1]
-        x = step(told, path, sampler, x, t, u, draw(k * (1 + corrections)))
+        x = step(predicted, path, sampler, x, t, u, draw(k * (1 + corrections)))
         for i in range(corrections):
-            x = _langevin(told, path, sampler, x, t, u, draw(k * (1 + corrections) + i + 1))
+            x = _langevin(predicted, path, sampler, x, t, u, draw(k * (1 + corrections) + i + 1))
         return x
 
     x = jax.lax.fori_loop(0, sampler.num_steps, body, x)
     if sampler.denoise:
-        x = _denoised(told, path, x, times[-1], stop > start)
+        x = _denoised(predicted, path, x, times[-1], stop > start)
     return Solution.by_calls(x, sampler.network_calls(path), x)
 
 
@@ -181,7 +181,7 @@ def step_times(path: Path, span: Span, num_steps: int) -> Float[Array, " times"]
     return path.trained_times(jnp.linspace(*span, num_steps + 1))
 
 
-Told = Callable[[Prediction, State, Time], State]
+Predict = Callable[[Prediction, State, Time], State]
 
 
 def _noise(keys: Keys, k: Array, shape: tuple[int, ...]) -> State:
@@ -190,10 +190,12 @@ def _noise(keys: Keys, k: Array, shape: tuple[int, ...]) -> State:
     return jax.vmap(draw)(keys)
 
 
-def _euler_maruyama(told: Told, path: AffinePath, sampler: Sampler, x: State, t: Time, u: Time, noise: State) -> State:
+def _euler_maruyama(
+    predicted: Predict, path: AffinePath, sampler: Sampler, x: State, t: Time, u: Time, noise: State
+) -> State:
     """(1) of the module; the step u - t is negative from data to noise."""
     step = u - t
-    f = told("velocity", x, t)
+    f = predicted("velocity", x, t)
     if sampler.noise == 0:
         return x + step * f
     strength = {
@@ -206,7 +208,7 @@ def _euler_maruyama(told: Told, path: AffinePath, sampler: Sampler, x: State, t:
     if path.gaussian_source:  # the velocity has the score in it: one network call
         score = path.convert(f, x, jnp.broadcast_to(t, x.shape[:1]), source="velocity", target="score")
     else:
-        score = told("score", x, t)
+        score = predicted("score", x, t)
     return x + step * f + jnp.abs(step) * e * score + jnp.sqrt(2.0 * e * jnp.abs(step)) * noise
 
 
@@ -217,30 +219,34 @@ def _transition(path: AffinePath, t: Time, u: Time) -> tuple[Time, Time]:
 
 
 def _reverse_diffusion(
-    told: Told, path: AffinePath, sampler: Sampler, x: State, t: Time, u: Time, noise: State
+    predicted: Predict, path: AffinePath, sampler: Sampler, x: State, t: Time, u: Time, noise: State
 ) -> State:
     del sampler
     a, variance = _transition(path, t, u)
-    return (2.0 - a) * x + variance * told("score", x, t) + jnp.sqrt(variance) * noise
+    return (2.0 - a) * x + variance * predicted("score", x, t) + jnp.sqrt(variance) * noise
 
 
-def _ancestral(told: Told, path: AffinePath, sampler: Sampler, x: State, t: Time, u: Time, noise: State) -> State:
+def _ancestral(
+    predicted: Predict, path: AffinePath, sampler: Sampler, x: State, t: Time, u: Time, noise: State
+) -> State:
     a, variance = _transition(path, t, u)
-    mean = (x + variance * told("score", x, t)) / a
+    mean = (x + variance * predicted("score", x, t)) / a
     spread = path.noise_std(u) / path.noise_std(t) if sampler.variance == "posterior" else 1.0
     return mean + jnp.sqrt(variance) * spread * noise
 
 
-def _ddim(told: Told, path: AffinePath, sampler: Sampler, x: State, t: Time, u: Time, noise: State) -> State:
+def _ddim(predicted: Predict, path: AffinePath, sampler: Sampler, x: State, t: Time, u: Time, noise: State) -> State:
     del sampler, noise
-    data = told("data", x, t)
+    data = predicted("data", x, t)
     noise_at = (x - path.alpha(t) * data) / path.noise_std(t)
     return path.alpha(u) * data + path.noise_std(u) * noise_at
 
 
-def _langevin(told: Told, path: AffinePath, sampler: Sampler, x: State, t: Time, u: Time, noise: State) -> State:
+def _langevin(
+    predicted: Predict, path: AffinePath, sampler: Sampler, x: State, t: Time, u: Time, noise: State
+) -> State:
     """One corrector step at u (Song et al. 2021, algorithms 4 and 5: a^2 is 1 - beta, on VE's path 1)."""
-    score = told("score", x, u)
+    score = predicted("score", x, u)
     lengths = lambda v: jnp.mean(jnp.sqrt(jnp.sum(jnp.square(v), axis=tuple(range(1, v.ndim)))))  # noqa: E731
     a, _ = _transition(path, t, u)
     step = 2.0 * (a * sampler.snr * lengths(noise) / lengths(score)) ** 2
@@ -256,8 +262,8 @@ _STEPS: dict[str, Callable[..., State]] = {
 }
 
 
-def _denoised(told: Told, path: AffinePath, x: State, t: Time, forwards: bool) -> State:
+def _denoised(predicted: Predict, path: AffinePath, x: State, t: Time, forwards: bool) -> State:
     """The expected end: of the data where the path knows it, else by one step of the ODE to t = 1 or t = 0."""
     if forwards and path.gaussian_source:
-        return told("data", x, t)
-    return x + ((1.0 if forwards else 0.0) - t) * told("velocity", x, t)
+        return predicted("data", x, t)
+    return x + ((1.0 if forwards else 0.0) - t) * predicted("velocity", x, t)

@@ -40,7 +40,7 @@ class FieldError(ValueError):
 
 def field(
     default: Any,
-    told: str,
+    meaning: str,
     *,
     least: int | float | None = None,
     above: int | float | None = None,
@@ -53,13 +53,18 @@ def field(
 
     Args:
         default: its value where a config says nothing; a dict is copied for each section.
-        told: what it means, for --help.
+        meaning: what it means, for --help.
         least, above, most, below: what a number, or each of several, must be at least, more than, at most and less than.
         was: the name of the section's field that older configs have in its place (`plain_config.FORMER`).
         added: whether it came after configs had hashes: at its default it is no part of them, so that they stay what they were.
     """
     limits = {"least": least, "above": above, "most": most, "below": below}
-    metadata = {"told": told, "limits": {k: v for k, v in limits.items() if v is not None}, "was": was, "added": added}
+    metadata = {
+        "meaning": meaning,
+        "limits": {k: v for k, v in limits.items() if v is not None},
+        "was": was,
+        "added": added,
+    }
     if isinstance(default, dict):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -67,7 +72,7 @@ def field(
 
 def subsection(section: type["Section"]) -> Any:
     """A section within a section, of which a config may leave out any field."""
-    return dataclasses.field(default_factory=section, metadata={"told": ""})
+    return dataclasses.field(default_factory=section, metadata={"meaning": ""})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +90,7 @@ class Section:
 
 def declared(section: type) -> dict[str, dataclasses.Field]:
     """The fields of a section by name, without those that a class adds which no config states."""
-    return {f.name: f for f in dataclasses.fields(section) if "told" in f.metadata}
+    return {f.name: f for f in dataclasses.fields(section) if "meaning" in f.metadata}
 
 
 def nested(section: type, name: str) -> type[Section] | None:
@@ -193,7 +198,7 @@ def described(section: type, prefix: str) -> Iterator[tuple[str, str, str]]:
             yield from described(inner, f"{prefix}{name}.")
             continue
         what = _range(member, hints[name])
-        yield prefix + name, f"{default_of(member)!r}" + (f" ({what})" if what else ""), member.metadata["told"]
+        yield prefix + name, f"{default_of(member)!r}" + (f" ({what})" if what else ""), member.metadata["meaning"]
 
 
 def choices(hint: Any) -> tuple[Any, ...]:
