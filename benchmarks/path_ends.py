@@ -70,9 +70,7 @@ def measure(name: str, t_max: float, deviation: float, tolerance: float) -> dict
     ratio = lambda x: float(jnp.sqrt(jnp.mean(jnp.square(x / deviation)) / jnp.mean(jnp.square(noise))))  # noqa: E731
     t = jnp.full(_SIZE[0], path.t_max)
     denoised = (
-        path.convert(drift(made.y, t, None), made.y, t, source="velocity", target="data")
-        if path.sigma(t)[0]
-        else made.y
+        path.convert(drift(made.y, t, None), made.y, t, given="velocity", wanted="data") if path.sigma(t)[0] else made.y
     )
     left = float(path.sigma(t)[0] / path.alpha(t)[0])
     variance = float(np.exp(2.0 * log_std(t)[0])) / deviation**2

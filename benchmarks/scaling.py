@@ -110,7 +110,7 @@ def _worker(steps: int, devices: str, *peers: str) -> None:
         layout = parallel.make_layout()
         state = create_state(experiment.initial_state, layout)
         step = train.compiled_steps(experiment, layout, state).one
-        batches = train.global_batches(experiment, (experiment.source("train"), None), layout, 0)
+        batches = train.global_batches(experiment, (experiment.split("train"), None), layout, 0)
         times = []
         for _ in range(steps + 3):
             batch, start = next(batches), time.perf_counter()
@@ -131,7 +131,7 @@ def _checkpoints(args: argparse.Namespace) -> None:
         leaf.nbytes for leaf in jax.tree.leaves((state.params, state.ema_params, state.ema_low, state.opt_state))
     )
     step = train.compiled_steps(experiment, layout, state).one
-    batches = train.global_batches(experiment, (experiment.source("train"), None), layout, 0)
+    batches = train.global_batches(experiment, (experiment.split("train"), None), layout, 0)
     alone, beside, stalls, writes = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(pathlib.Path(folder), keep=2)

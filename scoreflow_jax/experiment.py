@@ -146,16 +146,16 @@ class Experiment:
         """How its images and 8-bit pixels become each other."""
         return Scaling(self.spec.levels, self.data.dequantize)
 
-    def source(self, split: str) -> DataSource:
+    def split(self, name: str) -> DataSource:
         """Opens the data set's split, "train" or "test".
 
         Raises:
             UserError: it is not there, is not what the config describes, or not what the run in hand was trained on.
         """
-        source = data.open_source(split, self.data)
+        source = data.open_source(name, self.data)
         data.check_spec(source, self.spec, self.data.name, with_classes=self.conditional)
         if self.trained_on is not None:
-            self.trained_on.check(source, files=split == "train")
+            self.trained_on.check(source, files=name == "train")
         return source
 
     def training_source(self) -> DataSource:
@@ -164,14 +164,14 @@ class Experiment:
         Raises:
             UserError: it is not there, or is not what the config describes.
         """
-        return self.source("train") if self.data.pairs is None else data.Pairs(self.data.pairs, self.spec)
+        return self.split("train") if self.data.pairs is None else data.Pairs(self.data.pairs, self.spec)
 
     @property
     def base_settings(self) -> DataSettings:
         """`config.data` with the fields of its `base`."""
         return data.changed(self.data, self.data.base, "data.base")
 
-    def base_source(self, split: str) -> DataSource:
+    def base_split(self, split: str) -> DataSource:
         """Opens the split of the data that stand at t = 0 in place of noise: `config.data` with the fields of its `base`.
 
         Raises:

@@ -312,7 +312,7 @@ class Model:
 
     def _base(self, split: str) -> DataSource:
         if split not in self._bases:
-            self._bases[split] = self.experiment.base_source(split)
+            self._bases[split] = self.experiment.base_split(split)
         return self._bases[split]
 
     def with_solver(self, solver: Solver) -> "Model":

@@ -48,7 +48,7 @@ def predictor(path, noise_of):
 
     def predict(kind, x, t, condition):
         noise = noise_of(x, t)
-        return noise if kind == "noise" else path.convert(noise, x, t, source="noise", target=kind)
+        return noise if kind == "noise" else path.convert(noise, x, t, given="noise", wanted=kind)
 
     return predict
 

@@ -71,7 +71,7 @@ def test_training_goes_on_and_today_evaluates(older, capsys):
 def test_packs_and_pairs_are_data(older, monkeypatch):
     config = read_json("run/config.json")
     config["data"]["path"] = "pack"
-    assert len(build(config).source("train")) == 1433
+    assert len(build(config).split("train")) == 1433
     stage = build(read_config(older / "run" / "reflow" / "2"))
     assert len(stage.training_source()) == 16
     # The round is there already: nothing is drawn or trained again.

@@ -102,7 +102,7 @@ def test_held_out_points_are_as_likely_as_their_density_says(run, points_csv):
     measured = report(run / "eval" / "800")
     likelihood = measured["likelihood"]
     assert likelihood["nats"] == pytest.approx(-ENTROPY, abs=0.1)
-    test = read_all(experiment.source("test"))
+    test = read_all(experiment.split("test"))
     exact = log_density(workdirs.read_units(run).own(test["image"]).astype(np.float64), test["label"])
     assert likelihood["points"] == len(exact)
     assert -0.06 < likelihood["nats"] - exact.mean() < 0.02
@@ -197,12 +197,12 @@ def test_a_table_that_has_grown_is_standardized_as_the_run_knows_it(run, points_
     config = config_of(grown, **SMALL)
     known = json.loads((run / "data.json").read_text())
     experiment = workdirs.build_for("eval", load_config_of(config), run)
-    assert experiment.source("test").facts["shift"] == known["shift"]
-    assert build(resolve(config)).source("test").facts["shift"][0] > known["shift"][0] + 10
-    workdirs.check_same_data(experiment.source("train"), None, run)
+    assert experiment.split("test").facts["shift"] == known["shift"]
+    assert build(resolve(config)).split("test").facts["shift"][0] > known["shift"][0] + 10
+    workdirs.check_same_data(experiment.split("train"), None, run)
     other = write_table(tmp_path / "other.csv", seed=1)
     with pytest.raises(UserError, match="trained on other data: about 0% of its files .by name and size. or rows"):
-        workdirs.check_same_data(experiment_of(other).source("train"), None, run)
+        workdirs.check_same_data(experiment_of(other).split("train"), None, run)
 
 
 def load_config_of(plain):

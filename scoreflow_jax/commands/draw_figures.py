@@ -58,7 +58,7 @@ class _Case:
     def test(self) -> DataSource | str:
         """The test split, or why it cannot be opened."""
         try:
-            return self.model.experiment.source("test")
+            return self.model.experiment.split("test")
         except UserError as error:
             return first_line(error)
 

@@ -32,7 +32,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     folder = reports.out_folder("eval", workdir / "eval" / str(model.step), out)
     data = Data(model.experiment)
     for split in ("train", "test"):
-        data.source(split)
+        data.split(split)
     report = {
         **reports.report_head(model, "eval", seed=None, by_sampler=True),
         "seeds": list(experiment.eval.seeds),

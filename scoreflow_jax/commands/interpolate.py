@@ -80,7 +80,7 @@ def _real_pairs(experiment: Experiment, labels: np.ndarray | None, count: int) -
     Raises:
         UserError: the test split has too few of a class.
     """
-    test = experiment.source("test")
+    test = experiment.split("test")
     known = test.labels()
     pool: dict[int, list[int]] = {c: np.flatnonzero(known == c).tolist() for c in np.unique(known)}
     pool[-1] = spread(known, len(known)).tolist()

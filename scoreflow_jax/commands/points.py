@@ -33,6 +33,6 @@ def point_plots(experiment: Experiment, workdir: pathlib.Path) -> PointPlots:
     """Makes the plots of a run's points, over the training points where the table can be opened."""
     units, names = workdirs.read_units(workdir), workdirs.class_names(experiment, workdir)
     try:
-        return PointPlots.over(experiment.source("train"), units, names)
+        return PointPlots.over(experiment.split("train"), units, names)
     except UserError:  # to generate needs no data
         return PointPlots(units, names)

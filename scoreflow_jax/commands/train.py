@@ -92,7 +92,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, start: Start | No
 def open_sources(experiment: Experiment) -> tuple[DataSource, DataSource | None]:
     """The training data, and those at t = 0 where they are no noise."""
     apart = experiment.data.base and experiment.data.pairs is None  # pairs bring their own
-    return experiment.training_source(), experiment.base_source("train") if apart else None
+    return experiment.training_source(), experiment.base_split("train") if apart else None
 
 
 def _train(

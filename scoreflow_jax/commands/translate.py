@@ -99,7 +99,7 @@ def _job(experiment: Experiment, workdir: pathlib.Path) -> tuple[Job, tuple[str,
         names = workdirs.class_names(experiment, workdir)
         source = np.full(len(pixels), settings.source, np.int32)
     else:
-        split = experiment.source("test")
+        split = experiment.split("test")
         labels, names = split.labels(), split.class_names
         wanted = np.full(len(labels), True) if settings.source is None else labels == settings.source
         if settings.target is not None:

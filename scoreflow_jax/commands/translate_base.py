@@ -114,7 +114,7 @@ def _names_and_pixels(
         data = experiment.base_settings if ways[0] == BASE else experiment.data
         files, pictures = read_pictures(folder, experiment.spec.shape, data.framing, data.white_level)
         return ("data at t=0", "data at t=1"), {ways[0]: pictures}, files
-    sources = experiment.base_source("test"), experiment.source("test")
+    sources = experiment.base_split("test"), experiment.split("test")
     first, second = (_name(source, number) for number, source in enumerate(sources))
     read = {way: sources[way].read(spread(sources[way].labels(), count))["image"] for way in ways}
     return (first, second), read, ()
@@ -146,7 +146,7 @@ def _draw_points(
 ) -> None:
     """grid.png: sources, translations and the way back, over the data of their ends. path.png: ways along t. All standardized."""
     del times
-    sources = experiment.base_source("train"), experiment.source("train")
+    sources = experiment.base_split("train"), experiment.split("train")
     behind = [read_all(source, plots.MOST)["image"] for source in sources]
     columns = [f"{name}, standardized" for name in sources[DATA].facts["columns"]]
     clouds = []

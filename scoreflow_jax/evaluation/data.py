@@ -43,7 +43,7 @@ class Data:
         """Reads nothing yet."""
         self.experiment = experiment
         self.settings = experiment.eval
-        self._sources: dict[str, DataSource] = {}
+        self._splits: dict[str, DataSource] = {}
         self._examples: dict[str, Examples] = {}
         self._statistics: dict[str, Statistics] = {}
 
@@ -52,16 +52,16 @@ class Data:
         """The seed of what is drawn once, where `config.eval.seeds` has several."""
         return self.settings.seeds[0]
 
-    def source(self, split: str) -> DataSource:
-        """The split's images, "train" or "test"."""
-        if split not in self._sources:
-            self._sources[split] = self.experiment.source(split)
-        return self._sources[split]
+    def split(self, name: str) -> DataSource:
+        """The images of a split, "train" or "test"."""
+        if name not in self._splits:
+            self._splits[name] = self.experiment.split(name)
+        return self._splits[name]
 
     def examples(self, split: str) -> Examples:
         """All images of a split as pixels, and their labels."""
         if split not in self._examples:
-            self._examples[split] = read_all(self.source(split))
+            self._examples[split] = read_all(self.split(split))
         return self._examples[split]
 
     def images(self, split: str, chosen: Int[np.ndarray, " _"] | None = None) -> LabelledImages:
@@ -72,7 +72,7 @@ class Data:
 
     def some(self, count: int) -> Int[np.ndarray, " _"]:
         """Numbers of `count` test images, or of all: drawn at random, since a source may list one class after the other."""
-        total = len(self.source("test"))
+        total = len(self.split("test"))
         return np.sort(np.random.default_rng(_DRAW_SEED).permutation(total)[:count])
 
     @functools.cached_property
@@ -91,17 +91,17 @@ class Data:
 
     def class_name(self, label: int) -> str:
         """What the data set calls a class."""
-        return self.source("test").class_names[label]
+        return self.split("test").class_names[label]
 
     @functools.cached_property
     def units(self) -> Units:
         """The units of a table's points."""
-        return Units.of(self.source("test").facts)
+        return Units.of(self.split("test").facts)
 
     @functools.cached_property
     def point_plots(self) -> PointPlots:
         """Pictures of points, over those of the training split."""
-        source = self.source("train")
+        source = self.split("train")
         return PointPlots.over(source, self.units, source.class_names)
 
     @functools.cached_property
@@ -117,8 +117,8 @@ class Data:
             e = self.experiment
             name = {"train": e.data.train_split, "test": e.data.test_split}[split]
             folder = user_path(self.settings.cache) if self.settings.cache else cache_dir() / "features"
-            found = data_features(self.source(split), self.extractor, folder, f"{e.data.name} {name}")
-            jpeg = self.source(split).facts.get("jpeg")
+            found = data_features(self.split(split), self.extractor, folder, f"{e.data.name} {name}")
+            jpeg = self.split(split).facts.get("jpeg")
             self._statistics[split] = statistics_of(found, e.data.name, name, self.extractor, jpeg)
         return self._statistics[split]
 
@@ -134,7 +134,7 @@ class Data:
         """A warning where the reference's pictures are JPEG, or the held-out ones alone: generated ones never are."""
         shares = {
             "the reference": self.reference.facts.get("jpeg"),
-            "held-out images": self.source("test").facts.get("jpeg"),
+            "held-out images": self.split("test").facts.get("jpeg"),
         }
         if shares["the reference"] is None:
             return None
@@ -149,7 +149,7 @@ class Data:
         classes = self.experiment.num_classes
         if not classes or self.settings.labels == "even":
             return (1,) * classes
-        labels = self.source(self.settings.split).labels()
+        labels = self.split(self.settings.split).labels()
         return tuple(np.bincount(labels, minlength=classes).tolist())
 
     def labels(self, count: int) -> Int32[np.ndarray, " count"] | None:

@@ -57,7 +57,7 @@ class Generation(Part):
         from scoreflow_jax.metrics import recognition
         from scoreflow_jax.metrics.precision_recall import NEIGHBOURS
 
-        count, held_out = model.at_most(self.images), len(data.source("test"))
+        count, held_out = model.at_most(self.images), len(data.split("test"))
         by_seed, of_as_many = {}, {}
         for seed in data.settings.seeds:
             generated = generate(model, data, out, seed)

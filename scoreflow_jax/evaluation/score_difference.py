@@ -133,7 +133,7 @@ def _exact_drift(path: Any, x: HostState, t: float, labels: Labels, known: Known
     times = jnp.full(len(x), t, jnp.float32)
     alpha, sigma = (float(f(times)[0]) for f in (path.alpha, path.noise_std))
     score = jnp.asarray(_kernel_score(x / alpha, labels, known, classes, sigma / alpha)) / alpha
-    return np.asarray(path.convert(score, jnp.asarray(x), times, source="score", target="velocity"))
+    return np.asarray(path.convert(score, jnp.asarray(x), times, given="score", wanted="velocity"))
 
 
 def _kernel_score(x: HostState, labels: Labels, known: Known, classes: Classes, bandwidth: float) -> HostState:

@@ -189,31 +189,31 @@ class AffinePath(AffineFields, Path):
         x_t = per_example(self.alpha(t), x1) * x1 + per_example(self.sigma(t), x0) * x0
         return x_t if z is None or not self.has_latent else x_t + per_example(self.gamma(t), z) * z
 
-    def convert(self, value: State, x_t: State, t: Times, *, source: Prediction, target: Prediction) -> State:
+    def convert(self, value: State, x_t: State, t: Times, *, given: Prediction, wanted: Prediction) -> State:
         """Turns one prediction at x_t into another: velocity, data (x1), noise (x0) or score.
 
         Args:
-            value: the prediction of kind `source`, of the shape of x_t.
+            value: the prediction of kind `given`, of the shape of x_t.
             x_t: the state at which it was made.
             t: times (batch,). The pair (x_t, value) must determine (x1, x0) there: at t = 1, for one, the state and the
                 data are the same thing.
-            source: the kind of `value`.
-            target: the kind to return.
+            given: the kind of `value`.
+            wanted: the kind to return.
 
         Raises:
             ValueError: a score is asked of a path whose source is not Gaussian, or anything of one that also has a latent: then
                 x_t and one prediction do not determine the rest.
         """
-        if source == target:
+        if given == wanted:
             return value
-        if self.has_latent or "score" in (source, target):
+        if self.has_latent or "score" in (given, wanted):
             self._check_gaussian()
         a, b = self.alpha(t), self.noise_std(t)  # x_t   = a x1 + b x0
-        c, d = self._row(source, t)  # value = c x1 + d x0
+        c, d = self._row(given, t)  # value = c x1 + d x0
         determinant = a * d - b * c
         x1 = (per_example(d, x_t) * x_t - per_example(b, x_t) * value) / per_example(determinant, x_t)
         x0 = (per_example(a, x_t) * value - per_example(c, x_t) * x_t) / per_example(determinant, x_t)
-        p, q = self._row(target, t)
+        p, q = self._row(wanted, t)
         return per_example(p, x_t) * x1 + per_example(q, x_t) * x0
 
     def _row(self, kind: Prediction, t: Times) -> tuple[Times, Times]:
@@ -233,7 +233,7 @@ class AffinePath(AffineFields, Path):
             ValueError: as `convert`.
         """
         ones, zeros = jnp.ones((t.shape[0], 1)), jnp.zeros((t.shape[0], 1))
-        return self.convert(ones, zeros, t, source="velocity", target=kind)[:, 0]
+        return self.convert(ones, zeros, t, given="velocity", wanted=kind)[:, 0]
 
     def _check_gaussian(self) -> None:
         if not self.gaussian_source:

@@ -99,18 +99,18 @@ class NetworkDrift:
         Raises:
             ValueError: the path has no such thing: a score needs a Gaussian source or a latent.
         """
-        path, source = self.path, self.parameterization.predicts
+        path, given = self.path, self.parameterization.predicts
         if path.has_latent:
             assert isinstance(path, AffinePath)
             if kind == "score" and not path.gaussian_source:
                 return -self.heads(x, t, condition)[1] / per_example(path.gamma(t), x)
-            return path.convert(self(x, t, condition), x, t, source="velocity", target=kind)
+            return path.convert(self(x, t, condition), x, t, given="velocity", wanted=kind)
         output = self._output(x, t, condition)
-        if source == kind:
+        if given == kind:
             return output
         if not isinstance(path, AffinePath):
             raise ValueError(f"{type(path).__name__} is no affine path: it has a velocity only, no {kind}")
-        return path.convert(output, x, t, source=source, target=kind)
+        return path.convert(output, x, t, given=given, wanted=kind)
 
     def heads(self, x: State, t: Times, condition: Condition | None) -> tuple[State, State]:
         """Returns v and eta, the two outputs of a network on a path with a latent.

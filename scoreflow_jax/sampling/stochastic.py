@@ -206,7 +206,7 @@ def _euler_maruyama(
     }[sampler.schedule]()
     e = sampler.noise * jnp.asarray(strength)
     if path.gaussian_source:  # the velocity has the score in it: one network call
-        score = path.convert(f, x, jnp.broadcast_to(t, x.shape[:1]), source="velocity", target="score")
+        score = path.convert(f, x, jnp.broadcast_to(t, x.shape[:1]), given="velocity", wanted="score")
     else:
         score = predicted("score", x, t)
     return x + step * f + jnp.abs(step) * e * score + jnp.sqrt(2.0 * e * jnp.abs(step)) * noise

@@ -256,7 +256,7 @@ def test_the_data_at_t_0_are_drawn_apart_from_those_at_t_1():
     from scoreflow_jax.parallel import make_layout
 
     layout = make_layout()
-    sources = experiment.source("train"), experiment.base_source("train")
+    sources = experiment.split("train"), experiment.base_split("train")
     batches = train.global_batches(experiment, sources, layout, 0)
     pairs = [(np.asarray(b["base"]), np.asarray(b["image"])) for b in itertools.islice(batches, 60)]
     batches.close()

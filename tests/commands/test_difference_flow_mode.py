@@ -63,7 +63,7 @@ def test_from_one_class_to_another(tmp_path):
     experiment = flow("digits", source=3, target=8, num_particles=60, num_steps=80, num_frames=2)
     told, arrays = run(experiment, tmp_path)
     assert told["moved"]["recognized"] > 0.9
-    source = experiment.source("train")
+    source = experiment.split("train")
     threes = source.read(np.flatnonzero(source.labels() == 3))["image"]
     known = {image.tobytes() for image in experiment.scaling.to_pixels(experiment.scaling.to_images(threes))}
     assert all(image.tobytes() in known for image in arrays["start"])

@@ -54,7 +54,7 @@ def test_every_system_learns_eight_gaussians(system, tmp_path):
     experiment = toy(system)
     train.run_command(experiment, tmp_path)
     model = scoreflow_jax.load(tmp_path, batch_size=500)
-    held_out = experiment.source("test").read(np.arange(100))
+    held_out = experiment.split("test").read(np.arange(100))
     nats = model.log_likelihood(held_out["image"], held_out["label"], probe="exact") - 2 * np.log(2.85)
     # The class is known, so it is the density of its own Gaussian.
     assert nats.mean() == pytest.approx(-1.0 - np.log(2.0 * np.pi * 0.3**2), abs=0.45)
@@ -153,8 +153,8 @@ def test_from_table_to_table_both_ways_each_in_its_own_units(tmp_path, capsys):
     grown = np.concatenate([first, first + 1e3])
     (tmp_path / "from.csv").write_text("u,v\n" + "".join(f"{u!r},{v!r}\n" for u, v in grown.tolist()))
     of_run = workdirs.of_run(experiment, tmp_path / "run")
-    assert of_run.base_source("test").facts["shift"] == report_of(tmp_path / "run")["base"]["shift"]
-    assert experiment.base_source("test").facts["shift"] != report_of(tmp_path / "run")["base"]["shift"]
+    assert of_run.base_split("test").facts["shift"] == report_of(tmp_path / "run")["base"]["shift"]
+    assert experiment.base_split("test").facts["shift"] != report_of(tmp_path / "run")["base"]["shift"]
     pictures = {**changes, "translate": {"images": "x", "source": 0}}
     with pytest.raises(UserError, match="config.translate.images is a folder of pictures, but these data are points"):
         translate.run_command(toy("rectified_flow", "moons", changes=pictures), tmp_path / "run")
@@ -338,7 +338,7 @@ def test_between_two_densities_by_ode_and_by_sde_either_way(tmp_path):
     assert np.mean(away.min(axis=1) < 1.0) > 0.88
     assert np.bincount(away.argmin(axis=1), minlength=8).min() > 30  # of 62
     back = model.solve_stochastic(jax.random.key(1), forwards, backwards=True).y
-    moons = experiment.base_source("test").read(np.arange(2000))["image"]
+    moons = experiment.base_split("test").read(np.arange(2000))["image"]
     nearest = np.linalg.norm(back[:, None] - moons[None], axis=2).min(axis=1)
     assert np.median(nearest) < 0.25
     with pytest.raises(UserError, match="no likelihood"):

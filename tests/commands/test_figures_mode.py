@@ -192,7 +192,7 @@ def test_the_report_states_methods_cost_and_sources(run, drawn):
 
 @pytest.mark.parametrize("split", ["absent", "without the class"])
 def test_generated_images_stand_in_where_there_is_no_test_image(model, monkeypatch, split):
-    def source(self, split_name):
+    def split(self, split_name):
         if split == "absent":
             raise UserError("no such folder")
         return Digits(split_name)

@@ -68,11 +68,11 @@ def test_classes_in_another_order_are_refused_by_every_mode(mode, run, renamed):
 
 def test_the_api_and_the_figures_refuse_them_too(run, renamed):
     model = scoreflow_jax.load(run)
-    assert model.experiment.source("test").class_names == ("cat", "dog")
+    assert model.experiment.split("test").class_names == ("cat", "dog")
     moved = dataclasses.replace(model.experiment.data, path=str(renamed))
     model.experiment = dataclasses.replace(model.experiment, data=moved)
     with pytest.raises(UserError, match="these data have 0 dog, 1 felis"):
-        model.experiment.source("test")
+        model.experiment.split("test")
     assert "these data have 0 dog, 1 felis" in draw_figures._Case(model, ("cat", "dog")).test
 
 
@@ -158,7 +158,7 @@ def test_what_decides_nothing_held_out_is_free(run, folder, tmp_path):
     moved = shutil.copytree(folder, tmp_path / "moved")
     free = {"data__flip": False, "data__sampling": "balanced", "data__strict": True, "data__test_share": 0.3}
     model = workdirs.open_model(experiment_of("image_folder.py", moved, **{**CHANGES, **free}), run, batch_size=8)
-    assert len(model.experiment.source("test")) == len(scoreflow_jax.load(run).experiment.source("test"))
+    assert len(model.experiment.split("test")) == len(scoreflow_jax.load(run).experiment.split("test"))
 
 
 def test_an_imported_checkpoint_may_be_measured_on_any_data(run, folder, tmp_path):

@@ -97,7 +97,7 @@ def test_interpolation_between_real_images_begins_and_ends_at_them(digits_run, r
     interpolate.run_command(experiment_of("digits.py", **changes), digits_run)
     strips = np.load(digits_run / "interpolate" / "interpolations.npz")["images"]
     assert strips.shape == (2, 5, 8, 8, 1)
-    test = experiment_of("digits.py").source("test")
+    test = experiment_of("digits.py").split("test")
     fours = {
         np.rint(test[i]["image"] * 255.0 / 16).astype(np.uint8).tobytes()
         for i in range(len(test))

@@ -343,14 +343,14 @@ def test_a_step_that_is_not_finite_is_kept_and_can_be_repeated(points, tmp_path,
     assert f"{folder} holds the state before it" in str(caught.value)
     about = json.loads((folder / "report.json").read_text())
     stream = train_batches(
-        experiment.source("train"), experiment.train.batch_size, seed=experiment.seed, consumed=step - 1
+        experiment.split("train"), experiment.train.batch_size, seed=experiment.seed, consumed=step - 1
     )
     expected = next(stream)
     stream.close()
     with np.load(folder / "examples.npz") as kept:
         np.testing.assert_array_equal(kept["image"], expected["image"])
         np.testing.assert_array_equal(kept["label"], expected["label"])
-    source = experiment.source("train")
+    source = experiment.split("train")
     np.testing.assert_array_equal(source.read(about["indices"]["image"])["image"], expected["image"])
     saved = checkpoint_steps(tmp_path / "checkpoints")
     assert all(s < step for s in saved)

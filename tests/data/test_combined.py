@@ -113,7 +113,7 @@ def test_the_papers_two_class_set_on_real_pictures():
         path=str(metfaces), test_share=0.3
     )  # one or two of the three, by their names
     experiment = build(config)
-    sources = [experiment.source(split) for split in ("train", "test")]
+    sources = [experiment.split(split) for split in ("train", "test")]
     assert sources[0].class_names == ("celeba", "metfaces")
     counts = np.sum([class_counts(source) for source in sources], axis=0)
     files = [[*folder.rglob("*.jpg"), *folder.rglob("*.png")] for folder in (celeba, metfaces)]

@@ -174,7 +174,7 @@ def exact_of(table_csv, **changes):
         return mean + (t * std**2 - (1 - t)) / ((1 - t) ** 2 + (t * std) ** 2) * (x - t * mean)
 
     model = known_model(drift, **{**fields, **changes})
-    train = read_all(model.experiment.source("train"))
+    train = read_all(model.experiment.split("train"))
     for label in (0, 1):
         points = train["image"][train["label"] == label]
         moments.append((points.mean(axis=0), points.std(axis=0)))
@@ -193,7 +193,7 @@ def test_the_model_of_unequal_classes_is_at_no_distance(table_csv, tmp_path):
     model, moments = exact_of(table_csv)
     data = Data(model.experiment)
     counts = np.asarray(data.class_shares)
-    assert sum(counts) == len(data.source("train"))
+    assert sum(counts) == len(data.split("train"))
     assert 0.85 < counts[1] / sum(counts) < 0.95
     measured = data.settings.generation.measure(model, data, tmp_path)
     assert measured["by_seed"]["1"]["frechet_distance"] < 0.02

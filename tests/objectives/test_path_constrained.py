@@ -98,7 +98,7 @@ def test_a_weight_by_name_is_the_squared_error_of_that_prediction(name, weight, 
     x_t = path.interpolant(t, Z, X)
     f = some_drift(x_t, t, None)
     truth = {"noise": Z, "data": X, "velocity": path.velocity(t, Z, X)}[kind]
-    error = path.convert(f, x_t, t, source="velocity", target=kind) - truth
+    error = path.convert(f, x_t, t, given="velocity", wanted=kind) - truth
     got = PathConstrained(path, weight=weight)(some_drift, Z, X, t, None)
     np.testing.assert_allclose(got, jnp.mean(error**2, axis=(1, 2, 3)), rtol=1e-3)
 

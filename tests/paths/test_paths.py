@@ -64,7 +64,7 @@ def test_conversions_agree_with_the_mixture(path, latent):
     data, noise = oracle.data_and_noise(x, T)
     truth = {"velocity": oracle.velocity(x, T), "data": data, "noise": noise, "score": oracle.score(x, T)}
     for source, target in itertools.product(KINDS, KINDS):
-        got = path.convert(truth[source], x, T, source=source, target=target)
+        got = path.convert(truth[source], x, T, given=source, wanted=target)
         # Near t = 1 the data hardly depend on the noise (and the reverse near 0): the solve loses up to 1 / 0.05 digits, and on
         # VE's path, where x is up to 60 times the data, as much again.
         size = float(jnp.max(jnp.abs(truth[target])))
@@ -90,7 +90,7 @@ def test_a_latent_is_noise_where_the_source_is(path):
 def test_score_needs_a_gaussian_source(path):
     other = type(path)(gaussian_source=False)
     with pytest.raises(ValueError, match="no score"):
-        other.convert(X0, X0, T, source="velocity", target="score")
+        other.convert(X0, X0, T, given="velocity", wanted="score")
     with pytest.raises(ValueError, match="no score"):
         other.diffusion_squared(T)
 

@@ -45,7 +45,7 @@ def measure(experiment: Experiment, layout: parallel.Layout, out: str) -> None:
     """Gradients of the first step, of the batch and of its first quarter alone, and parameters before and after all steps."""
     state = train.create_state(experiment.initial_state, layout)
     start = jax.device_get(state.params)
-    batches = train.global_batches(experiment, (experiment.source("train"), None), layout, 0)
+    batches = train.global_batches(experiment, (experiment.split("train"), None), layout, 0)
     first = next(batches)
     loss, quarter = experiment.train_loss(), np.arange(16)  # the first of four processes holds these rows
 
