@@ -325,7 +325,7 @@ def _found(folder: pathlib.Path, origin: pathlib.Path) -> bytes:
 
 
 def _digest(tree: Any) -> str:
-    """Of all numbers."""
+    """The sha256 of all numbers."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.asarray(leaf)

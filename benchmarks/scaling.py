@@ -163,7 +163,7 @@ def _checkpoints(args: argparse.Namespace) -> None:
 
 
 def _starts(args: argparse.Namespace) -> None:
-    """From the command to the end of one step, with an empty and a full compilation cache."""
+    """Measures the time from the command to the end of one step, with an empty and a full compilation cache."""
     for round_ in range(args.rounds):
         with tempfile.TemporaryDirectory() as folder:
             seconds = []

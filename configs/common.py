@@ -212,7 +212,7 @@ def find_classes(config: ConfigDict) -> ConfigDict:
 
 
 def between(config: ConfigDict, **base: Any) -> ConfigDict:
-    """From one data set to another by the plain ODE: `base` are the fields of `config.data` that differ for the one at t = 0."""
+    """Joins two data sets by the plain ODE: `base` are the fields of `config.data` that differ for the one at t = 0."""
     config.data.update(num_classes=0, base=ConfigDict(base))
     config.model.conditional = False
     config.eval.translation.on = False

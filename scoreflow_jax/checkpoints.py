@@ -36,7 +36,7 @@ _NOT_DAMAGE = (errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE, errno.ENOSPC
 """Errors of the machine: the same checkpoint may be whole in a moment."""
 
 _LOOKS = 5
-"""At the checkpoints of a run that deletes old ones while they are read."""
+"""How often the checkpoints of a run are listed anew, when it deletes old ones while they are read."""
 
 _AFTER_SUMS = frozenset({"_CHECKPOINT_METADATA", "commit_success.txt"})
 """What orbax writes last and nothing here reads."""

@@ -316,7 +316,7 @@ def resolve(
 
 
 def _whole_shape(shape: Any, source: Any) -> Any:
-    """Of images 64 or (64,) is (64, 64, 3), and (64, 48) is (64, 48, 3)."""
+    """Completes the shape of images: 64 or (64,) is (64, 64, 3), and (64, 48) is (64, 48, 3)."""
     numbers = (shape,) if type(shape) is int else shape
     if source in POINT_SOURCES or not isinstance(numbers, tuple) or len(numbers) not in (1, 2):
         return numbers

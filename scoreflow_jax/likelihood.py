@@ -29,7 +29,7 @@ _TANGENTS = 64  # directions whose derivatives are computed side by side for the
 _PROBES_AT_ONCE = 8  # likewise of probes, of which there may be many
 
 Probes = Float[Array, "batch probes ..."]
-"""Of each example so many, each of its shape."""
+"""Probes: so many for each example, each of its shape."""
 
 Estimates = Float[Array, "batch probes"]
 """A divergence, or its integral, by each probe; by the exact trace one."""

@@ -17,8 +17,8 @@ import numpy as np
 from scoreflow_jax.errors import UserError
 
 VERSION = 2
-"""Of the addresses. In version 1, until 2026-11, some draws shared bits. It stands in what identifies stored samples, pairs and
-studies, so that those of one version are not taken for those of another."""
+"""The addresses' version. In version 1, until 2026-11, some draws shared bits. It stands in what identifies stored samples,
+pairs and studies, so that those of one version are not taken for those of another."""
 
 DRAWS = {
     # a run
@@ -107,7 +107,7 @@ def as_key(key: KeyLike) -> jax.Array:
 
 
 def _number(name: str) -> int:
-    """From 2^31, beyond the numbers of samples and steps, to 2^32 - 1; of the name alone, so that new draws move no others."""
+    """A number from 2^31, beyond those of samples and steps, to 2^32 - 1: by the name alone, so that new draws move no others."""
     return 2**31 | int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 

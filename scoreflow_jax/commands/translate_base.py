@@ -127,7 +127,7 @@ def _name(source: DataSource, number: int) -> str:
 
 
 def _carry(model: Model, images: Any, way: int, times: np.ndarray | None) -> Solved:
-    """From t = 0 to 1, or from 1 to 0: by the ODE, or by the SDE of config.sampler, whose states on the way are not kept."""
+    """Carries images from t = 0 to 1, or back: by the ODE, or by the SDE of config.sampler, which keeps no states on the way."""
     if not model.experiment.sampler.is_ode:
         key = jax.random.fold_in(key_of(jax.random.key(0), "translation"), way)
         return model.solve_stochastic(key, images, backwards=way != BASE)

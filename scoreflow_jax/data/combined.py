@@ -92,7 +92,7 @@ class Merged(DataSource):
             self.facts["jpeg"] = sum(part.facts["jpeg"] * len(part) for part in parts.values()) / int(self._ends[-1])
 
     def __len__(self) -> int:
-        """Of all together."""
+        """The number of examples of all parts together."""
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Example:

@@ -16,7 +16,7 @@ import scipy.stats
 from scoreflow_jax.evaluation.parts import PARTS
 
 SEEDS = 8
-"""Of a comparison before it is decided."""
+"""Number of seeds that a comparison must have before it is decided."""
 
 LEVEL = 0.05
 """The corrected p-value under which a comparison is called different."""
@@ -30,7 +30,7 @@ COLUMNS = tuple(column for part in PARTS.values() for column in part.columns)
 _OF_COUNT = ("frechet_distance",)  # of fewer images it is larger
 
 Figures = Mapping[str, Any]
-"""Of one run: numbers by field, and perhaps "along_t", a number for each time."""
+"""The figures of one run: numbers by field, and perhaps "along_t", a number for each time."""
 
 
 def figures_of(report: Mapping[str, Any]) -> dict[str, Any]:

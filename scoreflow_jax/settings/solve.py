@@ -6,7 +6,7 @@ from typing import Literal
 from scoreflow_jax.settings.fields import FieldError, Section, field
 
 Variance = Literal["posterior", "forward"]
-"""Of an ancestral step: given the data (SMLD's, and DDPM's lower bound), or DDPM's beta, its upper bound."""
+"""The variance of an ancestral step: given the data (SMLD's, and DDPM's lower bound), or DDPM's beta, its upper bound."""
 
 Method = Literal["euler", "heun", "midpoint", "bosh3", "dopri5", "tsit5", "dopri8"]
 

@@ -36,7 +36,7 @@ class Compiled(NamedTuple):
 
 
 DriftOf = Callable[[PyTree, PRNGKey], DriftFn]
-"""From parameters and a dropout key to the drift being trained."""
+"""A function of parameters and a dropout key that returns the drift being trained."""
 
 Metrics = dict[str, Float[Array, ""]]
 TrainStep = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
