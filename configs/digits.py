@@ -3,9 +3,13 @@
 Command     python main.py --config=configs/digits.py --mode=train
             (then --mode=sample, translate, interpolate, eval)
 Hardware    a laptop: 2 CPU cores, under 2 GB
-Time        about 3 minutes of training on 2 cores
-Expect      a support vector classifier trained on the real digits recognizes about 98 % of the generated ones
-Variants    configs/digits.py:smoke    a few steps of a tiny network, in seconds
+Time        100 seconds of training on 2 idle cores, 150 for all else
+Expect      loss 0.66 in the mean of the first 50 steps, 0.28 after 200, 0.22 to 0.23 at the end; a support vector classifier
+            trained on the real digits recognizes about 98 % of the generated ones
+Variants    configs/digits.py:full     not dequantized, 2,500 steps, solved to 1e-5, and 1,000 images, in place of 800, 1e-4 and 500
+            configs/digits.py:smoke    a few steps of a tiny network, in seconds
+
+Dequantized, so that bits/dim mean something.
 """
 
 from ml_collections import ConfigDict
@@ -14,5 +18,26 @@ from configs import common
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The experiment, or its `smoke` variant."""
-    return common.variant(common.use_digits(common.base("digits")), variant)
+    """The experiment, or its `full` or `smoke` variant.
+
+    Raises:
+        ValueError: another variant.
+    """
+    config = common.use_digits(common.base("digits"))
+    if variant in ("full", "smoke"):
+        return common.variant(config, "" if variant == "full" else variant)
+    if variant:
+        raise ValueError(f"no variant {variant!r} of digits, expected full, smoke or none")
+    config.data.dequantize = True
+    config.train.update(num_steps=800, cooldown_steps=200, sample_every=0)
+    # Of so small a network 1e-5 takes three times the calls, and no distance changes in its third digit.
+    config.solver.update(rtol=1e-4, atol=1e-4)
+    # Few numbers of images: what is solved for as many is compiled once.
+    config.eval.update(
+        batch_size=100,
+        generation={"images": 500},
+        translation={"images": 1},
+        reversibility={"tolerances": (1e-3, 1e-4)},
+        likelihood={"images": 100},
+    )
+    return config

@@ -121,7 +121,7 @@ class Translation(Part):
             ("cycle_error_reversed", "there and back in reversed time, mean absolute error", ".2e"),
             ("nfe", "NFE", ".0f"),
         ):
-            if any(name in m for m in methods.values()):
+            if any(m.get(name) is not None for m in methods.values()):  # one image a pair has no others of its class
                 rows.append([words, *(shown(m.get(name, ""), style) for m in methods.values()), ""])
         targets = next(iter(methods.values()))["by_target"].values()
         for name, words in (("frechet_distance", "Frechet distance"), ("kid", "KID")):
