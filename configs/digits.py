@@ -6,7 +6,7 @@ Hardware    a laptop: 2 CPU cores, under 2 GB
 Time        100 seconds of training on 2 idle cores, 150 for all else
 Expect      loss 0.66 in the mean of the first 50 steps, 0.28 after 200, 0.22 to 0.23 at the end; a support vector classifier
             trained on the real digits recognizes about 98 % of the generated ones
-Variants    configs/digits.py:full     not dequantized, 2,500 steps, solved to 1e-5, and 1,000 images, in place of 800, 1e-4 and 500
+Variants    configs/digits.py:full     2,500 steps, not dequantized, solved to 1e-5; 1,000 images in place of 500
             configs/digits.py:smoke    a few steps of a tiny network, in seconds
 
 Dequantized, so that bits/dim mean something.
