@@ -1,5 +1,5 @@
 # These commands do their own set-up on a machine with Python >= 3.11 and make:
-#   make quickstart    train on the embedded digits, sample, translate, interpolate, evaluate: about 9 minutes on 2 cores
+#   make quickstart    train on the embedded digits, sample, translate, interpolate, evaluate: about 5 minutes on 2 idle cores
 #   make test          the whole suite: about 21 minutes
 # And while working:
 #   make check         lint, types and the tests of closed forms: about 3 minutes

@@ -270,7 +270,7 @@ def test_another_member_has_its_own_defaults(kind, digits_json):
         ("--config.model=3", "config.model is a section"),
         (
             "--config.train.num_steps=abc",
-            "train.num_steps=abc is not a whole number; expected one as in its place, 2500",
+            "train.num_steps=abc is not a whole number; expected one as in its place, 800",
         ),
         ("--config.train.num_steps=2.5", "not a whole number"),
         ("--config.optimizer.learning_rate=fast", "learning_rate=fast is not a number"),

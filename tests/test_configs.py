@@ -94,12 +94,12 @@ def test_full_size_builds_steps_and_samples_without_computing(name, variant):
         return  # the same step as another config's: only its data differ
     _TRACED.add(traced)
     params, batch = experiment.parameter_shapes(), experiment.batch_shapes()
-    if variant:
+    if name == "digits.py":
         state = jax.eval_shape(experiment.initial_state)
         after, metrics = jax.eval_shape(experiment.train_step(), state, batch)
         assert shapes_of(after) == shapes_of(state)
         assert metrics["loss"].shape == ()
-    else:  # what the size has to do with; the optimizer and the average, a third of the time, go through any tree alike
+    else:  # the optimizer and the average, a third of the time, go through any tree alike
         loss = experiment.train_loss()
         drawn = jax.eval_shape(loss.draw, jax.random.key(0), batch)
         assert shapes_of(jax.eval_shape(jax.grad(loss.mean), params, drawn)) == shapes_of(params)
@@ -261,7 +261,7 @@ def test_differences_names_what_changed_below_the_fields_asked_for():
         ("train.num_workers", -1, "num_workers is -1, expected at least 0"),
         ("optimizer.warmup_steps", -3, "expected at least 0"),
         ("optimizer.cooldown", (10, 5), "config.optimizer.cooldown is no field of this section"),
-        ("train.cooldown_steps", 2501, "cooldown_steps is 2501, expected 0 to num_steps, 2500"),
+        ("train.cooldown_steps", 801, "cooldown_steps is 801, expected 0 to num_steps, 800"),
         ("optimizer.learning_rate", 0.0, "expected a positive number"),
         ("solver.max_steps", 0, "max_steps is 0"),
         ("solver.num_steps", 5000, "max_steps is 4096, expected at least 5000"),

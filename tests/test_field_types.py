@@ -67,18 +67,23 @@ def test_whole_numbers_are_numbers():
 
 @pytest.mark.parametrize("name", ["digits.py:smoke", "table.py:smoke", "afhq.py"])
 def test_whatever_stands_in_a_field_is_taken_or_refused_in_a_line(name, tmp_path):
+    """Every field of the digits' config, and of the others those that have another value or are not there."""
     config = config_of(name)
     if name.startswith("table"):
         config["data"]["path"] = str(write_table(tmp_path / "points.csv", count=100))
+    fields = flatten(config)
+    if not name.startswith("digits"):
+        known = flatten(config_of("digits.py:smoke"))
+        fields = {field: value for field, value in fields.items() if known.get(field, known) != value}
     refused = 0
-    for field in flatten(config):
+    for field in fields:
         for value in ("8", None, 10.5, {}, [None], -1):
             try:
                 build(resolve(changed(config, field, value)))
             except UserError as error:
                 assert "\n" not in str(error)  # noqa: PT017
                 refused += 1
-    assert refused > 4 * len(flatten(config))
+    assert refused > 3 * len(fields)
 
 
 @pytest.mark.parametrize(

@@ -318,7 +318,7 @@ def test_a_learned_path_trains_and_samples_with_its_numbers(tmp_path):
     assert model.generate(jax.random.key(0), np.arange(8)).shape == (8, 2)
 
 
-def test_between_two_densities_by_ode_and_by_sde_either_way(tmp_path):
+def test_between_two_densities_by_ode_and_by_sde_either_way(tmp_path, optimized):
     """A latent gives two data sets a score: moons to eight Gaussians, forwards and back, land where they should."""
     path = {"name": "linear", "t_min": 0.0, "latent": "sine", "latent_scale": 0.5}
     sampler = {"name": "euler_maruyama", "num_steps": 200, "schedule": "gamma", "noise": 1.0}

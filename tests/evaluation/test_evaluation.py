@@ -151,20 +151,20 @@ def test_large_images_have_no_pixel_extractor():
 
 
 def test_real_photographs_end_to_end():
-    """500 CIFAR-10 test images: halves are alike, noise is not."""
+    """240 CIFAR-10 test images: halves are alike, noise is not."""
     try:
         extractor = inception_extractor()
     except UserError as error:
         pytest.skip(f"no Inception weights here: {error}")
-    images = np.load(shared("data", "cifar10", "cifar10_test_500.npz"))["images"]
+    images = np.load(shared("data", "cifar10", "cifar10_test_500.npz"))["images"][:240]
     features = extractor(images)
     halves = squared_mmd(features[::2], features[1::2])
     noise = extractor(np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8))
-    assert abs(halves) < 2e-3  # KID of 250 against 250 images of one distribution
+    assert abs(halves) < 4e-3  # KID of 120 against 120 images of one distribution
     assert squared_mmd(features, noise) > 50 * abs(halves)
-    figures = samples.distances(features[::2], Statistics(None, {"images": 250}, features[1::2]), extractor)
+    figures = samples.distances(features[::2], Statistics(None, {"images": 120}, features[1::2]), extractor)
     assert (
-        "250 images are too few for a covariance of 2048 features (give at least 2049); see KID"
+        "120 images are too few for a covariance of 2048 features (give at least 2049); see KID"
         in figures["frechet_distance"]
     )
     assert figures["kid"] == pytest.approx(halves)

@@ -214,12 +214,13 @@ def test_processes_with_different_configs_do_not_train(tmp_path):
 
 def test_an_error_of_one_process_ends_all_with_its_reason(tmp_path):
     """The second process sees another folder under the workdir's name, as on another host."""
-    port, log = free_port(), tmp_path / "log"
+    port, log, table = free_port(), tmp_path / "log", write_table(tmp_path / "points.csv", count=300)
     peers = lambda i: [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={i}"]
     running = []
     for i in range(2):
         (tmp_path / str(i)).mkdir()
-        main = [str(ROOT / "main.py"), f"--config={ROOT}/configs/digits.py:smoke", "--mode=train", "--workdir=run"]
+        main = [str(ROOT / "main.py"), f"--config={ROOT}/configs/table.py:smoke", f"--config.data.path={table}"]
+        main += ["--mode=train", "--workdir=run"]
         with log.with_suffix(f".{i}").open("w") as file:
             process = subprocess.Popen(
                 [sys.executable, *main, *peers(i)],
