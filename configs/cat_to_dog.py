@@ -4,6 +4,7 @@ Command     python main.py --config=configs/cat_to_dog.py --mode=train
             (then --mode=translate goes both ways)
 Hardware    one accelerator; as many steps as configs/cifar10.py take an eighth of its time (computed)
 Expect      no published figures. Not yet trained to the end here.
+            Loss 0.25 at first (measured): half of the mean square between a cat and a dog
 Data        classes 3 and 5 of CIFAR-10 through tensorflow-datasets, 5,000 training images each
 Variants    configs/cat_to_dog.py:smoke    a few steps of a tiny network on the same data
 

@@ -14,6 +14,7 @@ from scoreflow_jax.evaluation.parts import PARTS
 from scoreflow_jax.plain_config import FORMER, SWITCHED
 from scoreflow_jax.sections import FAMILIES, SECTIONS, field_at, new_section
 from scoreflow_jax.settings.fields import annotations, plain_type
+from scoreflow_jax.settings.model import MODELS
 
 
 def base(name: str) -> ConfigDict:
@@ -294,10 +295,7 @@ def variant(config: ConfigDict, name: str) -> ConfigDict:
     if name != "smoke":
         raise ValueError(f"no variant {name!r} of {config.name}, expected smoke or none")
     config.name += "_smoke"
-    if config.model.name == "mlp":
-        config.model.update(width=16, num_blocks=1)
-    else:
-        config.model.update(base_channels=8, channel_multipliers=(1, 1), num_blocks=1)
+    config.model.update(MODELS[config.model.name].smoke)
     config.model.dtype = "float32"  # most CPUs, where such runs belong, emulate bfloat16
     height, *_, channels = config.data.shape or (0, 0)
     if height > 32:  # so shallow a network would have attention over 16,384 pixels in the middle of 256x256 images

@@ -3,7 +3,7 @@
 Command     python main.py --config=configs/rectified_flow_256.py --mode=import --source=checkpoint.pth --workdir=DIR
             (then --mode=sample with the same config and workdir; --mode=train goes on with --config.data.path=DATA)
 Hardware    an accelerator; on a CPU minutes an image
-Expect      the checkpoint's own pictures; FIDs are not yet measured here
+Expect      the checkpoint's own pictures; FIDs are not yet measured here, nor what loss a training that goes on has
 Data        for sampling none; to train on, a folder of pictures
 Variants    configs/rectified_flow_256.py:smoke    a tiny network of the same kind
 

@@ -5,6 +5,7 @@ Command     python main.py --config=configs/vp.py --mode=train
             (then --mode=sample, eval; --config.sampler.name=ode for the probability-flow ODE)
 Hardware    one TPU v4 board or 4 GPUs of 40 GB; not on a laptop, where the variants belong
 Expect      published: FID 2.55 by predictor-corrector, 3.93 by the ODE at 140 network calls; not yet measured here
+            Loss 1.00 at first (measured); 0.082 of `:digits` after 1,000 steps (dequantized, configs/comparison.py)
 Data        CIFAR-10 by tensorflow-datasets: see docs/usage.md. To import and sample takes none
 Variants    configs/vp.py:digits        handwritten digits, class-conditional, minutes on a laptop
             configs/vp.py:checkerboard  and :moons, :gaussians: points of the plane, under a minute

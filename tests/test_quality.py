@@ -12,8 +12,8 @@ from tests.conftest import ROOT
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory, optimized):
-    """What eval says of the digits' config made smaller: 16 channels and one resolution in place of 32 and two, 600 steps in place
-    of 800."""
+    """What eval says of the digits' config made smaller: 16 channels and one resolution in place of 32 and two, 600 steps
+    in place of 800."""
     config = to_plain(load_config(str(ROOT / "configs/digits.py")))
     config["train"].update(num_steps=600, checkpoint_every=600, ema_decay=0.99, tensorboard=False)
     config["model"].update(base_channels=16, channel_multipliers=(1,))

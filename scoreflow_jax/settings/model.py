@@ -5,7 +5,8 @@ their fields are checked where the network is built.
 """
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from scoreflow_jax.settings.fields import Section, field
 
@@ -21,6 +22,9 @@ class Conditioning(Section):
 class NetworkFields:
     """What every network has."""
 
+    smoke: ClassVar[Mapping[str, Any]] = {}
+    """Fields of the smoke variants of configs, a tiny network."""
+
     label_dropout: float = field(
         0.0, "probability of training without the label, for classifier-free guidance", least=0, below=1
     )
@@ -32,6 +36,8 @@ class NetworkFields:
 @dataclasses.dataclass(kw_only=True)
 class NCSNppFields(NetworkFields):
     """DDPM++ and NCSN++: a U-Net for images, by default the paper's for CIFAR-10."""
+
+    smoke: ClassVar[Mapping[str, Any]] = {"base_channels": 8, "channel_multipliers": (1, 1), "num_blocks": 1}
 
     base_channels: int = field(128, "channels at the full resolution, a multiple of 4 (nf in score_sde)", least=4)
     channel_multipliers: tuple[int, ...] = field(
@@ -77,6 +83,8 @@ class NCSNppFields(NetworkFields):
 @dataclasses.dataclass(kw_only=True)
 class MLPFields(NetworkFields):
     """Dense residual blocks, for points of a table."""
+
+    smoke: ClassVar[Mapping[str, Any]] = {"width": 16, "num_blocks": 1}
 
     width: int = field(256, "numbers in every hidden layer and in the embeddings; even", least=4)
     num_blocks: int = field(4, "residual blocks, of two dense layers each", least=1)
