@@ -39,8 +39,8 @@ quickstart: setup
 	  && echo && echo "all stages took $$(( $$(date +%s) - start )) s. Look at:" \
 	  && echo "  runs/digits/sample/grid.png          generated digits, one column a class" \
 	  && echo "  runs/digits/translate/grid.png       held-out digits made into other digits, by both methods" \
-	  && echo "  runs/digits/translate/path.png       the way there along t" \
-	  && echo "  runs/digits/interpolate/strip.png    walks between two latents" \
+	  && echo "  runs/digits/translate/path.png       the way there: to noise (t = 0) and, as the other class, back" \
+	  && echo "  runs/digits/interpolate/strip.png    walks between two latents; the paper's rule moves fastest at both ends" \
 	  && echo "  runs/digits/eval/*/report.md         the figures, with pictures beside it"
 
 test: setup

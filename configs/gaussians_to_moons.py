@@ -6,6 +6,7 @@ Hardware    a laptop: 2 CPU cores, under 1 GB
 Time        six minutes of training beside other work on 2 cores, most of it for pairing
 Expect      --mode=translate: both shapes filled, few points between; there and back within 1e-5 standard deviations for 51 and 45
             network calls; --mode=eval: Frechet distance 0.002 of 5,000 points, precision 0.96, recall 0.98
+            Loss 0.10 in the first 200 steps, 0.03 after 600
 Data        drawn from fixed seeds. Tables instead: --config.data.source=table --config.data.path=TO.csv
             --config.data.base="{'path': 'FROM.csv'}" in a config of your own (`common.between`), of as many columns
 Variants    configs/gaussians_to_moons.py:smoke    a few steps of a tiny network, in seconds

@@ -6,7 +6,8 @@ Hardware    a laptop: 2 CPU cores, under 1 GB
 Time        about a minute and a half of training on 2 idle cores
 Expect      --mode=eval states the mean log likelihood of held-out points in nats, a density in the table's own units: minus the
             entropy of the density that they are drawn from, at the best. On 6,000 points of three Gaussian classes: 1.09 ± 0.04
-            (600 held out) where that is 1.07; NFE of sampling about 55
+            (600 held out) where that is 1.07; NFE of sampling about 55. Loss there 0.71 in the first 100 steps,
+            0.33 after 400, 0.32 at the end
 Data        points.csv: a line of names or none, then a row a point. A column "label" (or --config.data.label=NAME) holds the
             class, a number or a word; without one the model is unconditional. The coordinates are all other columns of
             numbers, or --config.data.columns="('x', 'y')". Cells may be parted by semicolons or tabs, decimal signs be commas,

@@ -61,7 +61,8 @@ flags:
                this is process I of N, 0 to N-1, and HOST:PORT is process 0's; needed only where neither Slurm, Open MPI nor a
                TPU pod says so
   --help       this text; --help=SECTION or --help=SECTION.FIELD, such as --help=train, --help=eval.straightness or
-               --help=path.vp: fields with their defaults, what they may be and what they mean. Sections are
+               --help=path.vp: fields with their defaults, what they may be and what they mean; with --config=FILE its values too.
+               Sections are
 {sections}
 
 exit codes: 0 done; 2 something to put right, said in one line; 130 and 143 stopped by SIGINT and SIGTERM, training after it has
@@ -107,7 +108,8 @@ def parse(argv: list[str]) -> tuple[str, dict[str, Any], pathlib.Path, dict[str,
     given = _given(argv[1:])
     if "help" in given:
         place = given["help"] if not given["help"].startswith("-") else ""
-        return "help", {}, pathlib.Path(), {"text": help_of(place) if place else usage()}
+        config = load_config(given["config"]) if "config" in given and place else None
+        return "help", {}, pathlib.Path(), {"text": help_of(place, config) if place else usage()}
     mode = given.get("mode")
     if mode not in MODES:
         got = "no --mode" if mode is None else f"unknown mode {mode!r}{nearest(mode, MODES)}"

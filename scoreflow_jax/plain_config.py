@@ -214,9 +214,8 @@ def _read(given: str, name: str, text: str, config: Mapping[str, Any], present: 
     except (KeyError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
         if (listed := choices(hint)) and kind is not tuple:
             expected = f"one of {', '.join(map(str, listed))}"
-        raise UserError(
-            f"--config.{given}={text} is not {expected}; expected one as in its place, {present!r}"
-        ) from error
+        instead = f"; expected one as in its place, {present!r}" if present is not None else " or None"
+        raise UserError(f"--config.{given}={text} is not {expected}{instead}") from error
 
 
 def _literal(text: str) -> Any:

@@ -4,6 +4,7 @@ Neither this module nor what it imports imports JAX, flax or ml_collections.
 """
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -178,12 +179,27 @@ def flatten(plain: Mapping[str, Any], prefix: str = "", *, empty: bool = False) 
     return flat
 
 
-def help_of(place: str) -> str:
+def help_of(place: str, config: Mapping[str, Any] | None = None) -> str:
     """The fields at a place of the config, such as "model", "path.vp" or "eval.straightness", as text for a terminal.
+
+    Args:
+        place: the section, or a part or a field of it.
+        config: whose values are named too, where they are not the defaults; None: none are.
 
     Raises:
         UserError: there is no such place.
     """
+    text = _fields_at(place)
+    values = {} if config is None else flatten(config, empty=True)
+    for name, value in values.items():
+        # A value stands behind the default, in the line below the name.
+        found = re.search(rf"^  --config\.{re.escape(name)}(?:, of \S+)?\n      (.*)$", text, re.MULTILINE)
+        if found is not None and found[1] != repr(value) and not found[1].startswith(f"{value!r} ("):
+            text = f"{text[: found.end()]}; in this config {value!r}{text[found.end() :]}"
+    return text
+
+
+def _fields_at(place: str) -> str:
     name, *inner = place.split(".")
     if name in declared(Heads):
         return _text("", [line for line in described(Heads, "") if line[0] == name])

@@ -157,6 +157,18 @@ def test_help_has_every_field_with_its_default_and_its_meaning(place, capsys):
         assert repr(default_of(member)) in printed
 
 
+def test_help_names_the_values_of_a_config(digits_json):
+    """Those that are not the defaults, of fields of families and of parts too; 800 is no beginning of 800000."""
+    for place, line in (
+        ("train.num_steps", "800000 (at least 1); in this config 800"),
+        ("model.base_channels", "128 (at least 4); in this config 32"),
+        ("eval.translation.images", "50 (at least 1); in this config 1"),
+        ("optimizer.b1", "0.9 (at least 0 and less than 1)"),
+    ):
+        _, _, _, more = parse(f"--config={digits_json}", f"--help={place}")
+        assert line in [shown.strip() for shown in more["text"].splitlines()]
+
+
 def test_help_of_one_field_and_of_none(capsys):
     assert helped(capsys, "--help=eval.sweep.steps").count("--config.") == 1
     assert helped(capsys, "--help=path.beta_min").count("beta_min, of") == 2  # vp and sub_vp

@@ -131,6 +131,12 @@ def test_is_a_runnable_document(name):
     assert f"python main.py --config=configs/{name} --mode=" in text
     for word in ("Hardware", "Expect", "Variants"):
         assert word in text.split('"""')[1]
+    # What to expect of the loss, but where nothing is trained, or where another config's lines say it.
+    assert "loss" in text.split('"""')[1].lower() or name in (
+        "difference_flow.py",
+        "tfds_images.py",
+        "ablation_recipe.py",
+    )
 
 
 @pytest.mark.parametrize("name", STUDIES)

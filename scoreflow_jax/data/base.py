@@ -58,6 +58,12 @@ class DataSpec:
         """Whether the examples are points of real numbers, not images."""
         return not self.levels
 
+    @property
+    def words(self) -> str:
+        """What it says, for a message."""
+        what = "points" if self.is_points else f"images of {self.levels} grey levels"
+        return f"{what}, of shape {self.shape}, in {self.num_classes or 'no'} classes"
+
 
 @runtime_checkable
 class DataSource(Protocol):
@@ -140,5 +146,6 @@ def check_spec(source: DataSource, expected: DataSpec, name: str, *, with_classe
     found = source.spec if with_classes else dataclasses.replace(source.spec, num_classes=expected.num_classes)
     if found != expected:
         raise UserError(
-            f"data set {name!r} has {source.spec}, but the config describes {expected}: correct config.data"
+            f"data set {name!r} has {source.spec.words}, but the config describes {expected.words}: correct config.data, or "
+            "pack the data anew at that size where they are a pack"
         )

@@ -377,7 +377,9 @@ def read_pictures(
         raise UserError(f"{printable(folder)} is not a folder; expected a folder of pictures")
     found = sorted(name for name in _names(root) if _is_picture(name))
     if not found:
-        raise UserError(f"no pictures in {printable(folder)}; expected files such as a.jpg or a.png")
+        raise UserError(
+            f"no pictures in {printable(folder)} itself, and folders in it are not read here; expected files such as a.jpg"
+        )
     read = [_read_or_name(root / name, shape, framing, white_level) for name in found]
     return tuple(map(printable, found)), np.stack(read)
 

@@ -143,7 +143,8 @@ class Translation(Part):
             ("cycle_error_swapped", ".1e"),
         )
         pairs = list(next(iter(methods.values()))["by_pair"])
-        used = [(f, s) for f, s in fields if any(f in m["by_pair"][pairs[0]] for m in methods.values())]
+        found = [m["by_pair"][pair] for m in methods.values() for pair in pairs]
+        used = [(f, s) for f, s in fields if any(isinstance(each.get(f), int | float) for each in found)]
         words = {
             "recognized_as_target": "recognized",
             "kid": "KID",

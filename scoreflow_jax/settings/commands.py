@@ -38,8 +38,8 @@ class TranslateSettings(Section):
     method: Literal["latent", "difference"] = field(
         "latent", "latent: encode, then decode with the other class; difference: the paper's eq. 20"
     )
-    source: int | None = field(None, "class of the images; None: every class", least=0)
-    target: int | None = field(None, "class to make of them; None: every other class in turn", least=0)
+    source: int | None = field(None, "class of the images, by its number; None: every class", least=0)
+    target: int | None = field(None, "class to make of them, by its number; None: every other class in turn", least=0)
     num_images: int = field(100, "test images to translate", least=1)
     images: str | None = field(None, "a folder of pictures instead; then source must be given")
     batch_size: int = field(100, "images solved together", least=1)
@@ -55,7 +55,10 @@ class InterpolateSettings(Section):
     between: Literal["latents", "images"] = field(
         "latents", "random latents; or real images of the test split, encoded"
     )
-    rule: Rule = field("square_root", "between two latents; the paper's, or another")
+    rule: Rule = field(
+        "square_root",
+        "between two latents: square_root is the paper's, sqrt(1 - a) z0 + sqrt(a) z1, which moves fastest at both ends",
+    )
     num_pairs: int = field(8, "rows of strip.png", least=1)
     num_steps: int = field(9, "pictures from one end to the other, both included", least=2)
     labels: tuple[int, ...] = field(

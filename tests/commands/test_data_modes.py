@@ -343,7 +343,7 @@ def test_packing_names_empty_classes_and_other_numbers_of_them(tmp_path, capsys)
         "no training examples of 7 of 10 classes, 0, 2, 3, 4, 6, 7, 8: the model is told of" in capsys.readouterr().err
     )
     other = experiment_of("digits.py", path, **{**fields, "data__num_classes": 3})
-    with pytest.raises(UserError, match="num_classes=10.*but the config describes .*num_classes=3"):
+    with pytest.raises(UserError, match="in 10 classes.*but the config describes .*in 3 classes"):
         pack.run_command(other, tmp_path, out=str(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
 
