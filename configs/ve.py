@@ -5,7 +5,7 @@ Command     python main.py --config=configs/ve.py --mode=train
             (then --mode=sample, eval; --config.sampler.name=ode for the probability-flow ODE)
 Hardware    one TPU v4 board or 4 GPUs of 40 GB; not on a laptop, where the variants belong
 Expect      published: FID 2.38 by predictor-corrector at 2,000 network calls, 5.38 by the ODE at 176; not yet measured here
-            Loss 1.00 at first (measured); VEDIGITS of `:digits` after 1,000 steps (dequantized, configs/comparison.py)
+            Loss 1.00 at first (measured); 0.322 of `:digits` after 1,000 steps (dequantized, configs/comparison.py)
 Data        CIFAR-10 by tensorflow-datasets: see docs/usage.md. To import and sample takes none
 Variants    configs/ve.py:digits        handwritten digits, class-conditional, minutes on a laptop
             configs/ve.py:checkerboard  and :moons, :gaussians: points of the plane, under a minute
