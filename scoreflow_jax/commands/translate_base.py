@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from scoreflow_jax.commands.translated import save_pictures, stored_names
 from scoreflow_jax.data import DataSource, read_all, read_pictures, spread
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
+from scoreflow_jax.host_typing import HostState
 from scoreflow_jax.model import Model
 from scoreflow_jax.programs import Encode, Generate
 from scoreflow_jax.randomness import key_of
@@ -46,12 +47,11 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     levels = 256 if experiment.translate.images is not None else experiment.spec.levels
     scaling = dataclasses.replace(experiment.scaling, levels=levels)
     times = np.linspace(0.0, 1.0, experiment.translate.num_times)
-    solved = {way: _carry(model, scaling.to_images(pixels[way]), way, times) for way in ways}
+    images = {way: scaling.to_images(pixels[way]) for way in ways}
+    solved = {way: _carry(model, images[way], way, times) for way in ways}
     back = {way: _carry(model, solved[way].y, 1 - way, None) for way in ways}
     if not experiment.spec.is_points:
-        shown = {
-            way: (scaling.to_pixels(scaling.to_images(pixels[way])), scaling.to_pixels(solved[way].y)) for way in ways
-        }
+        shown = {way: (scaling.to_pixels(images[way]), scaling.to_pixels(solved[way].y)) for way in ways}
     else:  # each end has units of its own
         units = {DATA: workdirs.read_units(workdir), BASE: workdirs.read_units(workdir, base=True)}
         shown = {way: (units[way].own(pixels[way]), units[1 - way].own(solved[way].y)) for way in ways}
@@ -65,13 +65,15 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     }
     save_pictures(folder, model.experiment, np.concatenate([solved[way].y for way in ways]), taken)
     files.save_arrays(folder / "translations.npz", joined)
-    draw = _draw_points if experiment.spec.is_points else _draw
-    results = {way: (scaling.to_images(pixels[way]), solved[way], back[way]) for way in ways}
-    draw(folder, model.experiment, names, ways, results, times)
+    carried = [_Carried(way, names[way], names[1 - way], images[way], solved[way], back[way]) for way in ways]
+    if experiment.spec.is_points:
+        _draw_points(folder, model.experiment, carried)
+    else:
+        _draw(folder, carried, experiment.translate.shown, times)
     by_way: dict[str, dict[str, Any]] = {
         f"{names[way]} to {names[1 - way]}": {
             what: len(pixels[way]),
-            "there_and_back_error": float(np.mean(np.abs(back[way].y - scaling.to_images(pixels[way])))),
+            "there_and_back_error": float(np.mean(np.abs(back[way].y - images[way]))),
             "cost": solved[way].stats.summary(),
         }
         for way in ways
@@ -136,55 +138,56 @@ def _carry(model: Model, images: Any, way: int, times: np.ndarray | None) -> Sol
     return model.solve(Encode(), images, None, times=None if times is None else times[::-1])
 
 
-def _draw_points(
-    out: pathlib.Path,
-    experiment: Experiment,
-    names: tuple[str, str],
-    ways: list[int],
-    results: dict[int, tuple[np.ndarray, Solved, Solved]],
-    times: np.ndarray,
-) -> None:
+class _Carried(NamedTuple):
+    """The examples of one end, carried to the other and back.
+
+    Attributes:
+        start: the end that they are of, `BASE` or `DATA`.
+        name, target: what the data of this end and of the other are called.
+        images: the examples.
+        there, back: the two solves.
+    """
+
+    start: int
+    name: str
+    target: str
+    images: HostState
+    there: Solved
+    back: Solved
+
+
+def _draw_points(out: pathlib.Path, experiment: Experiment, carried: list[_Carried]) -> None:
     """grid.png: sources, translations and the way back, over the data of their ends. path.png: ways along t. All standardized."""
-    del times
     sources = experiment.base_split("train"), experiment.split("train")
     behind = [read_all(source, plots.MOST)["image"] for source in sources]
     columns = [f"{name}, standardized" for name in sources[DATA].facts["columns"]]
     clouds = []
-    for way in ways:
-        points, solved, back = results[way]
+    for c in carried:
         for title, shown, end in (
-            (names[way], points, way),
-            (f"{names[way]} to {names[1 - way]}", solved.y, 1 - way),
-            ("and back", back.y, way),
+            (c.name, c.images, c.start),
+            (f"{c.name} to {c.target}", c.there.y, 1 - c.start),
+            ("and back", c.back.y, c.start),
         ):
             clouds.append(plots.Cloud(title, np.asarray(shown)[: plots.MOST], None, behind[end]))
     with files.whole_file(out / "grid.png") as path:
         plots.save_clouds(path, clouds, columns, in_line=3)
-    way = ways[0]
-    if (states := results[way][1].path) is not None:
+    first = carried[0]
+    if (states := first.there.path) is not None:
         tracks = np.swapaxes(states, 0, 1)[: experiment.translate.shown]
-        cloud = plots.Cloud(f"{names[way]} to {names[1 - way]}", tracks[:, 0], None, behind[1 - way])
+        cloud = plots.Cloud(f"{first.name} to {first.target}", tracks[:, 0], None, behind[1 - first.start])
         with files.whole_file(out / "path.png") as path:
             plots.save_tracks(path, tracks, cloud, columns)
 
 
-def _draw(
-    out: pathlib.Path,
-    experiment: Experiment,
-    names: tuple[str, str],
-    ways: list[int],
-    results: dict[int, tuple[np.ndarray, Solved, Solved]],
-    times: np.ndarray,
-) -> None:
-    """grid.png: source, translation and the way back. path.png: the way along t."""
+def _draw(out: pathlib.Path, carried: list[_Carried], most: int, times: np.ndarray) -> None:
+    """grid.png: source, translation and the way back, of the first `most` of each end. path.png: the way along t."""
     rows, paths, captions = [], [], []
-    for way in ways:
-        images, solved, back = results[way]
-        shown = min(experiment.translate.shown, len(images))
-        captions += [f"{names[way]} to {names[1 - way]}"] * shown
-        rows += [np.stack([images[i], solved.y[i], back.y[i]]) for i in range(shown)]
-        if (states := solved.path) is not None:
-            paths += [states[:, i] if way == BASE else states[::-1, i] for i in range(shown)]
+    for c in carried:
+        shown = range(min(most, len(c.images)))
+        captions += [f"{c.name} to {c.target}"] * len(shown)
+        rows += [np.stack([c.images[i], c.there.y[i], c.back.y[i]]) for i in shown]
+        if (states := c.there.path) is not None:
+            paths += [states[:, i] if c.start == BASE else states[::-1, i] for i in shown]
     with files.whole_file(out / "grid.png") as path:
         figures.save_rows(path, rows, captions=captions, heads=["source", "translated", "back"])
     if not paths:
