@@ -20,7 +20,7 @@ setup: $(VENV)/.installed
 # away. Anew when the requirements change. The stamp comes last, so an interrupted installation is taken up again.
 $(VENV)/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "scoreflow_jax needs Python >= 3.11; this is $$($(PYTHON) --version). Name another: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@echo "setting up $(VENV) (about 80 s, 2.7 GB)"
+	@echo "setting up $(VENV) (about 65 s, 2.9 GB)"
 	@start=$$(date +%s) \
 	  && $(PYTHON) -m venv $(VENV) \
 	  && $(BIN)/python -m pip install --quiet --use-pep517 --disable-pip-version-check -r requirements.txt \

@@ -3,7 +3,7 @@
 Command     python main.py --config=configs/afhq.py --mode=train --config.data.path=DIR
 Hardware    accelerators; a step of 8 images takes 16 GB at the most (docs/performance.md), so 8 of them for a batch of 64
 Expect      pictures like the paper's figures 4 to 6; it gives no numbers. Not yet reproduced here.
-            Loss 0.62 at first, half of 1 and the mean square of the data (41 pictures); what it falls to is not measured
+            Loss at first (1 + m) / 2, m the mean square of the data in [-1, 1]: 0.62 (41 pictures). The end is not measured
 Data        DIR holds train/{cat,dog,wild} and test/... or val/..., as StarGAN v2's download.sh makes it; or a pack of it
 Variants    configs/afhq.py:smoke    a few steps of a tiny network at 32x32 on the same data
 

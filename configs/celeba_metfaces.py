@@ -3,7 +3,7 @@
 Command     python main.py --config=configs/celeba_metfaces.py --mode=train --config.data.parts.metfaces.path=DIR
 Hardware    as configs/afhq.py
 Expect      pictures like the paper's figure 4; it gives no numbers. Not yet reproduced here.
-            Loss 0.68 at first, half of 1 and the mean square of the data (59 pictures); what it falls to is not measured
+            Loss at first (1 + m) / 2, m the mean square of the data in [-1, 1]: 0.68 (59 pictures). The end is not measured
 Data        MetFaces (1,336 pictures) from a folder; CelebA-HQ (30,000) through tensorflow-datasets, or from a folder too:
             --config.data.parts.celeba.source=image_folder --config.data.parts.celeba.path=DIR
 Variants    configs/celeba_metfaces.py:celeba    CelebA (162,770 pictures, 178x178 of each enlarged) in place of CelebA-HQ

@@ -24,8 +24,11 @@ def get_config(variant: str = "") -> ConfigDict:
         ValueError: another variant.
     """
     config = common.use_digits(common.base("digits"))
-    if variant in ("full", "smoke"):
-        return common.variant(config, "" if variant == "full" else variant)
+    if variant == "full":
+        config.name = "digits_full"
+        return config
+    if variant == "smoke":
+        return common.variant(config, variant)
     if variant:
         raise ValueError(f"no variant {variant!r} of digits, expected full, smoke or none")
     config.data.dequantize = True

@@ -5,7 +5,7 @@ Command     python main.py --config=configs/image_folder.py --mode=train --confi
 Hardware    an accelerator (then add --config.model.dtype=bfloat16 where it computes in that); a laptop for a trial: the smoke
             variant. Times are not measured
 Expect      what your pictures look like after some 100,000 steps; --mode=eval says how near.
-            Loss at first half of 1 and the mean square of the data in [-1, 1]: 0.6 to 0.7 of photographs
+            Loss at first (1 + m) / 2, m the mean square of the data in [-1, 1]: 0.6 to 0.7 of photographs
 Data        DIR/<class>/<pictures>: the sub-folders are the classes; or DIR/<pictures>: no classes; or either below DIR/train
             and DIR/test. Without those a tenth of the files is held out, by their names. Any format, size and colour mode.
             DIR may be a zip, and have a dataset.json that says the classes. Of 12 bits in 16: --config.data.white_level=4095

@@ -3,7 +3,7 @@
 Command     python main.py --config=configs/imagenet32.py --mode=train --config.model.dtype=bfloat16
 Hardware    accelerators, for days
 Expect      published for stochastic interpolants: 3.48 bits/dim, FID 8.49. Not yet reproduced here.
-            Loss at first half of 1 and the mean square of the data, 0.63 of CIFAR-10's; what it falls to is not measured
+            Loss at first (1 + m) / 2, m the mean square of the data in [-1, 1]: 0.63 of CIFAR-10. The end is not measured
 Data        imagenet_resized/32x32 of tensorflow-datasets (1,281,167 images, 1,000 classes, 50,000 to validate)
 Variants    configs/imagenet32.py:smoke    a few steps of a tiny network on the same data
 

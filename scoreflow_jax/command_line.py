@@ -108,7 +108,7 @@ def parse(argv: list[str]) -> tuple[str, dict[str, Any], pathlib.Path, dict[str,
     given = _given(argv[1:])
     if "help" in given:
         place = given["help"] if not given["help"].startswith("-") else ""
-        config = load_config(given["config"]) if "config" in given and place else None
+        config = _changed_config(given) if "config" in given and place else None
         return "help", {}, pathlib.Path(), {"text": help_of(place, config) if place else usage()}
     mode = given.get("mode")
     if mode not in MODES:
@@ -117,15 +117,20 @@ def parse(argv: list[str]) -> tuple[str, dict[str, Any], pathlib.Path, dict[str,
     _check_own_flags(mode, given)
     if mode in ALONE and any(name in given for name in PROCESS_FLAGS):
         raise UserError(f"--mode={mode} runs in one process: leave out --{', --'.join(PROCESS_FLAGS)}")
-    file = given.get("config", DEFAULT_CONFIG)
-    overrides = {name.removeprefix("config."): given[name] for name in given if name.startswith("config.")}
     more = {name: given[name] for name in (*FLAGS.get(mode, ()), *OPTIONS.get(mode, ())) if name in given}
     if mode in WITHOUT_EXPERIMENT and "workdir" in given and "config" not in given:
         return mode, {}, user_path(given["workdir"]), more
+    config = _changed_config(given)
+    return mode, config, user_path(given.get("workdir", f"runs/{config['name']}")), more
+
+
+def _changed_config(given: dict[str, str]) -> dict[str, Any]:
+    """The config that the flags name, with the changes of others of them."""
+    file = given.get("config", DEFAULT_CONFIG)
+    overrides = {name.removeprefix("config."): given[name] for name in given if name.startswith("config.")}
     config = load_config(file)
     _check_fields(overrides, plain_config.known_names(config), file)
-    config = plain_config.changed(config, overrides)
-    return mode, config, user_path(given.get("workdir", f"runs/{config['name']}")), more
+    return plain_config.changed(config, overrides)
 
 
 def _check_own_flags(mode: str, given: dict[str, str]) -> None:

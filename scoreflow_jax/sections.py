@@ -4,7 +4,6 @@ Neither this module nor what it imports imports JAX, flax or ml_collections.
 """
 
 import dataclasses
-import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -179,6 +178,9 @@ def flatten(plain: Mapping[str, Any], prefix: str = "", *, empty: bool = False) 
     return flat
 
 
+_ABSENT = object()
+
+
 def help_of(place: str, config: Mapping[str, Any] | None = None) -> str:
     """The fields at a place of the config, such as "model", "path.vp" or "eval.straightness", as text for a terminal.
 
@@ -189,34 +191,36 @@ def help_of(place: str, config: Mapping[str, Any] | None = None) -> str:
     Raises:
         UserError: there is no such place.
     """
-    text = _fields_at(place)
-    values = {} if config is None else flatten(config, empty=True)
-    for name, value in values.items():
-        # A value stands behind the default, in the line below the name.
-        found = re.search(rf"^  --config\.{re.escape(name)}(?:, of \S+)?\n      (.*)$", text, re.MULTILINE)
-        if found is not None and found[1] != repr(value) and not found[1].startswith(f"{value!r} ("):
-            text = f"{text[: found.end()]}; in this config {value!r}{text[found.end() :]}"
-    return text
-
-
-def _fields_at(place: str) -> str:
+    config = config or {}
     name, *inner = place.split(".")
     if name in declared(Heads):
-        return _text("", [line for line in described(Heads, "") if line[0] == name])
+        return _text("", _marked([line for line in described(Heads, "") if line[0] == name], config))
     section = SECTIONS.get(name)
     if section is None:
         raise UserError(f"no section {name!r}{nearest(name, SECTIONS)}; expected {', '.join(SECTIONS)}")
     if isinstance(section, Family):
-        return _help_of_family(name, section, inner)
+        return _help_of_family(name, section, inner, config)
     owner, here = section, name
     for step in inner:
         found = nested(owner, step)
         if found is None:
             if step not in (own := declared(owner)):
                 raise UserError(f"config.{here} has no {step!r}{nearest(step, own)}; it has {', '.join(own)}")
-            return _help_of_field(here, step, [*described(owner, f"{here}.")], place)
+            return _help_of_field(here, step, _marked(described(owner, f"{here}."), config), place)
         owner, here = found, f"{here}.{step}"
-    return _text(_first_line(owner), described(owner, f"{here}."))
+    return _text(_first_line(owner), _marked(described(owner, f"{here}."), config))
+
+
+def _marked(lines: Iterable[tuple[str, str, str]], config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Fields with their values in a config behind their defaults, where it has them and they are others."""
+    found = []
+    for name, what, text in lines:
+        value: Any = config
+        for step in name.split("."):
+            value = value.get(step, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+        known = value is _ABSENT or what == repr(value) or what.startswith(f"{value!r} (")
+        found.append((name, what if known else f"{what}; in this config {value!r}", text))
+    return found
 
 
 def _help_of_field(here: str, field: str, lines: list[tuple[str, str, str]], place: str) -> str:
@@ -233,11 +237,14 @@ def _help_of_field(here: str, field: str, lines: list[tuple[str, str, str]], pla
     return _text("", [known[field]])
 
 
-def _help_of_family(name: str, family: Family, inner: list[str]) -> str:
-    """Every member with its own fields, or those of one member, or one field of one or of all."""
+def _help_of_family(name: str, family: Family, inner: list[str], config: Mapping[str, Any]) -> str:
+    """Every member with its own fields, or those of one member, or one field of one or of all; a config has values of one."""
     head = f"config.{name}.name chooses one of {', '.join(family.members)} (default {family.default})"
+    chosen = config.get(name, {}).get("name", family.default) if config else None
+    head += "" if chosen is None else f"; in this config {chosen}"
     first, more = (inner[0] if inner else ""), inner[1:]
     lines = {n: [(f"{name}.{f}", w, t) for f, w, t in _described_member(family, n)] for n in family.members}
+    lines |= {n: _marked(lines[n], config) for n in family.members if n == chosen}
     if first == "name" and not more:
         return head
     if first in family.members:

@@ -158,7 +158,8 @@ def test_help_has_every_field_with_its_default_and_its_meaning(place, capsys):
 
 
 def test_help_names_the_values_of_a_config(digits_json):
-    """Those that are not the defaults, of fields of families and of parts too; 800 is no beginning of 800000."""
+    """Those that are not the defaults, of families and of parts too; 800 is no beginning of 800000. A family's values are
+    those of the member that the config has."""
     for place, line in (
         ("train.num_steps", "800000 (at least 1); in this config 800"),
         ("model.base_channels", "128 (at least 4); in this config 32"),
@@ -167,6 +168,13 @@ def test_help_names_the_values_of_a_config(digits_json):
     ):
         _, _, _, more = parse(f"--config={digits_json}", f"--help={place}")
         assert line in [shown.strip() for shown in more["text"].splitlines()]
+    _, _, _, more = parse(f"--config={digits_json}", "--config.train.num_steps=7", "--help=train.num_steps")
+    assert "800000 (at least 1); in this config 7" in more["text"]
+    _, _, _, more = parse("--config=configs/vp.py:moons", "--help=model")
+    ncsnpp, mlp = more["text"].split("model.name=mlp")
+    assert "default ncsnpp); in this config mlp" in ncsnpp
+    assert ncsnpp.count("in this config") == 1
+    assert "4 (at least 1); in this config 3" in mlp
 
 
 def test_help_of_one_field_and_of_none(capsys):

@@ -146,6 +146,6 @@ def check_spec(source: DataSource, expected: DataSpec, name: str, *, with_classe
     found = source.spec if with_classes else dataclasses.replace(source.spec, num_classes=expected.num_classes)
     if found != expected:
         raise UserError(
-            f"data set {name!r} has {source.spec.words}, but the config describes {expected.words}: correct config.data, or "
-            "pack the data anew at that size where they are a pack"
+            f"data set {name!r} has {found.words}, but the config describes {expected.words}: correct config.data; "
+            "if these are a pack, pack the data anew with this config"
         )

@@ -160,8 +160,6 @@ def _draw(path: pathlib.Path, rows: list[dict[str, Any]], name: str) -> None:
         dashed = not method.startswith(("ODE", "DDPM"))
         curves.append(plots.Curve(method, [p[0] for p in points], [p[1] for p in points], dashed=dashed))
     title = f"{name}: error of a log density against its cost"
-    axes = plots.Axes(
-        title, "numbers of network calls for each example", "error, nats (root mean square)", log_x=True, log_y=True
-    )
+    axes = plots.Axes(title, "network calls for each example", "error, nats (root mean square)", log_x=True, log_y=True)
     with files.whole_file(path) as temporary:
         plots.save_curves(temporary, curves, axes)

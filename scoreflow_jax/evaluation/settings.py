@@ -18,15 +18,21 @@ class SharedSettings(Section):
         below=2**32,
     )
     batch_size: int = field(250, "images solved together", least=1)
-    split: Literal["train", "test"] = field("train", "compared with: train, as FIDs are published, or test")
-    extractor: Literal["inception", "pixels"] = field("inception", "of features; pixels where Inception means nothing")
-    resize: Literal["tensorflow", "half_pixel"] = field(
-        "tensorflow", "to 299x299, as the published code does it; half_pixel: as pytorch-fid"
+    split: Literal["train", "test"] = field(
+        "train", "what samples are compared with: train, as FIDs are published, or test"
     )
-    inception_weights: str | None = field(None, "a file; None: found or downloaded")
+    extractor: Literal["inception", "pixels"] = field(
+        "inception", "what computes features; pixels where Inception means nothing"
+    )
+    resize: Literal["tensorflow", "half_pixel"] = field(
+        "tensorflow", "how images become 299x299: tensorflow as the published code does it, half_pixel as pytorch-fid"
+    )
+    inception_weights: str | None = field(None, "file of Inception's weights; None: found or downloaded")
     reference: str | None = field(None, "an npz of mu and sigma to compare with instead of the split")
     cache: str | None = field(None, "folder of data features; None: ~/.cache/scoreflow_jax/features")
-    classifier: bool = field(False, "trained on the real pixels: for small images only")
+    classifier: bool = field(
+        False, "train a classifier on the real pixels, which recognizes samples: for small images only"
+    )
     labels: Literal["reference", "even"] = field(
         "reference", "classes of what is generated: shared as in what it is compared with, or even"
     )

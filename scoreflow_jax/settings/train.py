@@ -35,7 +35,9 @@ class Schedule(Section):
     )
     log_every: int = field(100, "steps between fetching numbers from the device, checking and writing them", least=1)
     sample_every: int = field(
-        5000, "steps between pictures made by the average of the same noise; 0: only at the end", least=0
+        5000,
+        "steps between pictures, which the averaged weights make of the same noise each time; 0: only at the end",
+        least=0,
     )
     checkpoint_every: int = field(5000, "steps between checkpoints; one comes at the end too", least=1)
     cooldown_steps: int = field(
