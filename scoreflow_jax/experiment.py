@@ -67,6 +67,7 @@ class Experiment:
         path, parameterization, objective, times, network, optimizer, solver, sampler: the parts.
         data, train, sample, translate, interpolate, figures, eval, reflow, difference, study: the commands' own settings.
         trained_on: the data of the run in hand, which those that are opened must be; None: there is no run.
+        teacher: the experiment of the run that the objective learns from; None: of none, or it is not opened.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Experiment:
     difference: DifferenceSettings
     study: StudySettings
     trained_on: TrainedOn | None = None
+    teacher: "Experiment | None" = None
 
     def __post_init__(self) -> None:
         """Refuses what cannot go together, before work begins.
@@ -106,6 +108,15 @@ class Experiment:
                 getattr(self, name).check_path(self.path)
             except ValueError as error:
                 raise UserError(f"config.{name}: {error}") from error
+        if self.objective.two_times and not self.network.two_times:
+            raise UserError(
+                "config.objective.name is 'flow_map', whose network is told two times: set config.model.two_times=True"
+            )
+        if self.solver.method == "flow_map" and not self.network.two_times:
+            raise UserError(
+                "config.solver.method is 'flow_map', but this network is told one time: train one with config.model.two_times "
+                "and config.objective.name 'flow_map' (configs/flow_map.py), or take 'dopri5'"
+            )
         for name in ("sample", "interpolate", "figures", "translate", "difference"):
             self._check_classes(name)
         if self.eval.extractor == "inception" and self.spec.is_points:
@@ -221,6 +232,7 @@ class Experiment:
             dequantize=self.data.dequantize,
             times=self.times,
             coupling=self.train.coupling,
+            teacher_of=None if self.teacher is None else self.teacher.drift,
         )
 
     def _training_drift(self, params: PyTree, dropout_key: PRNGKey) -> NetworkDrift:
@@ -248,14 +260,18 @@ class Experiment:
             schedule=self.train,
         )
 
-    def check_trainable(self) -> None:
+    def check_trainable(self, teacher: PyTree = None) -> None:
         """Traces one training step without computing anything.
+
+        Args:
+            teacher: parameters that the state carries for the loss; None: there are none.
 
         Raises:
             UserError: the network, the optimizer or the objective refuse the config or each other.
         """
         try:
-            jax.eval_shape(self.train_step(), jax.eval_shape(self.initial_state), self.batch_shapes())
+            state = dataclasses.replace(jax.eval_shape(self.initial_state), teacher=teacher)
+            jax.eval_shape(self.train_step(), state, self.batch_shapes())
         except (TypeError, ValueError) as error:
             raise UserError(f"this config cannot be trained: {first_line(error, 400)}") from error
 

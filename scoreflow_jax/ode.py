@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from scoreflow_jax.settings.solve import Method, SolverFields
+from scoreflow_jax.settings.solve import WITHOUT_ESTIMATE, Method, SolverFields
 from scoreflow_jax.typing import PyTree, Time
 
 METHODS: dict[Method, type[diffrax.AbstractSolver]] = {
@@ -35,7 +35,9 @@ METHODS: dict[Method, type[diffrax.AbstractSolver]] = {
     "tsit5": diffrax.Tsit5,
     "dopri8": diffrax.Dopri8,
 }
-"""Every Runge-Kutta method by the name that `config.solver.method` gives it; Euler has no error estimate."""
+"""Every Runge-Kutta method by the name that `config.solver.method` gives it; Euler has no error estimate.
+
+The name "flow_map" stands for none of them but for sampling/jumps.py."""
 
 ERROR_FACTORS = {"dopri5": 1.5}
 """What to multiply a method's error estimate by to get its authors' own. diffrax embeds in Dopri5 another fourth-order
@@ -200,9 +202,16 @@ class Solver(SolverFields):
         return {"rtol": np.float32(self.rtol), "atol": np.float32(self.atol), "num_steps": steps}
 
     @property
+    def adaptive(self) -> "Solver":
+        """This solver with steps by its tolerances, by dopri5 where its method has no error estimate."""
+        method = "dopri5" if self.method in WITHOUT_ESTIMATE else self.method
+        return dataclasses.replace(self, method=method, num_steps=None, between=())
+
+    @property
     def kind(self) -> "Solver":
         """The rest, equal for solvers that share a program."""
-        return dataclasses.replace(self, rtol=1.0, atol=1.0, num_steps=None if self.num_steps is None else 1)
+        steps = None if self.num_steps is None else len(self.between) + 1
+        return dataclasses.replace(self, rtol=1.0, atol=1.0, num_steps=steps)
 
     def with_numbers(self, numbers: dict[str, Any]) -> "Solver":
         """This solver with the `numbers` of another that was checked: they may be arguments of a program being compiled."""
@@ -232,7 +241,12 @@ class Solver(SolverFields):
 
         Returns:
             The solution. Nothing is raised for a failed solve: look at `succeeded`.
+
+        Raises:
+            ValueError: the method "flow_map", which needs more than a field.
         """
+        if self.method == "flow_map":
+            raise ValueError("a flow map follows the ODE of its own drift only, not any field: see sampling/jumps.py")
         if not self.per_sample:
             return self._solve(field, y0, t0, t1, args, times)
 

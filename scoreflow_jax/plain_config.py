@@ -27,8 +27,9 @@ TRAINING_FIELDS = (
 )  # fmt: skip
 """Fields that a resumed run must share with the run it goes on with, but for `FREE`."""
 
-FREE = ("data.path", "data.strict", "data.pairs")
-"""Fields that may always differ: where the data are is not what they are (commands/workdir.py looks at that)."""
+FREE = ("data.path", "data.strict", "data.pairs", "objective.teacher")
+"""Fields that may always differ: where the data are is not what they are (commands/workdir.py looks at that), nor where a teacher
+is (commands/teacher.py)."""
 
 MODEL_FIELDS = ("data.shape", "data.num_classes", "data.dequantize", "path", "parameterization", "model")
 """Fields that sampling and evaluation must share with the run whose checkpoint they read, but for `TRAINING_ONLY`."""

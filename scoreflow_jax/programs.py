@@ -128,7 +128,12 @@ class Generate(Program):
         return Generate(None if is_off(self.guidance) else 0.0, self.denoise)
 
     def of(self, experiment: Experiment) -> Program:
-        """The program without a last step on paths that leave no noise."""
+        """The program without a last step on paths that leave no noise; refuses guidance, which flow maps are trained without."""
+        if experiment.solver.method == "flow_map" and not is_off(self.guidance):
+            raise UserError(
+                "config.solver.method is 'flow_map', which jumps along the ODE without guidance: set guidance to 1, or take "
+                "'dopri5'"
+            )
         ends = dataclasses.replace(experiment.sampler, name="ode").denoises(experiment.path)
         return dataclasses.replace(self, denoise=self.denoise and ends)
 
@@ -179,6 +184,11 @@ class Translate(Program):
         if self.method not in sampling.TRANSLATIONS:
             names = ", ".join(sampling.TRANSLATIONS)
             raise UserError(f"unknown translation method {self.method!r}, expected one of {names}")
+        if self.method not in sampling.methods_by(experiment.solver):
+            raise UserError(
+                "method 'difference' solves an ODE of two drifts, where config.solver.method 'flow_map' jumps along that of one: "
+                "take 'latent', or the method 'dopri5'"
+            )
         return self
 
     def __call__(self, drift: Any, x: Any, *rest: Any, how: How) -> Solution:
@@ -282,6 +292,10 @@ class LogLikelihood(Program):
         path = experiment.path
         if not path.gaussian_source:
             raise UserError("this model has no likelihood: its source is not Gaussian")
+        if experiment.solver.method == "flow_map":
+            raise UserError(
+                "likelihoods integrate along the ODE, which config.solver.method 'flow_map' jumps over: take 'dopri5'"
+            )
         if self.probe not in PROBES:
             raise UserError(f"unknown probe {self.probe!r}, expected one of {', '.join(PROBES)}")
         if self.probes < 1 or (self.probe == "exact" and self.probes > 1):

@@ -53,3 +53,21 @@ class DriftFn(Protocol):
     def __call__(self, x: State, t: Times, condition: Condition | None) -> State:
         """Returns dx/dt at the points x (batch, ...) and times t (batch,), under conditions, or None."""
         ...
+
+
+@runtime_checkable
+class NetworkFn(Protocol):
+    """A network with its parameters: a drift, and where it is told two times also what it says of the way from t to s."""
+
+    def __call__(self, x: State, t: Times, condition: Condition | None, jump: Times | None = None) -> State:
+        """Returns its output at points and times under conditions, for jumps of s - t where they are given."""
+        ...
+
+
+@runtime_checkable
+class FlowMapFn(DriftFn, Protocol):
+    """A drift that also knows where its ODE leads: X_{t,s}(x) = x + (s - t) u(x, t, s, c), with u(x, t, t, c) = f(x, t, c)."""
+
+    def mean_velocity(self, x: State, t: Times, s: Times, condition: Condition | None) -> State:
+        """Returns u(x, t, s, c), the mean of dx/dt along the solution from x at time t to time s, which may be below t."""
+        ...

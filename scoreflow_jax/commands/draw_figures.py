@@ -20,7 +20,7 @@ from scoreflow_jax.figures import Panel, in_rows
 from scoreflow_jax.model import Model
 from scoreflow_jax.programs import Encode, Generate, Translate
 from scoreflow_jax.randomness import key_of
-from scoreflow_jax.sampling import TRANSLATIONS, Solved
+from scoreflow_jax.sampling import TRANSLATIONS, Solved, methods_by
 from scoreflow_jax.settings.commands import FiguresSettings
 from scoreflow_jax.typing import HostImages
 
@@ -30,6 +30,7 @@ _METHODS = {
     "difference": "dx = [f(x, t, target) - f(x, t, source)] dt from the image at t = 0 (eq. 20), the paper's",
     "latent": "encoded with the source class and decoded with the target class, exactly reversible",
 }
+_SHORT = {"difference": "difference (eq. 20)", "latent": "latent"}
 _INTERPOLATE = "z = sqrt(1 - alpha) z0 + sqrt(alpha) z1, z0 and z1 from N(0, I), decoded"
 _MOST_CLASSES = 20  # rows of figure 3
 _LONGEST_NAME = 24  # characters of a class's name in a picture
@@ -61,6 +62,11 @@ class _Case:
             return self.model.experiment.split("test")
         except UserError as error:
             return first_line(error)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Of translation, those that the solver can, in the order of the figures."""
+        return tuple(m for m in _METHODS if m in methods_by(self.model.experiment.solver))
 
     def points(self, number: int, count: int) -> jax.Array:
         """Points at t = 0, as many different ones as there are; each figure has its own."""
@@ -177,11 +183,11 @@ def _figure4(case: _Case) -> Drawn:
     counts = [len(i) for i in images]
     of, to = (np.repeat(np.asarray(c, np.int32), counts) for c in (classes, classes[::-1]))
     joined = np.concatenate(images)
-    translated = {m: case.model.solve(Translate(m), joined, of, to) for m in _METHODS}
+    translated = {m: case.model.solve(Translate(m), joined, of, to) for m in case.methods}
     lines = [panels]
     for i, part in enumerate((slice(0, counts[0]), slice(counts[0], None))):
         rows = [images[i], *(s.y[part] for s in translated.values())]
-        captions = [which[i].partition(":")[0], "difference (eq. 20)", "latent"]
+        captions = [which[i].partition(":")[0], *(_SHORT[m] for m in translated)]
         title = f"({'cd'[i]}) {case.label(classes[i])} to {case.label(classes[1 - i])}"
         lines.append([Panel(rows, title, captions)])
     return lines, {
@@ -200,9 +206,11 @@ def _figure5(case: _Case) -> Drawn:
     panels, samples, solved = _sample_panels(case, 5, classes)
     images, which = _sources(case, first, samples[first], case.settings.num_pairs)
     times = np.linspace(0.0, 1.0, case.settings.num_times)
-    moved = {m: case.model.solve(Translate(m), images, first, third, times=times) for m in _METHODS}
+    moved = {m: case.model.solve(Translate(m), images, first, third, times=times) for m in case.methods}
     title = f"(d) {case.label(first)} to {case.label(third)} along t, from {which.partition(':')[0]}:"
-    lines = [panels, [_progress(moved["difference"], 0, times, f"{title} difference (eq. 20)")]]
+    lines = [panels]
+    if "difference" in moved:
+        lines.append([_progress(moved["difference"], 0, times, f"{title} {_SHORT['difference']}")])
     lines.append(
         [
             _progress(moved["latent"], 0, times[::-1], f"{title} latent, encoding"),

@@ -78,6 +78,8 @@ def _impossible(part: Part, experiment: Experiment) -> str:
     """Why a part cannot be measured of such a model; empty where it can."""
     if experiment.data.base and part.of_densities:
         return "the points at t = 0 are data (config.data.base), so that the model has no density"
+    if experiment.solver.method == "flow_map" and part.of_densities:
+        return "densities integrate along the ODE, which config.solver.method 'flow_map' jumps over; 'dopri5' solves it"
     return ""
 
 

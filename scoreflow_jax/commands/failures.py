@@ -11,6 +11,7 @@ import optax
 
 from scoreflow_jax import files, models, processes, randomness, sums
 from scoreflow_jax.checkpoints import Checkpoints, checkpoint_steps, draws_of
+from scoreflow_jax.commands.teacher import open_teacher, with_teacher
 from scoreflow_jax.data import DataSource
 from scoreflow_jax.data.pipeline import batch_indices
 from scoreflow_jax.errors import UserError, first_line
@@ -157,6 +158,7 @@ def _restore(folder: pathlib.Path) -> tuple[Experiment, TrainState]:
         )
     experiment = build(meta["config"])
     layout = _layout(experiment)
+    experiment, taught_by = open_teacher(experiment, layout)
     shapes = state_shapes(experiment.initial_state, layout)
     checkpoints = Checkpoints(folder / "state", keep=1)
     ema, rest = split_state(shapes)
@@ -165,7 +167,8 @@ def _restore(folder: pathlib.Path) -> tuple[Experiment, TrainState]:
     finally:
         checkpoints.close()
     assert restored is not None
-    return experiment, joined_state(restored.ema, restored.train, shapes)
+    state = joined_state(restored.ema, restored.train, shapes)
+    return experiment, state if taught_by is None else with_teacher(state, taught_by)
 
 
 def _layout(experiment: Experiment) -> Layout:
@@ -181,8 +184,8 @@ def _repeat(experiment: Experiment, state: TrainState, batch: dict[str, np.ndarr
 
     def look(state: TrainState, batch: Any) -> Any:
         drawn = loss.draw(jax.random.fold_in(state.key, state.step), batch)
-        gradient = value_and_grad(loss, state.params, drawn, parts, jax.default_backend() == "cpu")[1]
-        losses = per_example(loss, state.params, drawn, parts)
+        gradient = value_and_grad(loss.of(state), state.params, drawn, parts, jax.default_backend() == "cpu")[1]
+        losses = per_example(loss.of(state), state.params, drawn, parts)
         largest = lambda tree: jax.tree.map(lambda x: jnp.max(jnp.abs(x)), tree)  # noqa: E731
         updates, _ = experiment.optimizer.update(gradient, state.opt_state, state.params)
         norms = {"grad_norm": gradient, "param_norm": optax.apply_updates(state.params, updates)}

@@ -33,6 +33,7 @@ from scoreflow_jax.parallel import Layout
 from scoreflow_jax.plain_config import read_config
 from scoreflow_jax.programs import Generate
 from scoreflow_jax.progress import progress
+from scoreflow_jax.settings.solve import WITHOUT_ESTIMATE
 from scoreflow_jax.training import state_shapes
 from scoreflow_jax.typing import PyTree
 
@@ -56,8 +57,10 @@ def make_stages(experiment: Experiment, workdir: pathlib.Path) -> dict[str, path
     settings = experiment.reflow
     if not experiment.path.is_straight:
         raise UserError("reflow is of the straight path: set config.path.name to 'linear', without a latent")
-    if experiment.solver.method == "euler":
-        raise UserError("config.solver.method is 'euler', but pairs need the ODE solved: take 'dopri5'")
+    if experiment.solver.method in WITHOUT_ESTIMATE:
+        raise UserError(
+            f"config.solver.method is {experiment.solver.method!r}, but pairs need the ODE solved: take 'dopri5'"
+        )
     configs = _configs(experiment, workdir)
     workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)  # refuses what is not this config's run
     stages = {"1": workdir}

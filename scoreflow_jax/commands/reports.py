@@ -73,6 +73,7 @@ def report_head(model: Model, mode: str, *, seed: int | None, by_sampler: bool =
             "steps": "adaptive" if e.solver.num_steps is None else e.solver.num_steps,
             "rtol": e.solver.rtol,
             "atol": e.solver.atol,
+            **({"between": list(e.solver.between)} if e.solver.between else {}),
             "step_control": "per sample" if e.solver.per_sample else "one for the batch, scipy's rule",
             "dtype": "float32",
             "matmul_precision": e.solver.precision,

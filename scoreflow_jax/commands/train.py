@@ -16,6 +16,7 @@ from scoreflow_jax import figures, files, plots, processes, randomness, writers
 from scoreflow_jax.checkpoints import Checkpoints, draws_of
 from scoreflow_jax.commands import failures, points
 from scoreflow_jax.commands import workdir as workdirs
+from scoreflow_jax.commands.teacher import begun_from, open_teacher, with_teacher
 from scoreflow_jax.data import DataSource, Units
 from scoreflow_jax.data.pipeline import check_epoch_holds_batch, check_workers, train_batches
 from scoreflow_jax.errors import UserError, first_line
@@ -74,7 +75,8 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, start: Start | No
         layout = make_layout(fsdp=experiment.train.fsdp)
         check_batch_size(experiment.train.batch_size, layout, experiment.train.microbatches)
         check_workers(experiment.train.num_workers)
-        experiment.check_trainable()
+        experiment, taught_by = open_teacher(experiment, layout)
+        experiment.check_trainable(None if taught_by is None else taught_by.params)
         workdirs.check_may_train(experiment, workdir)
         source, base = open_sources(experiment)
         for each in (source, base):
@@ -86,7 +88,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, start: Start | No
             processes.check_alike("data set", f"{len(each)} examples {each.facts.get('sketch', '')}"[:300])
     keep = experiment.train.keep_checkpoints
     with workdirs.locked(workdir), Checkpoints(workdir / "checkpoints", keep=keep) as checkpoints:
-        _train(experiment, workdir, (source, base), layout, checkpoints, start)
+        _train(experiment, workdir, (source, base), layout, checkpoints, start, taught_by)
 
 
 def open_sources(experiment: Experiment) -> tuple[DataSource, DataSource | None]:
@@ -102,8 +104,9 @@ def _train(
     layout: Layout,
     checkpoints: Checkpoints,
     begin: Start | None = None,
+    taught_by: Model | None = None,
 ) -> None:
-    state, meta = _start(experiment, workdir, layout, checkpoints, begin)
+    state, meta = _start(experiment, workdir, layout, checkpoints, begin, taught_by)
     consumed = meta["batches"]
     first = int(state.step)
     if first >= experiment.train.num_steps:
@@ -167,9 +170,33 @@ def _logged(step: int, every: int) -> int:
 
 
 def _start(
-    experiment: Experiment, workdir: pathlib.Path, layout: Layout, checkpoints: Checkpoints, begin: Start | None
+    experiment: Experiment,
+    workdir: pathlib.Path,
+    layout: Layout,
+    checkpoints: Checkpoints,
+    begin: Start | None,
+    taught_by: Model | None,
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state to go on from and what is known of it: the newest whole checkpoint's, else those of step 0."""
+    state, meta = _start_alone(experiment, workdir, layout, checkpoints, begin)
+    if taught_by is None:
+        return state, meta
+    if not int(state.step) and begin is None:
+        params, found = begun_from(state.params, taught_by)
+        words = "begins with its weights" if found else "has other arrays and begins afresh"
+        state = dataclasses.replace(state, params=params, ema_params=jax.tree.map(jnp.copy, params))
+    else:
+        words = "is gone on with"
+    print(
+        f"learns from step {taught_by.step} of {experiment.objective.teacher_run[0]}; the network {words}", flush=True
+    )
+    return with_teacher(state, taught_by), meta
+
+
+def _start_alone(
+    experiment: Experiment, workdir: pathlib.Path, layout: Layout, checkpoints: Checkpoints, begin: Start | None
+) -> tuple[TrainState, dict[str, Any]]:
+    """The same without a teacher."""
     shapes = state_shapes(experiment.initial_state, layout)
     ema, train = split_state(shapes)
     restored = checkpoints.restore_latest(ema=ema, train=train)

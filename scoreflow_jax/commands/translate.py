@@ -17,7 +17,7 @@ from scoreflow_jax.evaluation.point_plots import PointPlots
 from scoreflow_jax.evaluation.translation import Job, translation_quality
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.programs import Translate
-from scoreflow_jax.sampling import TRANSLATIONS, Solved
+from scoreflow_jax.sampling import TRANSLATIONS, Solved, methods_by
 from scoreflow_jax.settings.commands import TranslateSettings
 
 
@@ -35,13 +35,18 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
         return
     if not experiment.conditional:
         raise UserError("an unconditional model cannot translate: it has no classes. Use a conditional config")
+    if settings.method not in (possible := methods_by(experiment.solver)):
+        raise UserError(
+            f"config.translate.method is {settings.method!r}, which solves an ODE of two drifts, and config.solver.method "
+            "'flow_map' jumps along that of one: set the first to 'latent', or the second to 'dopri5'"
+        )
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)
     folder = reports.out_folder("translate", workdir / "translate", out)
     experiment = model.experiment
     job, names, taken = _job(experiment, workdir)
     times = np.linspace(0.0, 1.0, settings.num_times)
     images_and_labels = (job.images, job.source, job.target)
-    solved = {m: model.solve(Translate(m), *images_and_labels, times=times) for m in TRANSLATIONS}
+    solved = {m: model.solve(Translate(m), *images_and_labels, times=times) for m in possible}
     data = Data(experiment)
     figures_by_method = {m: _measure(m, s, job, data) for m, s in solved.items()}
     chosen, what = solved[settings.method], points.noun(experiment)

@@ -4,6 +4,7 @@ from scoreflow_jax.evaluation.audit import Audit
 from scoreflow_jax.evaluation.base import Part
 from scoreflow_jax.evaluation.density_classifier import DensityClassifier
 from scoreflow_jax.evaluation.density_cost import DensityCost
+from scoreflow_jax.evaluation.few_calls import FewCalls
 from scoreflow_jax.evaluation.generation import Generation
 from scoreflow_jax.evaluation.likelihood import Likelihood
 from scoreflow_jax.evaluation.outliers import Outliers
@@ -19,6 +20,7 @@ PARTS: dict[str, type[Part]] = {
     "generation": Generation,
     "reversibility": Reversibility,
     "translation": Translation,
+    "few_calls": FewCalls,
     "likelihood": Likelihood,
     "sweep": Sweep,
     "truncation": Truncation,

@@ -23,7 +23,7 @@ from scoreflow_jax.metrics.kernel import kernel_distance
 from scoreflow_jax.metrics.precision_recall import NEIGHBOURS, precision_recall
 from scoreflow_jax.progress import progress
 from scoreflow_jax.sampling import SolveStats
-from scoreflow_jax.typing import Stored
+from scoreflow_jax.typing import HostState, Stored
 
 _FIELDS = ("evaluations", "rejected", "seconds", "compile_seconds")
 _SHOWN = 100  # images of large ones that are kept for grid.png where not all are
@@ -207,3 +207,26 @@ def on_pixels(images: Float[np.ndarray, "_ ..."], labels: Int[np.ndarray, " _"] 
     if data.judge is not None and labels is not None:
         figures["recognized"] = data.judge.share(images, labels)
     return figures
+
+
+def of_samples(
+    y: HostState, exact: HostState, labels: Int[np.ndarray, " batch"] | None, data: Data
+) -> dict[str, float]:
+    """How far samples are from the ODE's solutions of the same noise, and from the data.
+
+    Args:
+        y: samples in [-1, 1], or standardized points.
+        exact: the solutions.
+        labels: classes; None for an unconditional model.
+        data: has the reference, the extractor and the classifier.
+    """
+    found = {"rms_difference": float(np.sqrt(np.mean(np.square(y - exact, dtype=np.float64))))}
+    pixels = data.experiment.scaling.to_pixels(y)
+    reference = data.reference
+    if reference.gaussian is not None and len(y) > data.extractor.size:
+        own = covariance_of(data.extractor(pixels))
+        if own is not None:
+            found["frechet_distance"] = frechet_distance(own, reference.gaussian)
+    if data.judge is not None and labels is not None:
+        found["recognized"] = data.judge.share(data.experiment.scaling.from_eight_bits(pixels), labels)
+    return found

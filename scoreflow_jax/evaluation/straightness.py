@@ -13,12 +13,11 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from scoreflow_jax import files
 from scoreflow_jax.evaluation.base import Column, Data, Figures, Model, Part
 from scoreflow_jax.evaluation.markdown import label_note, shown, table
-from scoreflow_jax.host_typing import HostState
 from scoreflow_jax.settings.fields import field
 
 _SHOWN = 10  # samples in a row of few_steps.png
@@ -46,6 +45,7 @@ class Straightness(Part):
 
         from scoreflow_jax import figures, plots
         from scoreflow_jax.evaluation.drifts import drift_in_batches
+        from scoreflow_jax.evaluation.samples import of_samples
         from scoreflow_jax.programs import Generate
 
         path, solver = model.experiment.path, model.experiment.solver
@@ -53,10 +53,7 @@ class Straightness(Part):
         start = np.asarray(model.source_points(jax.random.key(data.seed), count))
         labels = data.labels(count)
         times = np.linspace(path.t_min, path.t_max, self.times)
-        adaptive = dataclasses.replace(
-            solver, num_steps=None, method="dopri5" if solver.method == "euler" else solver.method
-        )
-        solved = model.with_solver(adaptive).solve(Generate(), start, labels, times=times)
+        solved = model.with_solver(solver.adaptive).solve(Generate(), start, labels, times=times)
         assert solved.path is not None
         chord = (solved.y - start) / (path.t_max - path.t_min)
         slopes = [drift_in_batches(model, x, float(t), labels) for x, t in zip(solved.path, times, strict=True)]
@@ -73,13 +70,13 @@ class Straightness(Part):
         }
         rows = [solved.y[:_SHOWN]]
         for steps in self.steps:
-            few = dataclasses.replace(solver, method="euler", num_steps=steps)
+            few = dataclasses.replace(solver.adaptive, method="euler", num_steps=steps)
             y = model.with_solver(few).solve(Generate(), start, labels).y
             rows.append(y[:_SHOWN])
-            figures_["few_steps"].append({"steps": steps, **_of_samples(y, solved.y, labels, data)})
+            figures_["few_steps"].append({"steps": steps, **of_samples(y, solved.y, labels, data)})
         figures_["solved"] = {
             "nfe": solved.stats.summary()["nfe_mean"],
-            **_of_samples(solved.y, solved.y, labels, data),
+            **of_samples(solved.y, solved.y, labels, data),
         }
         curve = plots.Curve(f"S = {figures_['straightness']:.4f}", times.tolist(), bends, marked=False)
         axes = plots.Axes(f"{model.experiment.name}: |x1 - x0 - f(x_t, t)|^2 along solutions", "t", "mean square")
@@ -125,6 +122,7 @@ def measure_student(model: Model, teacher: Model, data: Data) -> Figures:
     """
     import jax
 
+    from scoreflow_jax.evaluation.samples import of_samples
     from scoreflow_jax.programs import Generate
 
     solver = model.experiment.solver
@@ -132,27 +130,8 @@ def measure_student(model: Model, teacher: Model, data: Data) -> Figures:
     start = np.asarray(model.source_points(jax.random.key(data.seed), count))
     labels = data.labels(count)
     exact, y = teacher.solve(Generate(), start, labels).y, model.solve(Generate(), start, labels).y
-    few = {"steps": solver.num_steps, **_of_samples(y, exact, labels, data)}
+    few = {"steps": solver.num_steps, **of_samples(y, exact, labels, data)}
     return {"images": count, "labels": data.label_rule, "few_steps": [few]}
-
-
-def _of_samples(
-    y: HostState, exact: HostState, labels: Int[np.ndarray, " batch"] | None, data: Data
-) -> dict[str, float]:
-    """How far samples are from the solutions and from the data."""
-    from scoreflow_jax.evaluation.statistics import covariance_of
-    from scoreflow_jax.metrics.frechet import frechet_distance
-
-    found = {"rms_difference": float(np.sqrt(_mean_square(y - exact)))}
-    pixels = data.experiment.scaling.to_pixels(y)
-    reference = data.reference
-    if reference.gaussian is not None and len(y) > data.extractor.size:
-        own = covariance_of(data.extractor(pixels))
-        if own is not None:
-            found["frechet_distance"] = frechet_distance(own, reference.gaussian)
-    if data.judge is not None and labels is not None:
-        found["recognized"] = data.judge.share(data.experiment.scaling.from_eight_bits(pixels), labels)
-    return found
 
 
 def _mean_square(x: Any) -> float:

@@ -12,7 +12,7 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.base import Data, Figures, Model, Part
 from scoreflow_jax.evaluation.markdown import label_note, shown, table
 from scoreflow_jax.settings.fields import FieldError, field
-from scoreflow_jax.settings.solve import Method
+from scoreflow_jax.settings.solve import WITHOUT_ESTIMATE, Method
 
 _FINEST = 1e-6  # tolerance of the solution that the others' images are compared with
 
@@ -58,7 +58,7 @@ class Sweep(Part):
         noise = model.source_points(jax.random.key(data.seed), count)
         labels = data.labels(count)
         guidance = model.experiment.sample.guidance
-        finest = dataclasses.replace(base, method="dopri5", num_steps=None, rtol=_FINEST, atol=_FINEST)
+        finest = dataclasses.replace(base.adaptive, method="dopri5", rtol=_FINEST, atol=_FINEST)
         exact = model.with_solver(finest).solve(Generate(guidance, denoise=True), noise, labels).y
         measured, distance_of = _distance(data, count)
         rows = []
@@ -92,14 +92,18 @@ class Sweep(Part):
     def _solvers(self, base: Any) -> list[tuple[str, dict[str, Any], Any]]:
         """Every method with every number of steps, then those with an error estimate at every tolerance."""
         fixed: list[tuple[str, dict[str, Any], Any]] = [
-            (m, {"steps": n}, dataclasses.replace(base, method=m, num_steps=n, max_steps=max(n, base.max_steps)))
+            (
+                m,
+                {"steps": n},
+                dataclasses.replace(base.adaptive, method=m, num_steps=n, max_steps=max(n, base.max_steps)),
+            )
             for m in self.methods
             for n in self.steps
         ]
         adaptive: list[tuple[str, dict[str, Any], Any]] = [
-            (m, {"tolerance": t}, dataclasses.replace(base, method=m, num_steps=None, rtol=t, atol=t))
+            (m, {"tolerance": t}, dataclasses.replace(base.adaptive, method=m, rtol=t, atol=t))
             for m in self.methods
-            if m != "euler"
+            if m not in WITHOUT_ESTIMATE
             for t in self.tolerances
         ]
         return fixed + adaptive

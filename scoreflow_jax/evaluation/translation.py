@@ -77,28 +77,24 @@ class Translation(Part):
 
     def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
         """Figures of both methods, over all pairs, by target class and by pair; draws translation_<method>.png."""
-        from scoreflow_jax.programs import Translate
-        from scoreflow_jax.sampling import TRANSLATIONS
+        from scoreflow_jax.sampling import methods_by
 
-        pairs = self._all_pairs(data.experiment)
-        job = self._job(data, pairs)
-        methods = {}
-        for method in TRANSLATIONS:
-            solved = model.solve(Translate(method), job.images, job.source, job.target)
-            methods[method] = _figures(model, data, job, method, solved)
-            _draw(out / f"translation_{method}.png", data, job, solved.y)
-        return {"pairs": len(pairs), "images": len(job.images), "methods": methods}
+        job, methods = self.job(data), {}
+        for method in methods_by(model.experiment.solver):
+            methods[method], translated = measure_method(model, data, job, method)
+            _draw(out / f"translation_{method}.png", data, job, translated)
+        return {"pairs": len(self._all_pairs(data.experiment)), "images": len(job.images), "methods": methods}
 
     def _all_pairs(self, experiment: Experiment) -> list[tuple[int, int]]:
         """The pairs that the config names, or all."""
         classes = range(experiment.num_classes)
         return [*self.pairs] or [(a, b) for a in classes for b in classes if a != b]
 
-    def _job(self, data: Data, pairs: Any) -> Job:
+    def job(self, data: Data) -> Job:
         """The first images of each pair's source class in the test split."""
         labels = data.examples("test")["label"]
         chosen, targets = [], []
-        for source, target in pairs:
+        for source, target in self._all_pairs(data.experiment):
             members = np.flatnonzero(labels == source)[: self.images]
             chosen.append(members)
             targets.append(np.full(len(members), target, np.int32))
@@ -156,10 +152,22 @@ class Translation(Part):
         return f"## Translation by pair\n\n{table(head, rows)}"
 
 
-def _figures(model: Model, data: Data, job: Job, method: str, solved: Any) -> Figures:
+def measure_method(model: Model, data: Data, job: Job, method: str) -> tuple[Figures, HostState]:
+    """Translates and measures the results, over all pairs, by target class and by pair.
+
+    Args:
+        model: to translate by, with its solver.
+        data: has the classifier, the features and the real images of each class.
+        job: what is translated to what.
+        method: a name of `sampling.TRANSLATIONS`.
+
+    Returns:
+        The figures, and the translated images (batch, ...).
+    """
     from scoreflow_jax.programs import Translate
     from scoreflow_jax.sampling import TRANSLATIONS
 
+    solved = model.solve(Translate(method), job.images, job.source, job.target)
     # The way back: labels swapped, the paper's; and for `difference` also the same ODE from t = 1 to 0, its exact inverse.
     returns = {"swapped": model.solve(Translate(method), solved.y, job.target, job.source)}
     if method == "difference":
@@ -173,7 +181,7 @@ def _figures(model: Model, data: Data, job: Job, method: str, solved: Any) -> Fi
     own["distance_to_own_source"] = np.linalg.norm((seen - job.images).reshape(len(seen), -1), axis=1)
     if recognized is not None:
         own["recognized_as_target"] = (recognized == job.target).astype(np.float64)
-    return {
+    figures = {
         **translation_quality(seen, job, recognized),
         **{name: float(values.mean()) for name, values in own.items()},
         "nfe": solved.stats.summary(TRANSLATIONS[method].network_calls)["nfe_mean"],
@@ -184,6 +192,7 @@ def _figures(model: Model, data: Data, job: Job, method: str, solved: Any) -> Fi
             for s, t in sorted({*zip(job.source.tolist(), job.target.tolist(), strict=True)})
         },
     }
+    return figures, solved.y
 
 
 def translation_quality(

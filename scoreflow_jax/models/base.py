@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from scoreflow_jax.settings.fields import check_fields
 from scoreflow_jax.settings.model import NetworkFields
-from scoreflow_jax.typing import Condition, DriftFn, PRNGKey, PyTree, State, Times
+from scoreflow_jax.typing import Condition, NetworkFn, PRNGKey, PyTree, State, Times
 
 
 class Network(NetworkFields, nn.Module):
@@ -84,11 +84,14 @@ def init_parameters(network: Network, key: PRNGKey, shape: tuple[int, ...]) -> P
         key: that they are drawn from.
         shape: of one example.
     """
-    return network.init(key, jnp.zeros((1, *shape)), jnp.ones((1,)), network.example_condition(1))["params"]
+    more: dict[str, Any] = {"jump": jnp.zeros((1,))} if network.two_times else {}
+    return network.init(key, jnp.zeros((1, *shape)), jnp.ones((1,)), network.example_condition(1), **more)["params"]
 
 
-def make_drift(network: Network, params: PyTree, *, dropout_key: PRNGKey | None = None) -> DriftFn:
-    """Returns f(x, t, c) of a network with these parameters.
+def make_drift(network: Network, params: PyTree, *, dropout_key: PRNGKey | None = None) -> NetworkFn:
+    """Returns f(x, t, c) of a network with these parameters, and of one that is told two times f(x, t, c, s - t).
+
+    All calls of one function drop the same activations of the same rows: the dropout key is one.
 
     Args:
         network: the module.
@@ -98,9 +101,10 @@ def make_drift(network: Network, params: PyTree, *, dropout_key: PRNGKey | None 
     train = dropout_key is not None
     rngs = {"dropout": dropout_key} if train else None
 
-    def drift(x: State, t: Times, condition: Condition | None) -> State:
-        """f(x, t, c)."""
-        output: Any = network.apply({"params": params}, x, t, condition, train=train, rngs=rngs)
+    def drift(x: State, t: Times, condition: Condition | None, jump: Times | None = None) -> State:
+        """f(x, t, c), or what the network says of a jump."""
+        more: dict[str, Any] = {} if jump is None else {"jump": jump}
+        output: Any = network.apply({"params": params}, x, t, condition, train=train, rngs=rngs, **more)
         return output
 
     return drift

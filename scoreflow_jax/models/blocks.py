@@ -14,8 +14,9 @@ from jaxtyping import Array, Bool, Float
 
 from scoreflow_jax.models.base import Network
 from scoreflow_jax.models.convolution import convolve3x3
+from scoreflow_jax.models.embeddings import positional_embedding
 from scoreflow_jax.models.resampling import Taps, downsample, filter_images, upsample
-from scoreflow_jax.typing import Condition, Images, State
+from scoreflow_jax.typing import Condition, Images, State, Times
 
 Vectors = Float[Array, "batch features"]
 Activations = Float[Array, "batch _ _ _"]
@@ -90,6 +91,26 @@ def embed_condition(
     if not (train and network.label_dropout):
         return embedded, None
     return embedded, jax.random.bernoulli(network.make_rng("dropout"), 1 - network.label_dropout, condition.shape[:1])
+
+
+def embed_jump(network: Network, jump: Times, width: int) -> Vectors:
+    """What the second time adds to the embedding of the first, by sub-modules of the network whose method calls this.
+
+    It is E(s - t) - E(0) and nothing for s = t, whatever was learned: there the network is the drift and the program that of a
+    drift. E begins at 0, so that a trained drift jumps by its slope before the first step. Its sines are slow, of 8 (s - t) and
+    below, since the derivative by s has to be learned too.
+
+    Args:
+        network: which jumps.
+        jump: s - t of each example, in [-1, 1].
+        width: of the embedding.
+    """
+    hidden = dense(width, name="jump_0", dtype=network.dtype)
+    both = jnp.concatenate([jump, jnp.zeros_like(jump)])
+    h = nn.swish(hidden(positional_embedding(8.0 * both, width // 2, max_period=32.0).astype(network.dtype)))
+    there, here = jnp.split(h, 2)
+    zeros = nn.initializers.zeros
+    return nn.Dense(width, use_bias=False, kernel_init=zeros, dtype=network.dtype, name="jump_1")(there - here)
 
 
 def class_gain(channels: int, context: Context, dtype: Any) -> Float[Array, "batch channel"]:

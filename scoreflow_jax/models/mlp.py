@@ -13,6 +13,7 @@ from scoreflow_jax.models.blocks import (
     class_gain,
     dense,
     embed_condition,
+    embed_jump,
     residual_divisor,
     residual_sum,
 )
@@ -31,8 +32,12 @@ class MLP(MLPFields, Network):
     """
 
     @nn.compact
-    def __call__(self, x: Vectors, t: Times, condition: Condition | None, train: bool = False) -> Outputs:
+    def __call__(
+        self, x: Vectors, t: Times, condition: Condition | None, train: bool = False, jump: Times | None = None
+    ) -> Outputs:
         """Returns dx/dt, or what else it was trained for, at the points x and times t under the given conditions.
+
+        With jump = s - t it is the mean of dx/dt from t to s, of networks that are told two times.
 
         Raises:
             ValueError: a condition that the network does not take or lacks, or images.
@@ -41,7 +46,8 @@ class MLP(MLPFields, Network):
         self.check_condition(condition)
         h = positional_embedding(self.time_scale * t, self.width).astype(self.dtype)
         h = dense(self.width, name="time_0", dtype=self.dtype)(h)
-        time = nn.swish(dense(self.width, name="time_1", dtype=self.dtype)(nn.swish(h)))
+        h = dense(self.width, name="time_1", dtype=self.dtype)(nn.swish(h))
+        time = nn.swish(h if jump is None else h + embed_jump(self, jump, self.width))
         divisor = residual_divisor(self.skip_rescale, t)
         context = Context(time, *embed_condition(self, condition, self.width, train), divisor)
         h = dense(self.width, name="in", dtype=self.dtype)(x.astype(self.dtype))

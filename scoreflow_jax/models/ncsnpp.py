@@ -27,6 +27,7 @@ from scoreflow_jax.models.blocks import (
     conv3x3,
     dense,
     embed_condition,
+    embed_jump,
     residual_divisor,
     residual_sum,
 )
@@ -48,8 +49,12 @@ class NCSNpp(NCSNppFields, Network):
     """
 
     @nn.compact
-    def __call__(self, x: Images, t: Times, condition: Condition | None, train: bool = False) -> Outputs:
+    def __call__(
+        self, x: Images, t: Times, condition: Condition | None, train: bool = False, jump: Times | None = None
+    ) -> Outputs:
         """Returns dx/dt, or what else it was trained for, at the images x and times t under the given conditions.
+
+        With jump = s - t it is the mean of dx/dt from t to s, of networks that are told two times.
 
         Raises:
             ValueError: a condition that the network does not take or lacks, or an image that cannot be halved as often as
@@ -58,7 +63,7 @@ class NCSNpp(NCSNppFields, Network):
         self.check_shape(x.shape[1:])
         self.check_condition(condition)
         level = self.time_scale * t
-        context = self._context(t, level, condition, train)
+        context = self._context(t, level, condition, train, jump)
         image = fold(x if self.centered else 2 * x - 1, self.patch).astype(self.dtype)
         stack = self._down(image, context, train)
         h = self._middle(stack[-1], context, train)
@@ -103,7 +108,7 @@ class NCSNpp(NCSNppFields, Network):
         table = jnp.asarray(self.sigmas(), jnp.float32)
         return table[jnp.clip(level.astype(jnp.int32), 0, self.num_scales - 1)]
 
-    def _context(self, t: Times, level: Times, condition: Condition | None, train: bool) -> Context:
+    def _context(self, t: Times, level: Times, condition: Condition | None, train: bool, jump: Times | None) -> Context:
         """Activated embeddings of time and condition, each of 4 base_channels."""
         width = 4 * self.base_channels
         if self.embedding == "fourier":
@@ -113,7 +118,8 @@ class NCSNpp(NCSNppFields, Network):
         else:
             h = positional_embedding(level, self.base_channels)
         h = dense(width, name="time_0", dtype=self.dtype)(h.astype(self.dtype))
-        time = nn.swish(dense(width, name="time_1", dtype=self.dtype)(nn.swish(h)))
+        h = dense(width, name="time_1", dtype=self.dtype)(nn.swish(h))
+        time = nn.swish(h if jump is None else h + embed_jump(self, jump, width))
         divisor = residual_divisor(self.skip_rescale, t)
         return Context(time, *embed_condition(self, condition, width, train), divisor)
 

@@ -27,6 +27,13 @@ class Objective(abc.ABC):
 
     distils: ClassVar[bool] = False
     """Whether what is trained is to be sampled by the few steps that it is trained for."""
+    two_times: ClassVar[bool] = False
+    """Whether it takes a second time s of each example, drawn as t is, which the network is told beside the first."""
+
+    @property
+    def teacher_run(self) -> tuple[str | None, str | None]:
+        """The workdir of a run that it learns from and the fingerprint of its weights, as far as is known; default: none."""
+        return None, None
 
     @abc.abstractmethod
     def __call__(

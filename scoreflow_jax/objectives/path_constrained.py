@@ -66,9 +66,9 @@ class PathConstrained(PathConstrainedFields, Objective):
         else:
             x_t = self.path.interpolant(t, x0, x1, z)
             residual = drift(x_t, t, label) - self.path.velocity(t, x0, x1, z)
-        return self._weight(t) * mean_square(residual)
+        return self.weight_at(t) * mean_square(residual)
 
-    def _weight(self, t: Times) -> Times | float:
+    def weight_at(self, t: Times) -> Times | float:
         """lambda(t) t^2."""
         kinds: dict[str, Literal["noise", "data"]] = {"noise": "noise", "data": "data"}
         if self.weight in kinds:

@@ -9,13 +9,14 @@ v + gamma'(t) eta (Albergo, Boffi and Vanden-Eijnden 2023, arXiv:2303.08797, eq.
 """
 
 import dataclasses
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 
 from scoreflow_jax.paths.base import AffinePath, Path, per_example
 from scoreflow_jax.settings.path import ParameterizationFields, Prediction
-from scoreflow_jax.typing import Condition, DriftFn, State, Times
+from scoreflow_jax.typing import Condition, DriftFn, NetworkFn, State, Times
 
 _NOTHING = 1e-6  # cos(pi / 2) is 4e-8 in float32
 
@@ -74,7 +75,7 @@ class NetworkDrift:
         parameterization: what its output is.
     """
 
-    network: DriftFn
+    network: DriftFn | NetworkFn
     path: Path
     parameterization: Parameterization = Parameterization()
 
@@ -86,6 +87,22 @@ class NetworkDrift:
         velocity, denoiser = self.heads(x, t, condition)
         slope = jax.jvp(self.path.gamma, (t,), (jnp.ones_like(t),))[1]
         return velocity + per_example(slope, x) * denoiser
+
+    def mean_velocity(self, x: State, t: Times, s: Times, condition: Condition | None) -> State:
+        """u(x, t, s, c), the mean of dx/dt from t to s, of a network that is told two times; the drift for s = t.
+
+        Args:
+            x: points, (batch, ...), at the times t.
+            t: their times.
+            s: the times that their solutions are followed to, before or after t.
+            condition: of each; None: there is none.
+        """
+        path, given = self.path, self.parameterization.predicts
+        output = self._output(x, t, condition, s - t)
+        if given == "velocity":
+            return output
+        assert isinstance(path, AffinePath)
+        return path.convert(output, x, t, given=given, wanted="velocity")
 
     def predict(self, kind: Prediction, x: State, t: Times, condition: Condition | None) -> State:
         """Returns what is predicted of the velocity, the data, the noise or the score given x_t = x.
@@ -123,8 +140,8 @@ class NetworkDrift:
         velocity, denoiser = jnp.split(self._output(x, t, condition), 2, axis=-1)
         return velocity, denoiser
 
-    def _output(self, x: State, t: Times, condition: Condition | None) -> State:
-        """The network's output, of data in [-1, 1]."""
+    def _output(self, x: State, t: Times, condition: Condition | None, jump: Times | None = None) -> State:
+        """The network's output, of data in [-1, 1]; of jumps s - t where they are given."""
         p, told = self.parameterization, t
         if p.told == "reversed":
             told = 1.0 - t
@@ -135,7 +152,10 @@ class NetworkDrift:
         if p.scale_input:
             assert isinstance(self.path, AffinePath)
             seen = seen / per_example(jnp.hypot(self.path.alpha(t), self.path.noise_std(t)), x)
-        output = self.network(seen, told, condition)
+        if jump is None:
+            output = self.network(seen, told, condition)
+        else:
+            output = cast("NetworkFn", self.network)(seen, told, condition, jump)
         if not p.unit_range:
             return output
         match p.predicts:  # x = 2 x' - 1

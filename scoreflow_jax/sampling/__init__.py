@@ -8,6 +8,7 @@ from scoreflow_jax.sampling.stochastic import Sampler, sample_keys, sample_stoch
 from scoreflow_jax.sampling.translate import (
     TRANSLATIONS,
     Translation,
+    methods_by,
     translate_difference,
     translate_latent,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "encode",
     "generate",
     "interpolate_latents",
+    "methods_by",
     "noise_for",
     "padded",
     "sample_keys",

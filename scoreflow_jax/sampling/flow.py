@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from scoreflow_jax.ode import Solution, Solver, VectorField
 from scoreflow_jax.paths import NetworkDrift
 from scoreflow_jax.sampling.guidance import guided
-from scoreflow_jax.typing import Condition, DriftFn, PerExample, PyTree, State, Time
+from scoreflow_jax.sampling.jumps import follow
+from scoreflow_jax.typing import Condition, DriftFn, FlowMapFn, PerExample, PyTree, State, Time
 
 Span = tuple[float, float]
 """The first and the last time of a solve from noise to data."""
@@ -44,7 +45,7 @@ def generate(
         drift: f(x, t, c).
         x0: source points.
         label: conditions.
-        solver: of the ODE.
+        solver: of the ODE; one of the method "flow_map" needs a drift that knows where it leads.
         times: ascending; states at them are kept.
         span: the times to solve between, where the drift is not defined on all of [0, 1].
         guidance: weight of classifier-free guidance for each example, see `guidance.py`; the evaluations counted then cost
@@ -52,7 +53,10 @@ def generate(
         denoise: end with E[x1 | x at the last time], the data that a `NetworkDrift` expects there, where the path leaves noise
             in the solution: one more evaluation, and no inverse.
     """
-    if guidance is None:
+    if guidance is None and solver.method == "flow_map":
+        assert isinstance(drift, FlowMapFn)
+        solution = follow(drift, x0, *span, label, solver, times=times)
+    elif guidance is None:
         solution = solver.solve(as_field(drift), x0, *span, args=label, times=times)
     else:
         solution = solver.solve(as_field(guided(drift)), x0, *span, args=(label, guidance), times=times)
@@ -87,4 +91,7 @@ def encode(
         times: descending; states at them are kept.
         span: as of `generate`, from the source to the data; it is gone through from its end.
     """
+    if solver.method == "flow_map":
+        assert isinstance(drift, FlowMapFn)
+        return follow(drift, x1, *span[::-1], label, solver, times=times)
     return solver.solve(as_field(drift), x1, *span[::-1], args=label, times=times)

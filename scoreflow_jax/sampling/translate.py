@@ -107,3 +107,8 @@ TRANSLATIONS = {
     "difference": Translation(translate_difference, 2),
 }
 """Every method by the name that `config.translate.method` gives it."""
+
+
+def methods_by(solver: Solver) -> tuple[str, ...]:
+    """Names of the methods that a solver can: a flow map jumps along the ODE of one drift, and so not by `difference`."""
+    return tuple(m for m in TRANSLATIONS if m != "difference" or solver.method != "flow_map")

@@ -31,6 +31,9 @@ class NetworkFields:
     dtype: Literal["float32", "bfloat16"] = field(
         "float32", "type of training's computation; bfloat16 is for accelerators and processors that have it"
     )
+    two_times: bool = field(
+        False, "the network is told a second time and jumps to it, as objective.name=flow_map trains", added=True
+    )
 
 
 @dataclasses.dataclass(kw_only=True)

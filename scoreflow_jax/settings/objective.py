@@ -56,9 +56,34 @@ class DistillationFields(Section):
     lpips_heads: str | None = field(None, "alex.pth of the lpips package, version 0.1, for lpips")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlowMapFields(Section):
+    """Flow maps: one network for the drift and for where it leads, in one call and both directions."""
+
+    rule: Literal["lagrangian", "semigroup", "eulerian"] = field(
+        "lagrangian",
+        "what holds of a flow map and is asked of it: by derivative to s, by two halves, or by derivative to t",
+    )
+    diagonal: float = field(0.5, "share of each batch with s = t, on which the drift is trained", above=0, below=1)
+    weight_exponent: float = field(2.0, "p in lambda(t) = t^-p of the drift's loss, as of path_constrained", most=2)
+    weight: float = field(1.0, "weight of the jumps' error beside the drift's", least=0)
+    normalize: float = field(1.0, "power of its own square error that a jump's is divided by; 0: none", least=0, most=1)
+    normalize_floor: float = field(1e-3, "added to that square error", above=0)
+    tangent: Literal["own", "conditional"] = field(
+        "own", "of eulerian: the velocity that points move by, the network's own or x1 - x0 as in MeanFlow"
+    )
+    teacher: str | None = field(
+        None,
+        "workdir of a run whose averaged drift is learned from and begun with; None: the network's own and the data",
+    )
+    teacher_sha256: str | None = field(None, "fingerprint of its weights: training fills it in")
+    reversal: float = field(0.0, "weight of the error after the way there and back; 0: none", least=0)
+
+
 OBJECTIVES: dict[str, type[Section]] = {
     "path_constrained": PathConstrainedFields,
     "denoising_score_matching": DenoisingFields,
     "interpolant": InterpolantFields,
     "distillation": DistillationFields,
+    "flow_map": FlowMapFields,
 }

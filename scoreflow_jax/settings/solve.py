@@ -8,14 +8,19 @@ from scoreflow_jax.settings.fields import FieldError, Section, field
 Variance = Literal["posterior", "forward"]
 """The variance of an ancestral step: given the data (SMLD's, and DDPM's lower bound), or DDPM's beta, its upper bound."""
 
-Method = Literal["euler", "heun", "midpoint", "bosh3", "dopri5", "tsit5", "dopri8"]
+Method = Literal["euler", "heun", "midpoint", "bosh3", "dopri5", "tsit5", "dopri8", "flow_map"]
+WITHOUT_ESTIMATE = ("euler", "flow_map")
+"""Methods that cannot choose their steps, since nothing tells their error."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SolverFields(Section):
     """How ODEs are solved: the paper's RK45 at 1e-5."""
 
-    method: Method = field("dopri5", "a Runge-Kutta method; euler takes num_steps")
+    method: Method = field(
+        "dopri5",
+        "a Runge-Kutta method, or flow_map, by a network that is told two times; euler and flow_map take num_steps",
+    )
     rtol: float = field(1e-5, "relative tolerance of adaptive steps", above=0)
     atol: float = field(1e-5, "absolute tolerance of adaptive steps", above=0)
     num_steps: int | None = field(None, "this many equal steps instead of adaptive ones", least=1)
@@ -24,12 +29,30 @@ class SolverFields(Section):
     precision: str = field(
         "highest", "precision of matrix products: on GPU and TPU the default for float32 is not float32", added=True
     )
+    between: tuple[float, ...] = field(
+        (),
+        "times at which the jumps of flow_map meet, one fewer than num_steps; none: equal ones",
+        added=True,
+        above=0,
+        below=1,
+    )
 
     def __post_init__(self) -> None:
-        """Refuses Euler without steps, and more steps than may be made."""
+        """Refuses methods without an error estimate that are given no steps, and more steps than may be made."""
         super().__post_init__()
-        if self.num_steps is None and self.method == "euler":
-            raise ValueError("euler has no error estimate to choose its steps by: give num_steps, for example 100")
+        if self.num_steps is None and self.method in WITHOUT_ESTIMATE:
+            example = 100 if self.method == "euler" else 4
+            raise ValueError(
+                f"{self.method} has no error estimate to choose its steps by: give num_steps, for example {example}"
+            )
+        if self.per_sample and self.method == "flow_map":
+            raise FieldError("per_sample is True, but flow_map controls no error: set it to False")
+        if self.between and (self.method != "flow_map" or len(self.between) != (self.num_steps or 0) - 1):
+            raise FieldError(
+                f"between is {self.between}, expected one fewer times than num_steps, {self.num_steps}, of the method flow_map"
+            )
+        if list(self.between) != sorted(set(self.between)):
+            raise FieldError(f"between is {self.between}, expected times that ascend")
         if self.num_steps is not None and self.max_steps < self.num_steps:
             raise FieldError(f"max_steps is {self.max_steps}, expected at least {self.num_steps}, the steps to be made")
 

@@ -26,6 +26,7 @@ class TrainState:
         key: the run's base key; it never changes, step n draws from fold_in(key, n).
         ema_low: what float32 leaves out of the average, like `ema_params`, where the decay wants it (`is_compensated`); else
             None.
+        teacher: parameters that the loss compares with, which no step changes and no checkpoint holds; None: it needs none.
     """
 
     step: Any
@@ -34,6 +35,7 @@ class TrainState:
     opt_state: Any
     key: Any
     ema_low: Any = None
+    teacher: Any = None
 
 
 def is_compensated(ema_decay: float) -> bool:

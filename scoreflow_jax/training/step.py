@@ -52,6 +52,7 @@ class Drawn(NamedTuple):
         label: classes (batch,); None for an unconditional model.
         dropout_key: of the network's dropout.
         z: the latent (batch, ...) of a path that has one; else None.
+        s: second times (batch,) of an objective that has them; else None.
     """
 
     x0: Any
@@ -60,6 +61,7 @@ class Drawn(NamedTuple):
     label: Any
     dropout_key: Any
     z: Any = None
+    s: Any = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,8 @@ class TrainLoss:
         dequantize: add uniform noise within each level, as likelihoods need it.
         times: how the times are drawn.
         coupling: "independent" or "optimal_transport", see `coupling.py`.
+        teacher_of: the drift of a teacher's parameters; None: there is no teacher.
+        teacher: these parameters, of a loss that is computed.
     """
 
     drift_of: DriftOf
@@ -87,6 +91,12 @@ class TrainLoss:
     dequantize: bool = False
     times: TimeDistribution = dataclasses.field(default_factory=Uniform)
     coupling: str = "independent"
+    teacher_of: Callable[[PyTree], DriftFn] | None = None
+    teacher: PyTree = None
+
+    def of(self, state: TrainState) -> "TrainLoss":
+        """The loss that knows the teacher of a state."""
+        return dataclasses.replace(self, teacher=state.teacher)
 
     def draw(self, key: PRNGKey, batch: PyTree) -> Drawn:
         """Draws for a batch: each number has its name under the step's key, whatever else is switched on.
@@ -102,12 +112,13 @@ class TrainLoss:
             x0 = self._scaled(key_of(key, "base dequantization"), key_of(key, "base flip"), batch["base"])
         else:
             x0 = self.path.sample_source(key_of(key, "source"), x1.shape)
-        t = self.times.draw(key_of(key, "times"), len(x1), self.path.t_min, self.path.t_max)
+        times = lambda name: self.times.draw(key_of(key, name), len(x1), self.path.t_min, self.path.t_max)  # noqa: E731
+        t, s = times("times"), times("second times") if self.objective.two_times else None
         label = batch["label"] if self.conditional else None
         if self.coupling == "optimal_transport":
             x0 = optimal_transport(x0, x1, label)
         z = jax.random.normal(key_of(key, "latent"), x1.shape) if self.path.has_latent else None
-        return Drawn(x0, x1, t, label, key_of(key, "dropout"), z)
+        return Drawn(x0, x1, t, label, key_of(key, "dropout"), z, s)
 
     def _scaled(self, key: PRNGKey, flip_key: PRNGKey, pixels: Array) -> State:
         """Data as the drift sees them: 8-bit images in [-1, 1], mirrored and dequantized where wanted; floats as they are."""
@@ -119,7 +130,10 @@ class TrainLoss:
     def per_example(self, params: PyTree, drawn: Drawn) -> Float[Array, " batch"]:
         """The loss of each example."""
         drift = self.drift_of(params, drawn.dropout_key)
-        return self.objective(drift, drawn.x0, drawn.x1, drawn.t, drawn.label, drawn.z)
+        more = {"s": drawn.s} if self.objective.two_times else {}
+        if self.teacher_of is not None:
+            more["teacher"] = self.teacher_of(self.teacher)
+        return self.objective(drift, drawn.x0, drawn.x1, drawn.t, drawn.label, drawn.z, **more)
 
     def mean(self, params: PyTree, drawn: Drawn) -> Float[Array, ""]:
         """The loss of the batch."""
@@ -159,7 +173,7 @@ def make_train_step(
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         """One step; every random number comes from fold_in(state.key, state.step)."""
         drawn = loss.draw(jax.random.fold_in(state.key, state.step), batch)
-        value, grads = value_and_grad(loss, state.params, drawn, microbatches, unrolled)
+        value, grads = value_and_grad(loss.of(state), state.params, drawn, microbatches, unrolled)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         if schedule is not None and schedule.cooldown_steps:
             share = cooldown_share(state.step, schedule)
@@ -177,6 +191,7 @@ def make_train_step(
             opt_state=opt_state,
             key=state.key,
             ema_low=low,
+            teacher=state.teacher,
         )
         good = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values())))) & (state.step >= 0)
         held = dataclasses.replace(state, step=jnp.where(state.step < 0, state.step, ~state.step))

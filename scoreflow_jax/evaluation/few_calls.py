@@ -1,0 +1,178 @@
+"""What a flow map makes of few network calls, beside its ODE: samples, translations, the way there and back."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from scoreflow_jax import files
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.evaluation.base import Column, Data, Experiment, Figures, Model, Part
+from scoreflow_jax.evaluation.markdown import label_note, shown, table
+from scoreflow_jax.host_typing import HostState
+from scoreflow_jax.settings.fields import field
+
+_SHOWN = 10  # samples, and translations, in the pictures
+_ODE = "ODE"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FewCalls(Part):
+    """Samples, translations and reversal in few jumps of a flow map, beside its ODE by the tolerances of config.solver."""
+
+    on: bool = field(False, "measure this part", added=True)
+    images: int = field(1000, "images to generate", least=2, added=True)
+    calls: tuple[int, ...] = field((1, 2, 4, 8), "numbers of equal jumps, each way", least=1, added=True)
+    translations: int = field(
+        20, "test images of each class, at the most, that are translated to every other; 0: none", least=0, added=True
+    )
+    held_out: int = field(364, "test images to encode and decode", least=1, added=True)
+
+    smoke = {"images": 20, "calls": (1, 2), "translations": 1, "held_out": 10}
+    compares_features = True
+    columns = (
+        Column("distance_one", "distance, 1 call", ".3f"),
+        Column("distance_four", "4 calls", ".3f"),
+        Column("recognized_one", "recognized, 1 call", ".1%"),
+        Column("translated_one", "translated, 1 + 1", ".1%"),
+        Column("reversal_two", "back, 2 + 2", ".4f"),
+        Column("reversal_four", "4 + 4", ".4f"),
+        Column("latents_one", "deviation of latents, 1 call", ".3f"),
+    )
+
+    def check(self, experiment: Experiment) -> None:
+        """Refuses a network that cannot jump."""
+        if not experiment.network.two_times:
+            raise UserError(
+                "config.eval.few_calls measures jumps, but this network is told one time: set its on to False, or train "
+                "configs/flow_map.py"
+            )
+
+    def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
+        """A row of figures for each number of calls and for the ODE, of the same noise and images; draws few_calls*.png."""
+        import jax
+
+        from scoreflow_jax.evaluation.samples import of_samples
+        from scoreflow_jax.programs import Encode, Generate
+
+        solver = model.experiment.solver.adaptive
+        ways = {str(n): dataclasses.replace(solver, method="flow_map", num_steps=n) for n in self.calls}
+        count = model.at_most(self.images)
+        noise, labels = np.asarray(model.source_points(jax.random.key(data.seed), count)), data.labels(count)
+        images, classes = data.images("test", data.some(self.held_out))
+        classes = classes if model.num_classes else None
+        ode = model.with_solver(solver).solve(Generate(), noise, labels)
+        rows: dict[str, Figures] = {}
+        panels, translated = {}, {}
+        for name, way in {**ways, _ODE: solver}.items():
+            there = model.with_solver(way)
+            made = ode if name == _ODE else there.solve(Generate(), noise, labels)
+            cost = made.stats.summary()
+            encoded = there.solve(Encode(), images, classes)
+            back = there.solve(Generate(), encoded.y, classes).y
+            rows[name] = {
+                "nfe": cost["nfe_mean"],
+                "seconds_per_image": cost["seconds"] / cost["images"],
+                **of_samples(made.y, ode.y, labels, data),
+                "encode_and_decode": float(np.abs(back - images).mean(dtype=np.float64)),
+                "latents_mean": float(encoded.y.mean(dtype=np.float64)),
+                "latents_deviation": float(encoded.y.std(dtype=np.float64)),
+            }
+            panels[name] = made.y
+            if self._translates(model):
+                figures, translated[name] = self._translations(there, data)
+                rows[name] |= figures
+        self._draw(out, data, panels, translated, labels)
+        facts = {"images": count, "labels": data.label_rule, "held_out": len(images), "tolerance": solver.rtol}
+        return {**facts, "rows": rows}
+
+    def _translates(self, model: Model) -> bool:
+        return self.translations > 0 and model.num_classes > 1
+
+    def _translations(self, model: Model, data: Data) -> tuple[Figures, Any]:
+        """Of test images of each class to every other, encoded and decoded; with the job and its results."""
+        from scoreflow_jax.evaluation.translation import Translation, measure_method
+
+        job = Translation(images=self.translations).job(data)
+        figures, y = measure_method(model, data, job, "latent")
+        kids = [each["kid"] for each in figures["by_target"].values()]
+        return {
+            "translated": figures.get("recognized_as_target"),
+            "translated_kid": float(np.mean(kids)) if all(isinstance(k, float) for k in kids) else kids[0],
+            "cycle": figures["cycle_error_swapped"],
+            "translations": len(job.images),
+        }, (job, y)
+
+    def _draw(
+        self,
+        out: pathlib.Path,
+        data: Data,
+        made: dict[str, HostState],
+        translated: dict[str, Any],
+        labels: Int[np.ndarray, " batch"] | None,
+    ) -> None:
+        """few_calls.png: the same noise by each number of calls. few_calls_translated.png: the same images likewise."""
+        from scoreflow_jax import figures
+
+        if data.experiment.spec.is_points:
+            for name, points in made.items():
+                words = f"{name} call{'s' * (name != '1')}" if name != _ODE else name
+                data.point_plots.samples(out / f"few_calls_{name}.png", points, labels, words)
+            return
+        # One of each class, as far as there are any.
+        first = np.arange(_SHOWN) if labels is None else np.unique(labels, return_index=True)[1][:_SHOWN]
+        captions = [f"{n} call{'s' * (n != '1')}" if n != _ODE else n for n in made]
+        with files.whole_file(out / "few_calls.png") as path:
+            figures.save_rows(path, [y[first] for y in made.values()], captions=captions)
+        if translated:
+            job = next(iter(translated.values()))[0]
+            chosen = np.unique(np.linspace(0, len(job.images) - 1, _SHOWN).astype(int))
+            rows = [job.images[chosen], *(y[chosen] for _, y in translated.values())]
+            heads = [f"to {data.class_name(int(t))}" for t in job.target[chosen]]
+            words = ["source", *(c.replace("call", "+ 1 call", 1) if c == "1 call" else c for c in captions)]
+            with files.whole_file(out / "few_calls_translated.png") as path:
+                figures.save_rows(path, rows, captions=words, heads=heads)
+
+    @staticmethod
+    def page(figures: Figures, report: Figures) -> str:
+        """See `Part.page`."""
+        from scoreflow_jax.evaluation.extractors import distance_name
+
+        rows = figures["rows"]
+        fields = [
+            ("nfe", "NFE", ".0f"),
+            ("frechet_distance", distance_name(report["extractor"]), ".3f"),
+            ("recognized", "recognized", ".1%"),
+            ("rms_difference", "off the ODE by", ".3f"),
+            ("translated", "translated, recognized", ".1%"),
+            ("translated_kid", "KID to the target class", ".4f"),
+            ("cycle", "there and back between classes", ".4f"),
+            ("encode_and_decode", "encode and decode", ".4f"),
+            ("latents_deviation", "deviation of latents", ".3f"),
+            ("seconds_per_image", "s per image", ".2g"),
+        ]
+        used = [each for each in fields if any(r.get(each[0]) is not None for r in rows.values())]
+        head = ["calls each way", *(words for _, words, _ in used)]
+        lines = [[name, *(shown(r.get(f), style) for f, _, style in used)] for name, r in rows.items()]
+        end = f"The ODE at {figures['tolerance']:g}; {figures['held_out']} held-out images; errors are mean absolute"
+        pictures = "![the same noise](few_calls.png)" if "1" in rows else ""
+        return f"## In few network calls\n\n{table(head, lines)}\n\n{end}{label_note(figures)}.\n\n{pictures}".rstrip()
+
+    @staticmethod
+    def for_study(figures: Figures) -> Figures:
+        """See `Part.for_study`."""
+        found = {}
+        for calls, word in (("1", "one"), ("2", "two"), ("4", "four")):
+            row = figures["rows"].get(calls, {})
+            for name, own in (
+                ("distance", "frechet_distance"),
+                ("recognized", "recognized"),
+                ("translated", "translated"),
+                ("reversal", "encode_and_decode"),
+                ("latents", "latents_deviation"),
+            ):
+                if isinstance(row.get(own), float):
+                    found[f"{name}_{word}"] = row[own]
+        return found

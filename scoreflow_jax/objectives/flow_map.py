@@ -1,0 +1,176 @@
+"""Flow maps: a network that is told two times and jumps along the ODE from one to the other, in either direction.
+
+The mean velocity u of the ODE dx/dt = f(x, t, c) from t to s is where its solutions lead,
+
+    (1)  X_{t,s}(x) = x + (s - t) u(x, t, s, c),        u(x, t, t, c) = f(x, t, c),
+
+so that one network is the drift, where s = t, and the way in one call, where it is not. Three properties say the same of it:
+
+    (2)  lagrangian   d/ds X_{t,s}(x) = f(X_{t,s}(x), s)                   the end of a jump moves by the drift there,
+    (3)  eulerian     u = f(x, t) + (s - t) (d/dt + f . grad) u            the same end is reached from anywhere on the way,
+    (4)  semigroup    u(x, t, s) = [u(x, t, r) + u(X_{t,r}(x), r, s)] / 2  two halves make the whole, r = (t + s) / 2.
+
+(2) and (4): Boffi, Albergo and Vanden-Eijnden 2024 (arXiv:2406.07507) and 2025 (arXiv:2505.18825), whose self-distillation
+takes the network's own drift for f; (3) is the MeanFlow identity of Geng et al. 2025 (arXiv:2505.13447), whose times run from
+data to noise. Each is met exactly by the flow map of f and, together with f itself, by nothing else.
+
+A stated share of the batch has s = t and trains the drift by the paper's loss; the other rows ask (2), (3) or (4) at x_t on the
+path. What is compared with is held without gradient: f(X, s) in (2), the derivative in (3), both halves in (4). The derivatives
+are jvps. In (2) the loss's gradient goes through the derivative too.
+
+The residual of (2) and (4), and of (3) by the network's own velocity, is 0 at the exact map for every x, so that it may be
+divided by its own size, which makes large and small jumps count alike (MeanFlow's adaptive weight, section 4.3). The drift's
+residual is not 0 at the best drift, nor is that of (3) by x1 - x0: divided by its size the best would be another.
+
+A trained run may be the teacher: its drift then stands for f in (2) and (3), and in place of x1 - x0 on the rows with s = t,
+whose error is then 0 at the best too.
+
+The two directions are two learned maps. (5) asks for each other's inverse:
+
+    (5)  X_{s,t}(X) = x,        X = X_{t,s}(x) without gradient.
+"""
+
+import dataclasses
+import fractions
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from scoreflow_jax.objectives.base import Objective, mean_square
+from scoreflow_jax.objectives.path_constrained import PathConstrained
+from scoreflow_jax.paths import per_example
+from scoreflow_jax.settings.objective import FlowMapFields
+from scoreflow_jax.typing import Condition, DriftFn, FlowMapFn, PerExample, State, Times
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowMap(FlowMapFields, Objective):
+    """The drift's loss on rows with s = t, and on the others one of (2) to (4) of the module, with (5) where it has a weight.
+
+    Attributes:
+        path: how x_t and its velocity come from x0 and x1.
+
+    Raises:
+        ValueError: (3) by x1 - x0 divided by its own size, whose best map is another.
+    """
+
+    two_times = True
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        super().__post_init__()
+        if self.rule == "eulerian" and self.tangent == "conditional" and self.normalize:
+            raise ValueError(
+                "tangent is 'conditional', whose error is not 0 at the best map: set normalize to 0, or tangent to 'own'"
+            )
+
+    @property
+    def teacher_run(self) -> tuple[str | None, str | None]:
+        """Its fields."""
+        return self.teacher, self.teacher_sha256
+
+    def __call__(
+        self,
+        drift: DriftFn,
+        x0: State,
+        x1: State,
+        t: Times,
+        label: Condition | None,
+        z: State | None = None,
+        s: Times | None = None,
+        teacher: DriftFn | None = None,
+    ) -> PerExample:
+        """Returns the loss of each example: the first rows of every few have s = t, whatever s says.
+
+        With a teacher its drift is f throughout, also in place of x1 - x0 where s = t.
+
+        Raises:
+            ValueError: a batch that does not divide into that share and the rest.
+        """
+        assert s is not None
+        assert isinstance(drift, FlowMapFn)
+        share = fractions.Fraction(self.diagonal).limit_denominator(max(1, len(t)))
+        first, period = share.numerator, share.denominator
+        if len(t) % period or not 0 < first < period:
+            raise ValueError(
+                f"diagonal is {self.diagonal}, of which {len(t)} rows have no whole number: take 0.5 or 0.75 and an even batch"
+            )
+        del z
+        of_drift = _rows(slice(first), period, x0, x1, t, label)
+        of_jumps = _rows(slice(first, None), period, x0, x1, t, label, s)
+        on_diagonal = self._drift(drift, teacher, *of_drift)
+        off_diagonal = self.weight * self._jumps(drift, teacher or drift, *of_jumps)
+        both = [on_diagonal.reshape(-1, first), off_diagonal.reshape(-1, period - first)]
+        return jnp.concatenate(both, axis=1).reshape(len(t))
+
+    def _drift(
+        self, drift: FlowMapFn, teacher: DriftFn | None, x0: State, x1: State, t: Times, label: Condition | None
+    ) -> PerExample:
+        """The drift's error: of the paper's loss, or against the teacher with the same weight."""
+        loss = PathConstrained(self.path, weight_exponent=self.weight_exponent)
+        if teacher is None:
+            return loss(drift, x0, x1, t, label)
+        x = self.path.interpolant(t, x0, x1)
+        residual = drift(x, t, label) - jax.lax.stop_gradient(teacher(x, t, label))
+        return loss.weight_at(t) * mean_square(residual)
+
+    def _jumps(
+        self, drift: FlowMapFn, f: DriftFn, x0: State, x1: State, t: Times, label: Condition | None, s: Times
+    ) -> PerExample:
+        """The error of jumps from t to s."""
+        x = self.path.interpolant(t, x0, x1)
+        rule = {"lagrangian": self._lagrangian, "semigroup": self._semigroup, "eulerian": self._eulerian}[self.rule]
+        residual, there = rule(drift, f, x, t, s, label, self.path.velocity(t, x0, x1))
+        loss = self._normalized(mean_square(residual))
+        if not self.reversal:
+            return loss
+        back = _jump(drift, jax.lax.stop_gradient(there), s, t, label) - x
+        return loss + self.reversal * self._normalized(mean_square(back))
+
+    def _normalized(self, square: PerExample) -> PerExample:
+        """A square error divided by a power of itself, of which there is no gradient."""
+        if not self.normalize:
+            return square
+        return square / jax.lax.stop_gradient(square + self.normalize_floor) ** self.normalize
+
+    def _lagrangian(
+        self, drift: FlowMapFn, f: DriftFn, x: State, t: Times, s: Times, label: Condition | None, velocity: State
+    ) -> tuple[State, State]:
+        """The residual of (2), and X."""
+        del velocity
+        there, slope = jax.jvp(lambda s: _jump(drift, x, t, s, label), (s,), (jnp.ones_like(s),))
+        return slope - jax.lax.stop_gradient(f(jax.lax.stop_gradient(there), s, label)), there
+
+    def _semigroup(
+        self, drift: FlowMapFn, f: DriftFn, x: State, t: Times, s: Times, label: Condition | None, velocity: State
+    ) -> tuple[State, State]:
+        """The residual of (4), and X."""
+        del velocity, f
+        whole, half = drift.mean_velocity(x, t, s, label), 0.5 * (t + s)
+        first = jax.lax.stop_gradient(drift.mean_velocity(x, t, half, label))
+        middle = x + per_example(half - t, x) * first
+        second = jax.lax.stop_gradient(drift.mean_velocity(middle, half, s, label))
+        return whole - 0.5 * (first + second), x + per_example(s - t, x) * whole
+
+    def _eulerian(
+        self, drift: FlowMapFn, f: DriftFn, x: State, t: Times, s: Times, label: Condition | None, velocity: State
+    ) -> tuple[State, State]:
+        """The residual of (3), and X."""
+        if self.tangent == "own":
+            velocity = jax.lax.stop_gradient(f(x, t, label))
+        u, change = jax.jvp(lambda x, t: drift.mean_velocity(x, t, s, label), (x, t), (velocity, jnp.ones_like(t)))
+        target = velocity + per_example(s - t, x) * change
+        return u - jax.lax.stop_gradient(target), x + per_example(s - t, x) * u
+
+
+def _jump(drift: FlowMapFn, x: State, t: Times, s: Times, label: Condition | None) -> State:
+    """X of (1)."""
+    return x + per_example(s - t, x) * drift.mean_velocity(x, t, s, label)
+
+
+def _rows(rows: slice, period: int, *arrays: Array | None) -> list[Any]:
+    """These of every `period` rows of each array, so that each device finds them among its own."""
+    cut = lambda a: a.reshape(-1, period, *a.shape[1:])[:, rows].reshape(-1, *a.shape[1:])  # noqa: E731
+    return [None if a is None else cut(a) for a in arrays]

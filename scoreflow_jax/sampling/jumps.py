@@ -1,0 +1,68 @@
+"""Follows the ODE by a flow map, X_{t,s}(x) = x + (s - t) u(x, t, s, c): one network call a jump, however long it is.
+
+Nothing estimates the error of a jump; more and shorter ones come nearer to the ODE's solution where the map was learned well.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scoreflow_jax.ode import Solution, Solver
+from scoreflow_jax.typing import Condition, FlowMapFn, State, Time
+
+
+def follow(
+    drift: FlowMapFn,
+    x: State,
+    t0: float,
+    t1: float,
+    label: Condition | None,
+    solver: Solver,
+    *,
+    times: Float[Array, " times"] | None = None,
+) -> Solution:
+    """Jumps from t0 to t1, forwards or backwards, by `solver.num_steps` equal jumps or those that meet at `solver.between`.
+
+    Args:
+        drift: which knows where it leads.
+        x: points at t0.
+        t0, t1: times in [0, 1].
+        label: conditions.
+        solver: of the method "flow_map".
+        times: where to keep the state on the way, in the order of integration. One that lies between two meeting points takes a
+            jump of its own, which is counted and not gone on from.
+    """
+    count: Any = solver.num_steps
+    if solver.between:
+        meet = jnp.asarray([t0, *(solver.between if t0 < t1 else solver.between[::-1]), t1], jnp.float32)
+        place = lambda k: meet[k]  # noqa: E731
+    else:
+        place = lambda k: jnp.float32(t0) + jnp.float32(t1 - t0) * (k / count)  # noqa: E731
+
+    def jump(x: State, t: Time, s: Time) -> State:
+        """X from t to s, one time for all."""
+        t, s = (jnp.broadcast_to(jnp.asarray(each, jnp.float32), x.shape[:1]) for each in (t, s))
+        return x + (s - t).reshape(-1, *[1] * (x.ndim - 1)) * drift.mean_velocity(x, t, s, label)
+
+    def step(k: Array, x: State) -> State:
+        """The k-th jump."""
+        return jump(x, place(k), place(k + 1))
+
+    def keep(now: tuple[Array, State, Array], time: Time) -> tuple[tuple[Array, State, Array], State]:
+        """Goes to the last meeting point before a time, and from there to that time."""
+        due = lambda at: (at[0] < count) & (jnp.sign(t1 - t0) * (place(at[0] + 1) - time) <= 0)  # noqa: E731
+        k, x, calls = jax.lax.while_loop(due, lambda at: (at[0] + 1, step(at[0], at[1]), at[2] + 1), now)
+        met = place(k) == time
+        kept = jax.lax.cond(met, lambda x: x, lambda x: jump(x, place(k), time), x)
+        return (k, x, calls + jnp.where(met, 0, 1)), kept
+
+    with jax.default_matmul_precision(solver.precision):
+        now, path = (jnp.int32(0), x, jnp.int32(0)), None
+        if times is not None:
+            now, path = jax.lax.scan(keep, now, times)
+        first, x, calls = now
+        y = jax.lax.fori_loop(first, jnp.int32(count), step, x)
+    solution = Solution.by_calls(y, calls + jnp.int32(count) - first, y)
+    return solution._replace(path=path)

@@ -1,0 +1,192 @@
+"""A flow map through every mode: trained, from a teacher too, sampled, translated and measured in few calls; what is refused."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import scoreflow_jax
+from scoreflow_jax.command_line import load_config
+from scoreflow_jax.commands import draw_figures, evaluate, interpolate, sample, train, translate
+from scoreflow_jax.commands.teacher import begun_from, open_teacher
+from scoreflow_jax.errors import UserError
+from scoreflow_jax.evaluation.few_calls import FewCalls
+from scoreflow_jax.experiment import build, resolve
+from scoreflow_jax.loading import load_model
+from scoreflow_jax.ode import Solver
+from scoreflow_jax.parallel import make_layout
+from scoreflow_jax.plain_config import read_config, to_plain
+from tests.changes import set_fields
+from tests.commands.runs import SHRUNK, report
+from tests.conftest import ROOT
+
+JUMPS = {"solver__method": "flow_map", "solver__num_steps": 2}
+TINY = {
+    "model__width": 16, "model__num_blocks": 1, "train__num_steps": 4, "train__log_every": 2, "train__checkpoint_every": 4,
+    "train__batch_size": 64, "train__tensorboard": False, "optimizer__warmup_steps": 1, "sample__num_images": 50,
+    "sample__batch_size": 50, "translate__num_images": 10, "interpolate__num_pairs": 2, "eval__batch_size": 100,
+}  # fmt: skip
+
+
+def points(name="flow_map", **changes):
+    """A config of the plane, of a tiny network."""
+    config = to_plain(load_config(f"{ROOT / 'configs' / name}.py:moons"))
+    return build(resolve(set_fields(config, {**TINY, **changes})))
+
+
+def images(**changes):
+    """The smoke variant on digits."""
+    config = to_plain(load_config(f"{ROOT / 'configs' / 'flow_map'}.py:digits"))
+    config["model"].update(base_channels=8, attention_resolutions=(), **SHRUNK)
+    return build(resolve(set_fields(config, {**changes})))
+
+
+@pytest.fixture(scope="module")
+def moons(tmp_path_factory):
+    """A run of four steps."""
+    folder = tmp_path_factory.mktemp("moons")
+    train.run_command(points(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """A plain rectified flow of four steps."""
+    folder = tmp_path_factory.mktemp("teacher")
+    train.run_command(points("rectified_flow"), folder)
+    return folder
+
+
+def test_modes_in_few_calls(moons, capsys):
+    """NFE is the number of jumps; a translation goes twice, by the one method that a map can."""
+    experiment = points(**JUMPS)
+    sample.run_command(experiment, moons)
+    found = report(moons / "sample")
+    assert (found["cost"]["nfe_mean"], found["solver"]["method"], found["solver"]["steps"]) == (2, "flow_map", 2)
+    translate.run_command(experiment, moons)
+    methods = report(moons / "translate")["methods"]
+    assert list(methods) == ["latent"]
+    # Two jumps a way, and one for each time that is shown and is not met: of 9 times 0, 0.5 and 1 are.
+    extra = experiment.translate.num_times - 3
+    assert methods["latent"]["cost"]["nfe_mean"] == 2 * (2 + extra)
+    with pytest.raises(UserError, match="config.translate.method is 'difference'"):
+        translate.run_command(points(**JUMPS, translate__method="difference"), moons)
+    interpolate.run_command(experiment, moons)
+    assert report(moons / "interpolate")["cost"]["nfe_mean"] == 2
+
+
+def test_an_evaluation_by_jumps_leaves_densities_out(moons, capsys):
+    off = {f"eval__{part}__on": False for part in ("generation", "reversibility")}
+    with pytest.raises(UserError, match="nothing that is asked for can be measured"):
+        evaluate.run_command(points(**JUMPS, **off, eval__translation__on=False), moons)
+    assert "likelihood is left out: densities integrate along the ODE" in capsys.readouterr().err
+
+
+def test_few_calls_are_measured_beside_the_ode(moons, tmp_path):
+    """Errors and calls agree with the model's own methods; a row a number of calls, and the ODE's."""
+    fields = {"images": 30, "calls": (1, 3), "translations": 2, "held_out": 20}
+    few = {f"eval__few_calls__{name}": value for name, value in {"on": True, **fields}.items()}
+    off = {f"eval__{part}__on": False for part in ("generation", "reversibility", "likelihood", "translation")}
+    evaluate.run_command(points(**few, **off), moons)
+    folder = next((moons / "eval").iterdir())
+    figures = report(folder)["few_calls"]
+    assert list(figures["rows"]) == ["1", "3", "ODE"]
+    assert [r["nfe"] for r in figures["rows"].values()][:2] == [1, 3]
+    model = scoreflow_jax.load(moons)
+    jumping = model.with_solver(Solver(method="flow_map", num_steps=3))
+    data = evaluate.Data(model.experiment)
+    held, labels = data.images("test", data.some(20))
+    latents = jumping.encode(held, labels)
+    error = np.abs(jumping.decode(latents, labels) - held).mean()
+    row = figures["rows"]["3"]
+    np.testing.assert_allclose(row["encode_and_decode"], error, rtol=1e-3)
+    np.testing.assert_allclose(
+        [row["latents_mean"], row["latents_deviation"]], [latents.mean(), latents.std()], rtol=1e-3
+    )
+    assert figures["rows"]["ODE"]["rms_difference"] == 0.0
+    page = (folder / "report.md").read_text()
+    assert "## In few network calls" in page
+    assert "| ODE |" in page
+    assert (
+        FewCalls.for_study(figures)["reversal_two"]
+        if "2" in figures["rows"]
+        else "distance_one" in FewCalls.for_study(figures)
+    )
+
+
+def test_a_teacher_gives_its_weights_and_is_known_by_them(teacher, tmp_path, capsys):
+    """Begun with, compared with, filled into the config, found again after a move; another one is refused."""
+    experiment = points(objective__teacher=str(teacher))
+    opened, model = open_teacher(experiment, make_layout())
+    fresh = experiment.init(jax.random.key(0))
+    params, found = begun_from(fresh, model)
+    assert found
+    np.testing.assert_array_equal(params["in"]["kernel"], model.params["in"]["kernel"])
+    np.testing.assert_array_equal(params["jump_1"]["kernel"], fresh["jump_1"]["kernel"])
+    run = tmp_path / "run"
+    train.run_command(experiment, run)
+    assert "the network begins with its weights" in capsys.readouterr().out
+    assert read_config(run)["objective"]["teacher_sha256"] == model.fingerprint
+    moved = tmp_path / "moved"
+    shutil.copytree(teacher, moved)
+    train.run_command(points(objective__teacher=str(moved), train__num_steps=6), run)
+    assert "the network is gone on with" in capsys.readouterr().out
+    # A teacher's weights are in no checkpoint: the trained run is loaded without it.
+    assert load_model(build(read_config(run)), run).step == 6
+    with pytest.raises(UserError, match="are not those that it learns from"):
+        train.run_command(points(objective__teacher=str(run), objective__teacher_sha256=model.fingerprint), run)
+    with pytest.raises(UserError, match="config.objective.teacher: .*Give the folder of the run to learn from"):
+        train.run_command(points(objective__teacher=str(tmp_path / "nowhere")), run)
+    with pytest.raises(UserError, match="a run of other data or another path"):
+        train.run_command(points(objective__teacher=str(teacher), path__t_max=0.9), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_larger_teacher_is_learned_from_but_not_begun_with(teacher, tmp_path, capsys):
+    train.run_command(points(objective__teacher=str(teacher), model__width=20), tmp_path / "run")
+    assert "the network has other arrays and begins afresh" in capsys.readouterr().out
+
+
+def test_a_loss_against_a_teacher_is_0_at_its_weights(teacher):
+    """Rows with s = t: the network is the teacher. The gradient is then of the jumps alone."""
+    experiment, model = open_teacher(points(objective__teacher=str(teacher), objective__weight=0.0), make_layout())
+    params, _ = begun_from(experiment.init(jax.random.key(0)), model)
+    state = dataclasses.replace(jax.eval_shape(experiment.initial_state), teacher=model.params)
+    batch = {"image": np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32), "label": np.arange(64) % 2}
+    loss = experiment.train_loss().of(state)
+    drawn = loss.draw(jax.random.key(1), {k: jax.numpy.asarray(v) for k, v in batch.items()})
+    assert float(loss.mean(params, drawn)) < 1e-10
+    alone = points(objective__weight=0.0).train_loss()
+    assert float(alone.mean(params, drawn)) > 0.1
+
+
+def test_pictures_of_images(tmp_path):
+    """On digits: the same noise and the same translations in rows, and the paper's figures by the one method."""
+    experiment = images(
+        train__num_steps=2,
+        train__checkpoint_every=2,
+        train__sample_every=0,
+        train__batch_size=16,
+        train__tensorboard=False,
+    )
+    train.run_command(experiment, tmp_path)
+    model = load_model(experiment, tmp_path, batch_size=50)
+    part = FewCalls(images=20, calls=(1, 2), translations=1, held_out=5)
+    data = evaluate.Data(model.experiment)
+    figures = part.measure(model.with_solver(Solver(rtol=1e-2, atol=1e-2)), data, tmp_path)
+    assert figures["rows"]["1"]["translations"] == 90
+    assert {"few_calls.png", "few_calls_translated.png"} <= {p.name for p in tmp_path.iterdir()}
+    fields = {"num_images": 2, "num_times": 3, "num_pairs": 1, "num_steps": 3, "batch_size": 10}
+    changes = {f"figures__{name}": value for name, value in fields.items()}
+    jumping = build(resolve(set_fields(to_plain(experiment.config), {**JUMPS, **changes})))
+    draw_figures.run_command(jumping, tmp_path)
+    told = json.loads((tmp_path / "figures" / "report.json").read_text())["figures"]["figure4"]["translations"]
+    assert list(told) == ["latent"]
+
+
+def test_a_network_that_is_told_one_time_has_no_few_calls(teacher):
+    with pytest.raises(UserError, match="config.eval.few_calls measures jumps"):
+        evaluate.run_command(points("rectified_flow", eval__few_calls__on=True), teacher)
