@@ -53,7 +53,7 @@ class FlowMap(FlowMapFields, Objective):
         path: how x_t and its velocity come from x0 and x1.
 
     Raises:
-        ValueError: (3) by x1 - x0 divided by its own size, whose best map is another.
+        ValueError: (3) by x1 - x0 divided by its own size, whose best map is another, or beside a teacher.
     """
 
     two_times = True
@@ -65,6 +65,8 @@ class FlowMap(FlowMapFields, Objective):
             raise ValueError(
                 "tangent is 'conditional', whose error is not 0 at the best map: set normalize to 0, or tangent to 'own'"
             )
+        if self.tangent == "conditional" and self.teacher is not None:
+            raise ValueError("tangent is 'conditional', but a teacher's velocity is known: set it to 'own'")
 
     @property
     def teacher_run(self) -> tuple[str | None, str | None]:

@@ -124,11 +124,13 @@ def test_value_of_the_way_there_and_back():
     np.testing.assert_allclose(slope, by_hand[1::2].sum(), rtol=1e-3)
 
 
+@pytest.mark.parametrize("power", [0.0, 1.0])
 @pytest.mark.parametrize("rule", RULES)
-def test_where_gradients_go(rule):
-    """Through the derivative by s in (2), in (3) and (4) through u(x, t, s) alone; never through what it is compared with."""
+def test_where_gradients_go(rule, power):
+    """Through the derivative by s in (2), in (3) and (4) through u(x, t, s) alone; never through what it is compared with or
+    divided by."""
     a, b, (x0, x1, t, s) = 0.7, 0.2, drawn(8, 3)
-    objective = FlowMap(LinearPath(), rule=rule, normalize=0.0)
+    objective = FlowMap(LinearPath(), rule=rule, normalize=power, normalize_floor=0.01)
     x, h = ((1 - t)[:, None] * x0 + t[:, None] * x1), (s - t)[:, None]
     loss = lambda a, b: jnp.sum(of_jumps(objective(Linear(a, b), x0, x1, t, None, s=s), objective))
     u, there = (a + b * h) * x, x + h * (a + b * h) * x
@@ -139,7 +141,8 @@ def test_where_gradients_go(rule):
         residual, by_a, by_b = u - 0.5 * (first + (a + b * h / 2) * (x + h / 2 * first)), x, h * x
     else:
         residual, by_a, by_b = u - (a * x + h * ((a + b * h) * a * x - b * x)), x, h * x
-    expected = [np.mean(2 * residual * by, axis=1)[1::2].sum() for by in (by_a, by_b)]
+    size = (np.mean(np.square(residual), axis=1) + 0.01) ** power
+    expected = [(np.mean(2 * residual * by, axis=1) / size)[1::2].sum() for by in (by_a, by_b)]
     np.testing.assert_allclose(jax.grad(loss, (0, 1))(a, b), expected, rtol=1e-3)
 
 
@@ -214,6 +217,8 @@ def test_refusals():
         FlowMap(LinearPath())(Linear(1.0), x0, x1, t, None, s=s)
     with pytest.raises(ValueError, match="tangent is 'conditional'"):
         FlowMap(LinearPath(), rule="eulerian", tangent="conditional")
+    with pytest.raises(ValueError, match="tangent is 'conditional', but a teacher"):
+        FlowMap(LinearPath(), rule="eulerian", tangent="conditional", normalize=0.0, teacher="runs/a")
     config = flow_map.get_config("digits")
     config.model.two_times = False
     with pytest.raises(UserError, match=r"set config.model.two_times=True"):
