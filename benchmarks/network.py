@@ -57,7 +57,7 @@ def main() -> None:
         return
     programs = {name: make(experiment) for name, make in _PROGRAMS.items() if args.only in (None, name)}
     runs: dict[str, Callable[[], Any]] = {"matmul": _matmul(dtype), **{n: p["run"] for n, p in programs.items()}}
-    seconds = _take_turns(runs, args.repeats)
+    seconds = take_turns(runs, args.repeats)
     rate = 2 * _SIDE**3 / min(seconds["matmul"]) / 1e9
     head = {"device": f"{jax.device_count()} x {jax.devices()[0].device_kind}", "jax": jax.__version__}
     head |= {"config": experiment.name, "batch": batch, "dtype": dtype}
@@ -171,7 +171,7 @@ def _matmul(dtype: str) -> Callable[[], Any]:
     return lambda: product(a, a)
 
 
-def _take_turns(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+def take_turns(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
     """Seconds of each call, after two to warm up; products are cheap, so each turn has several."""
     for run in runs.values():
         jax.block_until_ready(run())

@@ -43,6 +43,11 @@ def open_teacher(experiment: Experiment, layout: Layout) -> tuple[Experiment, Mo
         ) from error
     if other := differences(to_plain(experiment.config), to_plain(config), _SHARED):
         raise UserError(f"config.objective.teacher is {place}, a run of other data or another path: {'; '.join(other)}")
+    if experiment.network.label_dropout:
+        raise UserError(
+            f"config.model.label_dropout is {experiment.network.label_dropout}, but beside a teacher, which is told every label, "
+            "none can be dropped: set it to 0, or config.objective.teacher to None"
+        )
     model = load_model(build(config), folder, layout=layout)
     if known not in (None, model.fingerprint):
         raise UserError(

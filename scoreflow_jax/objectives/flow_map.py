@@ -122,6 +122,7 @@ class FlowMap(FlowMapFields, Objective):
         self, drift: FlowMapFn, f: DriftFn, x0: State, x1: State, t: Times, label: Condition | None, s: Times
     ) -> PerExample:
         """The error of jumps from t to s."""
+        t = self._begin(t)
         x = self.path.interpolant(t, x0, x1)
         rule = {"lagrangian": self._lagrangian, "semigroup": self._semigroup, "eulerian": self._eulerian}[self.rule]
         residual, there = rule(drift, f, x, t, s, label, self.path.velocity(t, x0, x1))
@@ -130,6 +131,15 @@ class FlowMap(FlowMapFields, Objective):
             return loss
         back = _jump(drift, jax.lax.stop_gradient(there), s, t, label) - x
         return loss + self.reversal * self._normalized(mean_square(back))
+
+    def _begin(self, t: Times) -> Times:
+        """Times drawn along the path, stretched until that share of evenly drawn ones is beyond its ends, and cut there.
+
+        One call begins at an end. By (2) a jump asks nothing of those that begin elsewhere: what one call needs is trained there.
+        """
+        first, last = self.path.t_min, self.path.t_max
+        along = ((t - first) / (last - first) - 0.5 * self.ends) / (1.0 - self.ends)
+        return first + (last - first) * jnp.clip(along, 0.0, 1.0)
 
     def _normalized(self, square: PerExample) -> PerExample:
         """A square error divided by a power of itself, of which there is no gradient."""

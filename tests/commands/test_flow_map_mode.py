@@ -11,7 +11,7 @@ import pytest
 import scoreflow_jax
 from scoreflow_jax.command_line import load_config
 from scoreflow_jax.commands import draw_figures, evaluate, interpolate, sample, train, translate
-from scoreflow_jax.commands.teacher import begun_from, open_teacher
+from scoreflow_jax.commands.teacher import begun_from, open_teacher, with_teacher
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.few_calls import FewCalls
 from scoreflow_jax.experiment import build, resolve
@@ -142,6 +142,8 @@ def test_a_teacher_gives_its_weights_and_is_known_by_them(teacher, tmp_path, cap
         train.run_command(points(objective__teacher=str(tmp_path / "nowhere")), run)
     with pytest.raises(UserError, match="a run of other data or another path"):
         train.run_command(points(objective__teacher=str(teacher), path__t_max=0.9), tmp_path / "other")
+    with pytest.raises(UserError, match="beside a teacher, which is told every label, none can be dropped"):
+        train.run_command(points(objective__teacher=str(teacher), model__label_dropout=0.1), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
@@ -161,6 +163,17 @@ def test_a_loss_against_a_teacher_is_0_at_its_weights(teacher):
     assert float(loss.mean(params, drawn)) < 1e-10
     alone = points(objective__weight=0.0).train_loss()
     assert float(alone.mean(params, drawn)) > 0.1
+
+
+def test_a_teacher_stays_as_it_is(teacher):
+    """A step changes the network and not what it is compared with; without a teacher the state holds none."""
+    experiment, model = open_teacher(points(objective__teacher=str(teacher)), make_layout())
+    state = experiment.initial_state()
+    assert state.teacher is None
+    batch = {"image": jax.numpy.ones((64, 2)), "label": jax.numpy.arange(64) % 2}
+    new, _ = jax.jit(experiment.train_step())(with_teacher(state, model), batch)
+    np.testing.assert_array_equal(new.teacher["in"]["kernel"], model.params["in"]["kernel"])
+    assert np.abs(new.params["in"]["kernel"] - state.params["in"]["kernel"]).max() > 0
 
 
 def test_pictures_of_images(tmp_path):

@@ -92,7 +92,7 @@ def test_value_for_a_linear_field(rule, path):
     x = path.interpolant(t, x0, x1)
     square = np.mean((a**2 * (s - t)[:, None] * x * (0.25 if rule == "semigroup" else 1.0)) ** 2, axis=1)
     for power in (0.0, 0.5, 1.0):
-        objective = FlowMap(path, rule=rule, normalize=power, normalize_floor=0.01, weight=3.0)
+        objective = FlowMap(path, rule=rule, normalize=power, normalize_floor=0.01, weight=3.0, ends=0.0)
         got = of_jumps(objective(Linear(a), x0, x1, t, None, s=s), objective)
         np.testing.assert_allclose(got, (3.0 * square / (square + 0.01) ** power)[1::2], rtol=2e-4, atol=1e-7)
 
@@ -100,7 +100,7 @@ def test_value_for_a_linear_field(rule, path):
 def test_value_of_meanflow_by_the_conditional_velocity():
     """u - v - (s - t) a v with v = x1 - x0, the identity as Geng et al. print it with r = s."""
     a, (x0, x1, t, s) = 0.7, drawn(8, 3)
-    objective = FlowMap(LinearPath(), rule="eulerian", tangent="conditional", normalize=0.0)
+    objective = FlowMap(LinearPath(), rule="eulerian", tangent="conditional", normalize=0.0, ends=0.0)
     x, v = (1 - t)[:, None] * x0 + t[:, None] * x1, x1 - x0
     expected = np.mean((a * x - v - (s - t)[:, None] * a * v) ** 2, axis=1)
     got = of_jumps(objective(Linear(a), x0, x1, t, None, s=s), objective)
@@ -113,7 +113,7 @@ def test_value_of_the_way_there_and_back():
     x = (1 - t)[:, None] * x0 + t[:, None] * x1
 
     def reversal(a, weight):
-        objective = FlowMap(LinearPath(), normalize=0.0, reversal=weight)
+        objective = FlowMap(LinearPath(), normalize=0.0, reversal=weight, ends=0.0)
         return of_jumps(objective(Linear(a), x0, x1, t, None, s=s), objective)
 
     h = (s - t)[:, None]
@@ -130,7 +130,7 @@ def test_where_gradients_go(rule, power):
     """Through the derivative by s in (2), in (3) and (4) through u(x, t, s) alone; never through what it is compared with or
     divided by."""
     a, b, (x0, x1, t, s) = 0.7, 0.2, drawn(8, 3)
-    objective = FlowMap(LinearPath(), rule=rule, normalize=power, normalize_floor=0.01)
+    objective = FlowMap(LinearPath(), rule=rule, normalize=power, normalize_floor=0.01, ends=0.0)
     x, h = ((1 - t)[:, None] * x0 + t[:, None] * x1), (s - t)[:, None]
     loss = lambda a, b: jnp.sum(of_jumps(objective(Linear(a, b), x0, x1, t, None, s=s), objective))
     u, there = (a + b * h) * x, x + h * (a + b * h) * x
@@ -160,7 +160,7 @@ def test_stationary_at_the_exact_map_and_only_there(kind, rule, forwards):
     fields = (
         {"rule": "eulerian", "tangent": "conditional", "normalize": 0.0} if rule == "conditional" else {"rule": rule}
     )
-    objective = FlowMap(mixture.path, normalize_floor=0.1, **fields)
+    objective = FlowMap(mixture.path, normalize_floor=0.1, ends=0.0, **fields)
 
     def slopes(theta):
         """Of each row."""
@@ -174,6 +174,29 @@ def test_stationary_at_the_exact_map_and_only_there(kind, rule, forwards):
     assert abs(at.mean()) < 4 * error + 2e-3, (at.mean(), error)
     for theta, g in beside.items():
         assert np.sign(theta) * g.mean() > 4 * g.std() / np.sqrt(len(g)) + 1e-2, (theta, g.mean())
+
+
+@pytest.mark.parametrize("path", [LinearPath(), VPPath()])
+def test_a_share_of_the_jumps_begins_at_the_ends(path):
+    """Of times spread evenly a fifth at each end, the others evenly between; the drift's rows keep theirs."""
+    n, seen = 200, {"drift": [], "jumps": []}
+
+    class Watching:
+        def __call__(self, x, t, c):
+            seen["drift"].append(t)
+            return x
+
+        def mean_velocity(self, x, t, s, c):
+            seen["jumps"].append(t)
+            return x
+
+    span, x = path.t_max - path.t_min, jnp.ones((n, 1))
+    t = path.t_min + span * (jnp.arange(n) // 2 + 0.5) / (n / 2)
+    FlowMap(path, rule="semigroup", ends=0.4)(Watching(), x, x, t, None, s=t)
+    np.testing.assert_allclose(seen["drift"][0], t[::2], atol=1e-6)
+    begun = np.asarray(seen["jumps"][0])
+    assert (np.sum(begun == np.float32(path.t_min)), np.sum(begun == np.float32(path.t_max))) == (20, 20)
+    np.testing.assert_allclose(np.diff(begun[20:80]), span / 60, rtol=1e-3)
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
@@ -206,7 +229,7 @@ def test_labels_and_both_times_go_with_their_rows():
             return (jnp.where(c[:, None] == 0, *both) - x) / (s - t)[:, None]
 
     for rule in RULES:
-        objective = FlowMap(LinearPath(), rule=rule, normalize=0.0)
+        objective = FlowMap(LinearPath(), rule=rule, normalize=0.0, ends=0.0)
         assert float(of_jumps(objective(ByClass(), x0, x1, t, label, s=s), objective).max()) < 1e-6
 
 
