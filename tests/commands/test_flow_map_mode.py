@@ -167,7 +167,8 @@ def test_a_loss_against_a_teacher_is_0_at_its_weights(teacher):
 
 def test_a_teacher_stays_as_it_is(teacher):
     """A step changes the network and not what it is compared with; without a teacher the state holds none."""
-    experiment, model = open_teacher(points(objective__teacher=str(teacher)), make_layout())
+    experiment = points(objective__teacher=str(teacher), optimizer__warmup_steps=0)
+    experiment, model = open_teacher(experiment, make_layout())
     state = experiment.initial_state()
     assert state.teacher is None
     batch = {"image": jax.numpy.ones((64, 2)), "label": jax.numpy.arange(64) % 2}
