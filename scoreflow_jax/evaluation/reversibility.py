@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from scoreflow_jax.evaluation.base import Data, Figures, Model, Part
-from scoreflow_jax.evaluation.markdown import table
+from scoreflow_jax.evaluation.markdown import shown, table
 from scoreflow_jax.settings.fields import field
 
 
@@ -23,41 +23,46 @@ class Reversibility(Part):
         above=0,
         was="reconstruction_tolerances",
     )
+    calls: tuple[int, ...] = field(
+        (1, 2, 4, 8), "numbers of jumps each way, tried where config.solver.method is flow_map", least=1, added=True
+    )
 
-    smoke = {"images": 10, "tolerances": (1e-3,)}
+    smoke = {"images": 10, "tolerances": (1e-3,), "calls": (1, 2)}
 
     def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
-        """Encodes and decodes test images, once for each tolerance; with fixed steps once."""
+        """Encodes and decodes test images, once for each tolerance or number of jumps; with fixed steps once."""
         del out
         solver = model.experiment.solver
         images, labels = data.images("test", data.some(self.images))
         chosen = labels if model.num_classes else None
-        if solver.num_steps is not None:
-            return {
-                "images": len(images),
-                "by_tolerance": {f"{solver.num_steps} steps": _errors(model, images, chosen)},
+        if solver.method == "flow_map":
+            ways = {
+                f"{n} jump{'s' * (n > 1)}": dataclasses.replace(solver, num_steps=n, between=()) for n in self.calls
             }
-        by_tolerance = {}
-        for tolerance in self.tolerances:
-            at = model.with_solver(dataclasses.replace(solver, rtol=tolerance, atol=tolerance))
-            by_tolerance[f"{tolerance:g}"] = _errors(at, images, chosen)
-        return {"images": len(images), "by_tolerance": by_tolerance}
+        elif solver.num_steps is not None:
+            ways = {f"{solver.num_steps} steps": solver}
+        else:
+            ways = {f"{e:g}": dataclasses.replace(solver, rtol=e, atol=e) for e in self.tolerances}
+        errors = {name: _errors(model.with_solver(way), images, chosen) for name, way in ways.items()}
+        return {"images": len(images), "by_tolerance": errors}
 
     @staticmethod
     def page(figures: Figures, report: Figures) -> str:
         """See `Part.page`."""
         del report
         columns = (
-            ("mean_absolute_error", ".1e"), ("max_absolute_error", ".1e"), ("nfe_encode", ".0f"), ("nfe_decode", ".0f"),
+            ("mean_absolute_error", ".1e"), ("max_absolute_error", ".1e"), ("latents_deviation", ".3f"), ("nfe_encode", ".0f"),
+            ("nfe_decode", ".0f"),
         )  # fmt: skip
         rows = [
-            [tolerance, *(f"{e[name]:{style}}" for name, style in columns)]
+            [tolerance, *(shown(e.get(name), style) for name, style in columns)]
             for tolerance, e in figures["by_tolerance"].items()
         ]
         head = [
             f"{figures['images']} held-out images, tolerance",
             "mean absolute error",
             "largest",
+            "deviation of latents (of the prior 1)",
             "NFE there",
             "and back",
         ]
@@ -74,6 +79,8 @@ def _errors(model: Model, images: Any, labels: Any) -> dict[str, Any]:
         "mean_absolute_error": float(error.mean()),
         "root_mean_square_error": float(np.sqrt(np.mean(np.square(error, dtype=np.float64)))),
         "max_absolute_error": float(error.max()),
+        "latents_mean": float(encoded.y.mean(dtype=np.float64)),
+        "latents_deviation": float(encoded.y.std(dtype=np.float64)),
         "nfe_encode": encoded.stats.summary()["nfe_mean"],
         "nfe_decode": decoded.stats.summary()["nfe_mean"],
     }

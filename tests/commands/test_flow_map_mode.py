@@ -85,6 +85,25 @@ def test_an_evaluation_by_jumps_leaves_densities_out(moons, capsys):
     assert "likelihood is left out: densities integrate along the ODE" in capsys.readouterr().err
 
 
+def test_reversibility_is_measured_by_calls(moons):
+    """Of each number of jumps, with what the model's own methods give."""
+    off = {f"eval__{part}__on": False for part in ("generation", "likelihood", "translation")}
+    of = {"eval__reversibility__images": 20, "eval__reversibility__calls": (1, 3), "eval__reversibility__on": True}
+    evaluate.run_command(points(**JUMPS, **off, **of), moons)
+    found = report(next((moons / "eval").iterdir()))["reversibility"]["by_tolerance"]
+    assert [(name, e["nfe_encode"], e["nfe_decode"]) for name, e in found.items()] == [
+        ("1 jump", 1, 1),
+        ("3 jumps", 3, 3),
+    ]
+    model = scoreflow_jax.load(moons).with_solver(Solver(method="flow_map", num_steps=3))
+    data = evaluate.Data(model.experiment)
+    held, labels = data.images("test", data.some(20))
+    latents = model.encode(held, labels)
+    np.testing.assert_allclose(found["3 jumps"]["latents_deviation"], latents.std(), rtol=1e-4)
+    error = np.abs(model.decode(latents, labels) - held).max()
+    np.testing.assert_allclose(found["3 jumps"]["max_absolute_error"], error, rtol=1e-4)
+
+
 def test_few_calls_are_measured_beside_the_ode(moons, tmp_path):
     """Errors and calls agree with the model's own methods; a row a number of calls, and the ODE's."""
     fields = {"images": 30, "calls": (1, 3), "translations": 2, "held_out": 20}
