@@ -112,6 +112,12 @@ class Experiment:
             raise UserError(
                 "config.objective.name is 'flow_map', whose network is told two times: set config.model.two_times=True"
             )
+        guides = self.network.most_guidance and self.objective.two_times
+        if guides and not (self.network.label_dropout or self.objective.teacher_run[0]):
+            raise UserError(
+                "config.model.most_guidance needs the drift without a label too: set config.model.label_dropout to 0.1, say, or "
+                "take a config.objective.teacher that was trained so"
+            )
         if self.solver.method == "flow_map" and not self.network.two_times:
             raise UserError(
                 "config.solver.method is 'flow_map', but this network is told one time: train one with config.model.two_times "
@@ -232,6 +238,7 @@ class Experiment:
             dequantize=self.data.dequantize,
             times=self.times,
             coupling=self.train.coupling,
+            most_guidance=self.network.most_guidance,
             teacher_of=None if self.teacher is None else self.teacher.drift,
         )
 

@@ -89,7 +89,8 @@ def as_weights(
     Raises:
         UserError: a model that cannot be guided, no labels, or weights of another shape.
     """
-    if not experiment.network.label_dropout or labels is None:
+    told = experiment.network.most_guidance and experiment.solver.method == "flow_map"
+    if not (experiment.network.label_dropout or told) or labels is None:
         what = "labels" if labels is None else "a model trained with config.model.label_dropout, such as 0.1"
         raise UserError(f"guidance needs {what}: it mixes the conditional and the unconditional drift")
     array = np.asarray(guidance, np.float32)

@@ -22,10 +22,10 @@ from scoreflow_jax.likelihood import PROBES, draw_probes, generate_with_likeliho
 from scoreflow_jax.model_inputs import Experiment, LabelsLike, as_weights
 from scoreflow_jax.ode import Solution, Solver
 from scoreflow_jax.paths import AffinePath
+from scoreflow_jax.paths.guidance import guided, is_off
 from scoreflow_jax.randomness import key_of
 from scoreflow_jax.sampling import Sampler
 from scoreflow_jax.sampling.flow import Span
-from scoreflow_jax.sampling.guidance import guided, is_off
 from scoreflow_jax.typing import PRNGKey, PyTree
 
 Arrays = tuple[np.ndarray, ...]
@@ -128,12 +128,20 @@ class Generate(Program):
         return Generate(None if is_off(self.guidance) else 0.0, self.denoise)
 
     def of(self, experiment: Experiment) -> Program:
-        """The program without a last step on paths that leave no noise; refuses guidance, which flow maps are trained without."""
+        """The program without a last step on paths that leave no noise; refuses guidance that jumps are not told of."""
+        most = experiment.network.most_guidance
         if experiment.solver.method == "flow_map" and not is_off(self.guidance):
-            raise UserError(
-                "config.solver.method is 'flow_map', which jumps along the ODE without guidance: set guidance to 1, or take "
-                "'dopri5'"
-            )
+            weights = np.asarray(self.guidance)
+            if not most or weights.min() < 1 or weights.max() > most:
+                told = (
+                    f"is told weights from 1 to {most:g}"
+                    if most
+                    else "was trained without guidance (model.most_guidance)"
+                )
+                raise UserError(
+                    f"guidance is {self.guidance}, but config.solver.method is 'flow_map', whose network {told}: set it to 1, or "
+                    "take 'dopri5'"
+                )
         ends = dataclasses.replace(experiment.sampler, name="ode").denoises(experiment.path)
         return dataclasses.replace(self, denoise=self.denoise and ends)
 

@@ -28,6 +28,7 @@ DRAWS = {
     "source": "points at t = 0",
     "times": "the training times",
     "second times": "the training times of a flow map's jumps' ends",
+    "guidance": "weights of guidance that a flow map's jumps are told",
     "latent": "z of a path that has a latent, in evaluation too",
     "flip": "which images are mirrored",
     "dequantization": "where within its level a pixel lies, in evaluation too",

@@ -59,8 +59,10 @@ class DriftFn(Protocol):
 class NetworkFn(Protocol):
     """A network with its parameters: a drift, and where it is told two times also what it says of the way from t to s."""
 
-    def __call__(self, x: State, t: Times, condition: Condition | None, jump: Times | None = None) -> State:
-        """Returns its output at points and times under conditions, for jumps of s - t where they are given."""
+    def __call__(
+        self, x: State, t: Times, condition: Condition | None, jump: Times | None = None, guidance: Times | None = None
+    ) -> State:
+        """Returns its output at points and times under conditions, for jumps of s - t and their weights where they are given."""
         ...
 
 
@@ -68,6 +70,11 @@ class NetworkFn(Protocol):
 class FlowMapFn(DriftFn, Protocol):
     """A drift that also knows where its ODE leads: X_{t,s}(x) = x + (s - t) u(x, t, s, c), with u(x, t, t, c) = f(x, t, c)."""
 
-    def mean_velocity(self, x: State, t: Times, s: Times, condition: Condition | None) -> State:
-        """Returns u(x, t, s, c), the mean of dx/dt along the solution from x at time t to time s, which may be below t."""
+    def mean_velocity(
+        self, x: State, t: Times, s: Times, condition: Condition | None, guidance: PerExample | None = None
+    ) -> State:
+        """Returns u(x, t, s, c), the mean of dx/dt along the solution from x at time t to time s, which may be below t.
+
+        With weights of guidance, of which None is 1, it is that of the guided ODE.
+        """
         ...

@@ -247,7 +247,7 @@ FAULTS = (
     ),
     Fault(
         "guidance by the conditional drift, not by the difference",
-        "sampling/guidance.py",
+        "paths/guidance.py",
         "(drift(x, t, condition) - free)",
         "drift(x, t, condition)",
         "sampling/test_guidance.py::test_guidance_moves_every_sample_by_its_own_weight",
@@ -759,14 +759,14 @@ FAULTS = (
     Fault(
         "guided NFE is counted once",
         "evaluation/generation.py",
-        "stats.summary(network_calls(data.experiment.sample.guidance))",
+        "stats.summary(network_calls(data.experiment.sample.guidance, data.experiment.solver.method))",
         "stats.summary()",
         "evaluation/test_closed_forms.py::test_nfe_counts_both_calls_of_a_guided_evaluation",
     ),
     Fault(
         "guided NFE of a sweep is counted once",
         "evaluation/sweep.py",
-        "stats.summary(network_calls(guidance))",
+        "stats.summary(network_calls(guidance, name))",
         "stats.summary()",
         "evaluation/test_closed_forms.py::test_nfe_counts_both_calls_of_a_guided_evaluation",
     ),
@@ -1368,8 +1368,8 @@ FAULTS = (
     Fault(
         "rows with equal times are jumps too",
         "objectives/flow_map.py",
-        "_rows(slice(first, None), period, x0, x1, t, label, s)",
-        "_rows(slice(period - first), period, x0, x1, t, label, s)",
+        "_rows(slice(first, None), period, x0, x1, t, label, s, guidance)",
+        "_rows(slice(period - first), period, x0, x1, t, label, s, guidance)",
         "objectives/test_flow_map.py::test_value_for_a_linear_field",
     ),
     Fault(
@@ -1389,8 +1389,8 @@ FAULTS = (
     Fault(
         "jumps there and back look alike",
         "models/blocks.py",
-        "both = jnp.concatenate([jump, jnp.zeros_like(jump)])",
-        "both = jnp.concatenate([abs(jump), jnp.zeros_like(jump)])",
+        "both = jnp.concatenate([value, jnp.zeros_like(value)])",
+        "both = jnp.concatenate([abs(value), jnp.zeros_like(value)])",
         "models/test_two_times.py::test_at_equal_times_it_is_the_drift_whatever_was_learned",
     ),
     Fault(
@@ -1441,5 +1441,33 @@ FAULTS = (
         "            teacher=state.teacher,",
         "            teacher=params,",
         "commands/test_flow_map_mode.py::test_a_teacher_stays_as_it_is",
+    ),
+    Fault(
+        "guided jumps are told no weight",
+        "objectives/flow_map.py",
+        "return self.drift.mean_velocity(x, t, s, condition, self.guidance)",
+        "return self.drift.mean_velocity(x, t, s, condition, 1.0 + 0.0 * self.guidance)",
+        "objectives/test_flow_map.py::test_jumps_are_of_the_guided_ode",
+    ),
+    Fault(
+        "a guided jump's end moves by the drift without guidance",
+        "objectives/flow_map.py",
+        "drift, f = _Guided(drift, guidance), _guided(f, guidance)",
+        "drift = _Guided(drift, guidance)",
+        "objectives/test_flow_map.py::test_jumps_are_of_the_guided_ode",
+    ),
+    Fault(
+        "weights of guidance begin below 1",
+        "training/step.py",
+        "jnp.maximum(u, 0.0)",
+        "u",
+        "commands/test_flow_map_mode.py::test_guided_jumps_are_trained_and_sampled",
+    ),
+    Fault(
+        "a flow map's guided NFE is counted twice",
+        "paths/guidance.py",
+        'weight == 1.0 or method == "flow_map"',
+        "weight == 1.0",
+        "sampling/test_jumps.py::test_a_guided_map_is_told_its_weights_and_costs_one_call",
     ),
 )

@@ -49,6 +49,11 @@ def open_teacher(experiment: Experiment, layout: Layout) -> tuple[Experiment, Mo
             "none can be dropped: set it to 0, or config.objective.teacher to None"
         )
     model = load_model(build(config), folder, layout=layout)
+    if experiment.network.most_guidance and not model.experiment.network.label_dropout:
+        raise UserError(
+            f"config.model.most_guidance is {experiment.network.most_guidance}, but the teacher {place} does not know the drift "
+            "without a label: train it with config.model.label_dropout, or set the first to 0"
+        )
     if known not in (None, model.fingerprint):
         raise UserError(
             f"config.objective.teacher is {place}, whose averaged weights at step {model.step} are not those that it learns "

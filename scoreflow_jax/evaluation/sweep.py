@@ -49,9 +49,9 @@ class Sweep(Part):
         """Generates from the same noise with each solver; draws sweep.png."""
         import jax
 
+        from scoreflow_jax.paths.guidance import network_calls
         from scoreflow_jax.programs import Generate
         from scoreflow_jax.progress import progress
-        from scoreflow_jax.sampling.guidance import network_calls
 
         base = model.experiment.solver
         count = model.at_most(self.images)
@@ -71,7 +71,7 @@ class Sweep(Part):
             except UserError as error:  # a method of low order may run out of steps; the others are still of use
                 rows.append({"method": name, **value, "failed": str(error)})
                 continue
-            cost = solved.stats.summary(network_calls(guidance))
+            cost = solved.stats.summary(network_calls(guidance, name))
             features = data.extractor(data.experiment.scaling.to_pixels(solved.y))
             rows.append(
                 {

@@ -44,12 +44,16 @@ class Network(NetworkFields, nn.Module):
         return jnp.zeros((batch,), jnp.int32) if self.num_classes else None
 
     def check(self) -> None:
-        """Checks every field by itself, and that label dropout has labels to drop.
+        """Checks every field by itself, that guidance is of jumps, and that label dropout has labels to drop.
 
         Raises:
-            ValueError: a value that its field may not have, or label dropout without labels.
+            ValueError: a value that its field may not have, guidance without jumps, or label dropout without labels.
         """
         check_fields(self)
+        if self.most_guidance and not (self.two_times and self.most_guidance > 1):
+            raise ValueError(
+                f"most_guidance is {self.most_guidance}, of jumps of a network with two_times: expected more than 1, or 0"
+            )
         if self.label_dropout and not (self.num_classes or self.condition_dim):
             raise ValueError("label_dropout needs labels: this network is unconditional")
 
@@ -85,11 +89,13 @@ def init_parameters(network: Network, key: PRNGKey, shape: tuple[int, ...]) -> P
         shape: of one example.
     """
     more: dict[str, Any] = {"jump": jnp.zeros((1,))} if network.two_times else {}
+    if network.most_guidance:
+        more["guidance"] = jnp.ones((1,))
     return network.init(key, jnp.zeros((1, *shape)), jnp.ones((1,)), network.example_condition(1), **more)["params"]
 
 
 def make_drift(network: Network, params: PyTree, *, dropout_key: PRNGKey | None = None) -> NetworkFn:
-    """Returns f(x, t, c) of a network with these parameters, and of one that is told two times f(x, t, c, s - t).
+    """Returns f(x, t, c) of a network with these parameters, and of one that is told two times f(x, t, c, s - t, w).
 
     All calls of one function drop the same activations of the same rows: the dropout key is one.
 
@@ -101,9 +107,13 @@ def make_drift(network: Network, params: PyTree, *, dropout_key: PRNGKey | None 
     train = dropout_key is not None
     rngs = {"dropout": dropout_key} if train else None
 
-    def drift(x: State, t: Times, condition: Condition | None, jump: Times | None = None) -> State:
+    def drift(
+        x: State, t: Times, condition: Condition | None, jump: Times | None = None, guidance: Times | None = None
+    ) -> State:
         """f(x, t, c), or what the network says of a jump."""
         more: dict[str, Any] = {} if jump is None else {"jump": jump}
+        if guidance is not None:
+            more["guidance"] = guidance
         output: Any = network.apply({"params": params}, x, t, condition, train=train, rngs=rngs, **more)
         return output
 

@@ -93,24 +93,35 @@ def embed_condition(
     return embedded, jax.random.bernoulli(network.make_rng("dropout"), 1 - network.label_dropout, condition.shape[:1])
 
 
-def embed_jump(network: Network, jump: Times, width: int) -> Vectors:
-    """What the second time adds to the embedding of the first, by sub-modules of the network whose method calls this.
-
-    It is E(s - t) - E(0) and nothing for s = t, whatever was learned: there the network is the drift and the program that of a
-    drift. E begins at 0, so that a trained drift jumps by its slope before the first step. Its sines are slow, of 8 (s - t) and
-    below, since the derivative by s has to be learned too.
+def embed_jump(network: Network, time: Vectors, jump: Times | None, guidance: Times | None) -> Vectors:
+    """The embedding of time with what the second time and the weight of guidance add to it, each as `_embed_change`.
 
     Args:
-        network: which jumps.
-        jump: s - t of each example, in [-1, 1].
-        width: of the embedding.
+        network: which is told them; its method calls this.
+        time: embedding of the first time.
+        jump: s - t of each example, in [-1, 1]; None: the network is asked for the drift.
+        guidance: weight of each jump, from 1 to `network.most_guidance`; None: 1.
     """
-    hidden = dense(width, name="jump_0", dtype=network.dtype)
-    both = jnp.concatenate([jump, jnp.zeros_like(jump)])
+    if jump is not None:
+        time = time + _embed_change(network, "jump", jump, time.shape[-1])
+    if guidance is not None:
+        share = (guidance - 1.0) / max(network.most_guidance - 1.0, 1e-6)
+        time = time + _embed_change(network, "guidance", share, time.shape[-1])
+    return time
+
+
+def _embed_change(network: Network, name: str, value: Times, width: int) -> Vectors:
+    """E(value) - E(0), nothing at 0 whatever was learned: there the network is the drift, by the program of a drift.
+
+    E begins at 0, so that a trained drift jumps by its slope before the first step. Its sines are slow, of 8 times the value and
+    less, since the derivative by s has to be learned too.
+    """
+    hidden = dense(width, name=f"{name}_0", dtype=network.dtype)
+    both = jnp.concatenate([value, jnp.zeros_like(value)])
     h = nn.swish(hidden(positional_embedding(8.0 * both, width // 2, max_period=32.0).astype(network.dtype)))
     there, here = jnp.split(h, 2)
     zeros = nn.initializers.zeros
-    return nn.Dense(width, use_bias=False, kernel_init=zeros, dtype=network.dtype, name="jump_1")(there - here)
+    return nn.Dense(width, use_bias=False, kernel_init=zeros, dtype=network.dtype, name=f"{name}_1")(there - here)
 
 
 def class_gain(channels: int, context: Context, dtype: Any) -> Float[Array, "batch channel"]:

@@ -33,11 +33,17 @@ class MLP(MLPFields, Network):
 
     @nn.compact
     def __call__(
-        self, x: Vectors, t: Times, condition: Condition | None, train: bool = False, jump: Times | None = None
+        self,
+        x: Vectors,
+        t: Times,
+        condition: Condition | None,
+        train: bool = False,
+        jump: Times | None = None,
+        guidance: Times | None = None,
     ) -> Outputs:
         """Returns dx/dt, or what else it was trained for, at the points x and times t under the given conditions.
 
-        With jump = s - t it is the mean of dx/dt from t to s, of networks that are told two times.
+        With jump = s - t it is the mean of dx/dt from t to s, of networks that are told two times, guided by the given weight.
 
         Raises:
             ValueError: a condition that the network does not take or lacks, or images.
@@ -47,7 +53,7 @@ class MLP(MLPFields, Network):
         h = positional_embedding(self.time_scale * t, self.width).astype(self.dtype)
         h = dense(self.width, name="time_0", dtype=self.dtype)(h)
         h = dense(self.width, name="time_1", dtype=self.dtype)(nn.swish(h))
-        time = nn.swish(h if jump is None else h + embed_jump(self, jump, self.width))
+        time = nn.swish(embed_jump(self, h, jump, guidance))
         divisor = residual_divisor(self.skip_rescale, t)
         context = Context(time, *embed_condition(self, condition, self.width, train), divisor)
         h = dense(self.width, name="in", dtype=self.dtype)(x.astype(self.dtype))

@@ -50,11 +50,17 @@ class NCSNpp(NCSNppFields, Network):
 
     @nn.compact
     def __call__(
-        self, x: Images, t: Times, condition: Condition | None, train: bool = False, jump: Times | None = None
+        self,
+        x: Images,
+        t: Times,
+        condition: Condition | None,
+        train: bool = False,
+        jump: Times | None = None,
+        guidance: Times | None = None,
     ) -> Outputs:
         """Returns dx/dt, or what else it was trained for, at the images x and times t under the given conditions.
 
-        With jump = s - t it is the mean of dx/dt from t to s, of networks that are told two times.
+        With jump = s - t it is the mean of dx/dt from t to s, of networks that are told two times, guided by the given weight.
 
         Raises:
             ValueError: a condition that the network does not take or lacks, or an image that cannot be halved as often as
@@ -63,7 +69,7 @@ class NCSNpp(NCSNppFields, Network):
         self.check_shape(x.shape[1:])
         self.check_condition(condition)
         level = self.time_scale * t
-        context = self._context(t, level, condition, train, jump)
+        context = self._context(t, level, condition, train, jump, guidance)
         image = fold(x if self.centered else 2 * x - 1, self.patch).astype(self.dtype)
         stack = self._down(image, context, train)
         h = self._middle(stack[-1], context, train)
@@ -108,7 +114,15 @@ class NCSNpp(NCSNppFields, Network):
         table = jnp.asarray(self.sigmas(), jnp.float32)
         return table[jnp.clip(level.astype(jnp.int32), 0, self.num_scales - 1)]
 
-    def _context(self, t: Times, level: Times, condition: Condition | None, train: bool, jump: Times | None) -> Context:
+    def _context(
+        self,
+        t: Times,
+        level: Times,
+        condition: Condition | None,
+        train: bool,
+        jump: Times | None,
+        guidance: Times | None,
+    ) -> Context:
         """Activated embeddings of time and condition, each of 4 base_channels."""
         width = 4 * self.base_channels
         if self.embedding == "fourier":
@@ -119,7 +133,7 @@ class NCSNpp(NCSNppFields, Network):
             h = positional_embedding(level, self.base_channels)
         h = dense(width, name="time_0", dtype=self.dtype)(h.astype(self.dtype))
         h = dense(width, name="time_1", dtype=self.dtype)(nn.swish(h))
-        time = nn.swish(h if jump is None else h + embed_jump(self, jump, width))
+        time = nn.swish(embed_jump(self, h, jump, guidance))
         divisor = residual_divisor(self.skip_rescale, t)
         return Context(time, *embed_condition(self, condition, width, train), divisor)
 

@@ -25,6 +25,9 @@ residual is not 0 at the best drift, nor is that of (3) by x1 - x0: divided by i
 A trained run may be the teacher: its drift then stands for f in (2) and (3), and in place of x1 - x0 on the rows with s = t,
 whose error is then 0 at the best too.
 
+A network that is told a weight w of guidance jumps along the ODE of f(x, t, none) + w [f(x, t, c) - f(x, t, none)] (w of half of
+the rows is 1), so that guided samples take one call too.
+
 The two directions are two learned maps. (5) asks for each other's inverse:
 
     (5)  X_{s,t}(X) = x,        X = X_{t,s}(x) without gradient.
@@ -41,6 +44,7 @@ from jaxtyping import Array
 from scoreflow_jax.objectives.base import Objective, mean_square
 from scoreflow_jax.objectives.path_constrained import PathConstrained
 from scoreflow_jax.paths import per_example
+from scoreflow_jax.paths.guidance import guided
 from scoreflow_jax.settings.objective import FlowMapFields
 from scoreflow_jax.typing import Condition, DriftFn, FlowMapFn, PerExample, State, Times
 
@@ -83,13 +87,15 @@ class FlowMap(FlowMapFields, Objective):
         z: State | None = None,
         s: Times | None = None,
         teacher: DriftFn | None = None,
+        guidance: PerExample | None = None,
     ) -> PerExample:
         """Returns the loss of each example: the first rows of every few have s = t, whatever s says.
 
-        With a teacher its drift is f throughout, also in place of x1 - x0 where s = t.
+        With a teacher its drift is f throughout, also in place of x1 - x0 where s = t. With weights the jumps are those of the
+        guided ODE, whose drift is made of f with and without the label.
 
         Raises:
-            ValueError: a batch that does not divide into that share and the rest.
+            ValueError: a batch that does not divide into that share and the rest, or guidance by a rule without the drift.
         """
         assert s is not None
         assert isinstance(drift, FlowMapFn)
@@ -101,7 +107,7 @@ class FlowMap(FlowMapFields, Objective):
             )
         del z
         of_drift = _rows(slice(first), period, x0, x1, t, label)
-        of_jumps = _rows(slice(first, None), period, x0, x1, t, label, s)
+        of_jumps = _rows(slice(first, None), period, x0, x1, t, label, s, guidance)
         on_diagonal = self._drift(drift, teacher, *of_drift)
         off_diagonal = self.weight * self._jumps(drift, teacher or drift, *of_jumps)
         both = [on_diagonal.reshape(-1, first), off_diagonal.reshape(-1, period - first)]
@@ -119,9 +125,24 @@ class FlowMap(FlowMapFields, Objective):
         return loss.weight_at(t) * mean_square(residual)
 
     def _jumps(
-        self, drift: FlowMapFn, f: DriftFn, x0: State, x1: State, t: Times, label: Condition | None, s: Times
+        self,
+        drift: FlowMapFn,
+        f: DriftFn,
+        x0: State,
+        x1: State,
+        t: Times,
+        label: Condition | None,
+        s: Times,
+        guidance: PerExample | None,
     ) -> PerExample:
         """The error of jumps from t to s."""
+        if guidance is not None:
+            if self.rule == "semigroup" or self.tangent == "conditional":
+                raise ValueError(
+                    "guidance is of a rule that asks for the drift: set config.objective.rule to 'lagrangian', or "
+                    "config.model.most_guidance to 0"
+                )
+            drift, f = _Guided(drift, guidance), _guided(f, guidance)
         t = self._begin(t)
         x = self.path.interpolant(t, x0, x1)
         rule = {"lagrangian": self._lagrangian, "semigroup": self._semigroup, "eulerian": self._eulerian}[self.rule]
@@ -175,6 +196,36 @@ class FlowMap(FlowMapFields, Objective):
         u, change = jax.jvp(lambda x, t: drift.mean_velocity(x, t, s, label), (x, t), (velocity, jnp.ones_like(t)))
         target = velocity + per_example(s - t, x) * change
         return u - jax.lax.stop_gradient(target), x + per_example(s - t, x) * u
+
+
+@dataclasses.dataclass(frozen=True)
+class _Guided:
+    """A map that is told these weights of its rows."""
+
+    drift: FlowMapFn
+    guidance: PerExample
+
+    def __call__(self, x: State, t: Times, condition: Condition | None) -> State:
+        """Its own guided drift."""
+        return _guided(self.drift, self.guidance)(x, t, condition)
+
+    def mean_velocity(
+        self, x: State, t: Times, s: Times, condition: Condition | None, guidance: PerExample | None = None
+    ) -> State:
+        """u of the guided ODE."""
+        del guidance
+        return self.drift.mean_velocity(x, t, s, condition, self.guidance)
+
+
+def _guided(f: DriftFn, guidance: PerExample) -> DriftFn:
+    """The guided drift of these weights."""
+
+    def f_w(x: State, t: Times, condition: Condition | None) -> State:
+        """f(x, t, none) + w [f(x, t, c) - f(x, t, none)]."""
+        both: Any = (condition, guidance)
+        return guided(f)(x, t, both)
+
+    return f_w
 
 
 def _jump(drift: FlowMapFn, x: State, t: Times, s: Times, label: Condition | None) -> State:

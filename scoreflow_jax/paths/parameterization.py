@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from scoreflow_jax.paths.base import AffinePath, Path, per_example
 from scoreflow_jax.settings.path import ParameterizationFields, Prediction
-from scoreflow_jax.typing import Condition, DriftFn, NetworkFn, State, Times
+from scoreflow_jax.typing import Condition, DriftFn, NetworkFn, PerExample, State, Times
 
 _NOTHING = 1e-6  # cos(pi / 2) is 4e-8 in float32
 
@@ -88,7 +88,9 @@ class NetworkDrift:
         slope = jax.jvp(self.path.gamma, (t,), (jnp.ones_like(t),))[1]
         return velocity + per_example(slope, x) * denoiser
 
-    def mean_velocity(self, x: State, t: Times, s: Times, condition: Condition | None) -> State:
+    def mean_velocity(
+        self, x: State, t: Times, s: Times, condition: Condition | None, guidance: PerExample | None = None
+    ) -> State:
         """u(x, t, s, c), the mean of dx/dt from t to s, of a network that is told two times; the drift for s = t.
 
         Args:
@@ -96,9 +98,10 @@ class NetworkDrift:
             t: their times.
             s: the times that their solutions are followed to, before or after t.
             condition: of each; None: there is none.
+            guidance: weights of the guided ODE, of a network that is told them; None: 1.
         """
         path, given = self.path, self.parameterization.predicts
-        output = self._output(x, t, condition, s - t)
+        output = self._output(x, t, condition, s - t, guidance)
         if given == "velocity":
             return output
         assert isinstance(path, AffinePath)
@@ -140,7 +143,14 @@ class NetworkDrift:
         velocity, denoiser = jnp.split(self._output(x, t, condition), 2, axis=-1)
         return velocity, denoiser
 
-    def _output(self, x: State, t: Times, condition: Condition | None, jump: Times | None = None) -> State:
+    def _output(
+        self,
+        x: State,
+        t: Times,
+        condition: Condition | None,
+        jump: Times | None = None,
+        guidance: PerExample | None = None,
+    ) -> State:
         """The network's output, of data in [-1, 1]; of jumps s - t where they are given."""
         p, told = self.parameterization, t
         if p.told == "reversed":
@@ -155,7 +165,7 @@ class NetworkDrift:
         if jump is None:
             output = self.network(seen, told, condition)
         else:
-            output = cast("NetworkFn", self.network)(seen, told, condition, jump)
+            output = cast("NetworkFn", self.network)(seen, told, condition, jump, guidance)
         if not p.unit_range:
             return output
         match p.predicts:  # x = 2 x' - 1

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from scoreflow_jax.ode import Solution, Solver, VectorField
 from scoreflow_jax.paths import NetworkDrift
-from scoreflow_jax.sampling.guidance import guided
+from scoreflow_jax.paths.guidance import guided
 from scoreflow_jax.sampling.jumps import follow
 from scoreflow_jax.typing import Condition, DriftFn, FlowMapFn, PerExample, PyTree, State, Time
 
@@ -48,14 +48,14 @@ def generate(
         solver: of the ODE; one of the method "flow_map" needs a drift that knows where it leads.
         times: ascending; states at them are kept.
         span: the times to solve between, where the drift is not defined on all of [0, 1].
-        guidance: weight of classifier-free guidance for each example, see `guidance.py`; the evaluations counted then cost
-            two network calls each.
+        guidance: weight of classifier-free guidance for each example, see `paths/guidance.py`; the evaluations counted then cost
+            two network calls each, but those of a flow map, which is told the weight.
         denoise: end with E[x1 | x at the last time], the data that a `NetworkDrift` expects there, where the path leaves noise
             in the solution: one more evaluation, and no inverse.
     """
-    if guidance is None and solver.method == "flow_map":
+    if solver.method == "flow_map":
         assert isinstance(drift, FlowMapFn)
-        solution = follow(drift, x0, *span, label, solver, times=times)
+        solution = follow(drift, x0, *span, label, solver, times=times, guidance=guidance)
     elif guidance is None:
         solution = solver.solve(as_field(drift), x0, *span, args=label, times=times)
     else:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scoreflow_jax.ode import Solution, Solver
-from scoreflow_jax.typing import Condition, FlowMapFn, State, Time
+from scoreflow_jax.typing import Condition, FlowMapFn, PerExample, State, Time
 
 
 def follow(
@@ -22,6 +22,7 @@ def follow(
     solver: Solver,
     *,
     times: Float[Array, " times"] | None = None,
+    guidance: PerExample | None = None,
 ) -> Solution:
     """Jumps from t0 to t1, forwards or backwards, by `solver.num_steps` equal jumps or those that meet at `solver.between`.
 
@@ -33,6 +34,7 @@ def follow(
         solver: of the method "flow_map".
         times: where to keep the state on the way, in the order of integration. One that lies between two meeting points takes a
             jump of its own, which is counted and not gone on from.
+        guidance: weight of each example, of a network that is told it; None: 1.
     """
     count: Any = solver.num_steps
     if solver.between:
@@ -44,7 +46,7 @@ def follow(
     def jump(x: State, t: Time, s: Time) -> State:
         """X from t to s, one time for all."""
         t, s = (jnp.broadcast_to(jnp.asarray(each, jnp.float32), x.shape[:1]) for each in (t, s))
-        return x + (s - t).reshape(-1, *[1] * (x.ndim - 1)) * drift.mean_velocity(x, t, s, label)
+        return x + (s - t).reshape(-1, *[1] * (x.ndim - 1)) * drift.mean_velocity(x, t, s, label, guidance)
 
     def step(k: Array, x: State) -> State:
         """The k-th jump."""

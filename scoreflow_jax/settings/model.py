@@ -34,6 +34,12 @@ class NetworkFields:
     two_times: bool = field(
         False, "the network is told a second time and jumps to it, as objective.name=flow_map trains", added=True
     )
+    most_guidance: float = field(
+        0.0,
+        "largest weight of guidance that jumps are told, for guided samples in one call; 0: none",
+        least=0,
+        added=True,
+    )
 
 
 @dataclasses.dataclass(kw_only=True)

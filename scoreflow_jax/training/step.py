@@ -53,6 +53,7 @@ class Drawn(NamedTuple):
         dropout_key: of the network's dropout.
         z: the latent (batch, ...) of a path that has one; else None.
         s: second times (batch,) of an objective that has them; else None.
+        guidance: weights (batch,) of a flow map that is told them; else None.
     """
 
     x0: Any
@@ -62,6 +63,7 @@ class Drawn(NamedTuple):
     dropout_key: Any
     z: Any = None
     s: Any = None
+    guidance: Any = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,7 @@ class TrainLoss:
         dequantize: add uniform noise within each level, as likelihoods need it.
         times: how the times are drawn.
         coupling: "independent" or "optimal_transport", see `coupling.py`.
+        most_guidance: the largest weight of guidance that the network is told; 0: it is told none.
         teacher_of: the drift of a teacher's parameters; None: there is no teacher.
         teacher: these parameters, of a loss that is computed.
     """
@@ -91,6 +94,7 @@ class TrainLoss:
     dequantize: bool = False
     times: TimeDistribution = dataclasses.field(default_factory=Uniform)
     coupling: str = "independent"
+    most_guidance: float = 0.0
     teacher_of: Callable[[PyTree], DriftFn] | None = None
     teacher: PyTree = None
 
@@ -118,7 +122,13 @@ class TrainLoss:
         if self.coupling == "optimal_transport":
             x0 = optimal_transport(x0, x1, label)
         z = jax.random.normal(key_of(key, "latent"), x1.shape) if self.path.has_latent else None
-        return Drawn(x0, x1, t, label, key_of(key, "dropout"), z, s)
+        weights = self._weights(key_of(key, "guidance"), len(x1)) if self.most_guidance else None
+        return Drawn(x0, x1, t, label, key_of(key, "dropout"), z, s, weights)
+
+    def _weights(self, key: PRNGKey, count: int) -> Array:
+        """Weights of guidance: 1 for half of the rows, the others' even from 1 to the largest."""
+        u = jax.random.uniform(key, (count,), minval=-1.0)
+        return 1.0 + (self.most_guidance - 1.0) * jnp.maximum(u, 0.0)
 
     def _scaled(self, key: PRNGKey, flip_key: PRNGKey, pixels: Array) -> State:
         """Data as the drift sees them: 8-bit images in [-1, 1], mirrored and dequantized where wanted; floats as they are."""
@@ -131,6 +141,8 @@ class TrainLoss:
         """The loss of each example."""
         drift = self.drift_of(params, drawn.dropout_key)
         more = {"s": drawn.s} if self.objective.two_times else {}
+        if drawn.guidance is not None:
+            more["guidance"] = drawn.guidance
         if self.teacher_of is not None:
             more["teacher"] = self.teacher_of(self.teacher)
         return self.objective(drift, drawn.x0, drawn.x1, drawn.t, drawn.label, drawn.z, **more)

@@ -196,6 +196,26 @@ def test_a_teacher_stays_as_it_is(teacher):
     assert np.abs(new.params["in"]["kernel"] - state.params["in"]["kernel"]).max() > 0
 
 
+def test_guided_jumps_are_trained_and_sampled(tmp_path):
+    """Half of the weights are 1 and the others even up to the largest; without the drift of no label they are refused."""
+    experiment = points(model__most_guidance=3.0, model__label_dropout=0.2, sample__guidance=2.0, **JUMPS)
+    batch = {"image": jax.numpy.ones((4000, 2)), "label": jax.numpy.arange(4000) % 2}
+    w = np.asarray(experiment.train_loss().draw(jax.random.key(0), batch).guidance)
+    assert abs((w == 1).mean() - 0.5) < 0.04
+    assert abs(w[w > 1].mean() - 2.0) < 0.05
+    assert w.max() <= 3.0
+    train.run_command(experiment, tmp_path)
+    sample.run_command(experiment, tmp_path)
+    assert report(tmp_path / "sample")["cost"]["nfe_mean"] == 2
+    with pytest.raises(UserError, match="config.model.most_guidance needs the drift without a label too"):
+        points(model__most_guidance=3.0)
+
+
+def test_a_teacher_of_guided_jumps_knows_the_drift_without_a_label(teacher, tmp_path):
+    with pytest.raises(UserError, match="does not know the drift without a label"):
+        train.run_command(points(objective__teacher=str(teacher), model__most_guidance=2.0), tmp_path / "run")
+
+
 def test_pictures_of_images(tmp_path):
     """On digits: the same noise and the same translations in rows, and the paper's figures by the one method."""
     experiment = images(

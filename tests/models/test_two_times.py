@@ -33,7 +33,7 @@ def made(kind, fields, shape, **more):
 
 def without_jumps(params):
     """The parameters of the drift alone."""
-    return {name: value for name, value in params.items() if not name.startswith("jump")}
+    return {name: value for name, value in params.items() if not name.startswith(("jump", "guidance"))}
 
 
 @pytest.mark.parametrize(("kind", "fields", "shape"), KINDS)
@@ -42,6 +42,13 @@ def test_at_equal_times_it_is_the_drift_whatever_was_learned(kind, fields, shape
     f = models.make_drift(network, params)
     drift = f(x, T, LABEL)
     np.testing.assert_array_equal(f(x, T, LABEL, jnp.zeros(4)), drift)
+    guiding, _, more = made(kind, fields, shape, two_times=True, most_guidance=3.0)
+    g = models.make_drift(guiding, more)
+    np.testing.assert_array_equal(g(x, T, LABEL, JUMP, jnp.ones(4)), g(x, T, LABEL, JUMP))
+    assert (
+        np.abs(np.asarray(g(x, T, LABEL, JUMP, 2 * jnp.ones(4)) - g(x, T, LABEL, JUMP))).reshape(4, -1).max(1).min()
+        > 1e-3
+    )
     moved = np.abs(np.asarray(f(x, T, LABEL, JUMP) - drift)).reshape(4, -1).max(axis=1)
     assert moved.min() > 1e-3, "every jump, forwards and backwards, is told apart from none"
     assert np.abs(np.asarray(f(x, T, LABEL, JUMP) - f(x, T, LABEL, -JUMP))).max() > 1e-3
@@ -50,7 +57,7 @@ def test_at_equal_times_it_is_the_drift_whatever_was_learned(kind, fields, shape
 @pytest.mark.parametrize(("kind", "fields", "shape"), KINDS)
 def test_without_a_second_time_the_program_is_that_of_a_drift(kind, fields, shape):
     """Text for text: of the same network that is told one time, with the same parameters but the jumps'."""
-    network, x, params = made(kind, fields, shape, two_times=True)
+    network, x, params = made(kind, fields, shape, two_times=True, most_guidance=2.0)
     plain, _, same = made(kind, fields, shape)
     assert jax.tree.map(jnp.shape, without_jumps(params)) == jax.tree.map(jnp.shape, same)
     text = lambda network: (
@@ -86,6 +93,14 @@ def test_the_sum_by_hand():
         expected = models.make_drift(network, moved)(x[i : i + 1], T[i : i + 1], LABEL[i : i + 1])
         got = models.make_drift(network, params)(x[i : i + 1], T[i : i + 1], LABEL[i : i + 1], JUMP[i : i + 1])
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("two_times", "most"), [(False, 2.0), (True, 0.5)])
+def test_guidance_is_of_jumps_and_beyond_1(two_times, most):
+    with pytest.raises(
+        ValueError, match="most_guidance is .*, of jumps of a network with two_times: expected more than 1, or 0"
+    ):
+        MLP(**POINTS, two_times=two_times, most_guidance=most).check()
 
 
 def test_dropout_is_one_for_all_calls_of_a_step():

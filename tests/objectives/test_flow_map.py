@@ -27,7 +27,7 @@ class Linear:
     def __call__(self, x, t, c):
         return self.a * x
 
-    def mean_velocity(self, x, t, s, c):
+    def mean_velocity(self, x, t, s, c, w=None):
         return (self.a + self.b * (s - t)[:, None]) * x
 
 
@@ -40,7 +40,7 @@ class Perturbed:
     def __call__(self, x, t, c):
         return self.mixture.velocity(x, t)
 
-    def mean_velocity(self, x, t, s, c):
+    def mean_velocity(self, x, t, s, c, w=None):
         length = (s - t)[:, None]
         return (self.to(x, t, s) - x) / length + self.theta * length * jnp.sin(2 * x + t[:, None])
 
@@ -186,7 +186,7 @@ def test_a_share_of_the_jumps_begins_at_the_ends(path):
             seen["drift"].append(t)
             return x
 
-        def mean_velocity(self, x, t, s, c):
+        def mean_velocity(self, x, t, s, c, w=None):
             seen["jumps"].append(t)
             return x
 
@@ -222,7 +222,7 @@ def test_labels_and_both_times_go_with_their_rows():
         def __call__(self, x, t, c):
             return oracles.class_gaussians(LinearPath(), means, stds)(x, t, c)
 
-        def mean_velocity(self, x, t, s, c):
+        def mean_velocity(self, x, t, s, c, w=None):
             both = [
                 gaussian_map(oracles.gaussian(LinearPath(), m, d), x, t, s) for m, d in zip(means, stds, strict=True)
             ]
@@ -231,6 +231,30 @@ def test_labels_and_both_times_go_with_their_rows():
     for rule in RULES:
         objective = FlowMap(LinearPath(), rule=rule, normalize=0.0, ends=0.0)
         assert float(of_jumps(objective(ByClass(), x0, x1, t, label, s=s), objective).max()) < 1e-6
+
+
+def test_jumps_are_of_the_guided_ode():
+    """f without a label plus w times what the label adds; u is told w. A linear field: f = a x with a label, b x without."""
+    a, b, (x0, x1, t, s) = 0.7, -0.2, drawn(8, 3)
+    w = jnp.linspace(1.0, 3.0, 8)
+
+    class Both:
+        def __call__(self, x, t, c):
+            return (b if c is None else a) * x
+
+        def mean_velocity(self, x, t, s, c, w=None):
+            return (b + w * (a - b))[:, None] * x
+
+    x, a_w = (1 - t)[:, None] * x0 + t[:, None] * x1, (b + w * (a - b))[:, None]
+    expected = np.mean((a_w**2 * (s - t)[:, None] * x) ** 2, axis=1)
+    for rule in ("lagrangian", "eulerian"):
+        objective = FlowMap(LinearPath(), rule=rule, normalize=0.0, ends=0.0)
+        got = of_jumps(objective(Both(), x0, x1, t, jnp.zeros(8, int), s=s, guidance=w), objective)
+        np.testing.assert_allclose(got, expected[1::2], rtol=1e-3)
+        taught = objective(Both(), x0, x1, t, jnp.zeros(8, int), s=s, guidance=w, teacher=Both())
+        np.testing.assert_allclose(of_jumps(taught, objective), expected[1::2], rtol=1e-3)
+    with pytest.raises(ValueError, match="guidance is of a rule that asks for the drift"):
+        FlowMap(LinearPath(), rule="semigroup")(Both(), x0, x1, t, jnp.zeros(8, int), s=s, guidance=w)
 
 
 def test_refusals():

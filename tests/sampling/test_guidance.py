@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from scoreflow_jax.ode import Solver
+from scoreflow_jax.paths.guidance import guided, network_calls
 from scoreflow_jax.sampling import generate
-from scoreflow_jax.sampling.guidance import guided, network_calls
 
 MEANS = jnp.array([[2.0, 0.0], [-1.0, 1.0]])
 X = jax.random.normal(jax.random.key(0), (6, 2))

@@ -9,6 +9,7 @@ import pytest
 
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.ode import Solver
+from scoreflow_jax.paths.guidance import network_calls
 from scoreflow_jax.programs import Encode, Generate, LogLikelihood, Translate
 from scoreflow_jax.sampling import encode, generate, translate_latent
 from scoreflow_jax.settings.fields import FieldError
@@ -35,7 +36,7 @@ class Map:
     def __call__(self, x, t, c):
         raise AssertionError("a jump asks for no drift")
 
-    def mean_velocity(self, x, t, s, c):
+    def mean_velocity(self, x, t, s, c, w=None):
         h = (s - t)[:, None]
         return (exact(x, t[:, None], s[:, None], c) - x) / h + self.error * h
 
@@ -59,7 +60,7 @@ def test_lengths_are_equal_or_as_stated():
     """Of jumps whose error is the square of their length the errors' sum tells the lengths."""
     flat = lambda x, t, c: x * 0
     still = type(
-        "Still", (), {"__call__": flat, "mean_velocity": lambda self, x, t, s, c: (x * 0 + 1) * (s - t)[:, None]}
+        "Still", (), {"__call__": flat, "mean_velocity": lambda self, x, t, s, c, w: (x * 0 + 1) * (s - t)[:, None]}
     )()
     moved = lambda s: float(generate(still, jnp.zeros((1, 1)), None, s).y[0, 0])
     np.testing.assert_allclose(moved(solver(4)), 4 * 0.25**2, rtol=1e-5)
@@ -96,7 +97,7 @@ def test_a_map_that_is_not_finite_failed():
 
 def test_a_model_jumps_and_says_what_it_cannot():
     """One compiled program for every number of jumps; likelihoods, guidance and the difference of drifts need the ODE."""
-    network = lambda x, t, c, jump=None: Map().mean_velocity(x, t, t + jump, c)
+    network = lambda x, t, c, jump=None, w=None: Map().mean_velocity(x, t, t + jump, c)
     model = known_model(network, model__two_times=True, objective={"name": "flow_map"})
     jumping = model.with_solver(solver(1))
     label, x0 = np.arange(16) % 2, np.asarray(model.source_points(jax.random.key(0), 16))
@@ -107,13 +108,28 @@ def test_a_model_jumps_and_says_what_it_cannot():
     np.testing.assert_allclose(jumping.solve(Encode(), images, label).y, x0, atol=1e-3)
     for program, labels, words in (
         (LogLikelihood(), (label,), "likelihoods integrate along the ODE"),
-        (Generate(guidance=2.0), (label,), "without guidance"),
+        (Generate(guidance=2.0), (label,), "was trained without guidance"),
         (Translate("difference"), (label, 1 - label), "method 'difference' solves an ODE of two drifts"),
     ):
         with pytest.raises(UserError, match=words):
             jumping.solve(program, images, *labels)
     with pytest.raises(UserError, match="this network is told one time"):
         known_model(network).with_solver(solver(1))
+
+
+def test_a_guided_map_is_told_its_weights_and_costs_one_call():
+    """By weights for each example; outside of what it was told it refuses, and by the ODE an evaluation costs two calls."""
+    network = lambda x, t, c, jump=None, w=None: x * 0 if w is None else x * 0 + w[:, None]
+    changes = {"model__two_times": True, "model__most_guidance": 4.0, "objective": {"name": "flow_map"}}
+    model = known_model(network, **changes).with_solver(solver(2))
+    label, x0, w = np.arange(4) % 2, np.zeros((4, 2), np.float32), np.array([1.0, 2.0, 3.0, 4.0])
+    solved = model.solve(Generate(guidance=w), x0, label)
+    np.testing.assert_allclose(solved.y, w[:, None] * np.ones((4, 2)), rtol=1e-5)
+    assert solved.stats.summary(network_calls(3.0, "flow_map"))["nfe_mean"] == 2
+    assert network_calls(3.0, "dopri5") == 2
+    for wrong in (0.5, 5.0):
+        with pytest.raises(UserError, match="is told weights from 1 to 4"):
+            model.solve(Generate(guidance=wrong), x0, label)
 
 
 def test_refusals():
