@@ -70,8 +70,8 @@ class FlowMapFields(Section):
         0.5, "share of the jumps that begin where generating and encoding do, at t = 0 or t = 1", least=0, below=1
     )
     weight: float = field(1.0, "weight of the jumps' error beside the drift's", least=0)
-    normalize: float = field(1.0, "power of its own square error that a jump's is divided by; 0: none", least=0, most=1)
-    normalize_floor: float = field(1e-3, "added to that square error", above=0)
+    normalize: float = field(0.0, "power of its own square error that a jump's is divided by; 0: none", least=0, most=1)
+    normalize_floor: float = field(0.1, "added to that square error, of the order of the drift's", above=0)
     tangent: Literal["own", "conditional"] = field(
         "own", "of eulerian: the velocity that points move by, the network's own or x1 - x0 as in MeanFlow"
     )

@@ -158,7 +158,9 @@ def test_stationary_at_the_exact_map_and_only_there(kind, rule, forwards):
     x0, x1, t, s = drawn(n, 2, mixture)
     t, s = (jnp.minimum(t, s), jnp.maximum(t, s)) if forwards else (jnp.maximum(t, s), jnp.minimum(t, s))
     fields = (
-        {"rule": "eulerian", "tangent": "conditional", "normalize": 0.0} if rule == "conditional" else {"rule": rule}
+        {"rule": "eulerian", "tangent": "conditional", "normalize": 0.0}
+        if rule == "conditional"
+        else {"rule": rule, "normalize": 1.0}
     )
     objective = FlowMap(mixture.path, normalize_floor=0.1, ends=0.0, **fields)
 
@@ -263,7 +265,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="diagonal is 0.5, of which 9 rows have no whole number"):
         FlowMap(LinearPath())(Linear(1.0), x0, x1, t, None, s=s)
     with pytest.raises(ValueError, match="tangent is 'conditional'"):
-        FlowMap(LinearPath(), rule="eulerian", tangent="conditional")
+        FlowMap(LinearPath(), rule="eulerian", tangent="conditional", normalize=1.0)
     with pytest.raises(ValueError, match="tangent is 'conditional', but a teacher"):
         FlowMap(LinearPath(), rule="eulerian", tangent="conditional", normalize=0.0, teacher="runs/a")
     config = flow_map.get_config("digits")
