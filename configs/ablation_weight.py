@@ -4,7 +4,7 @@ Command     python main.py --config=configs/ablation_weight.py --mode=study
             (stopped, it goes on; --config.study.seeds="(0, 1, 2, 3, 4)" adds seeds)
 Hardware    a laptop: 2 CPU cores, under 2 GB
 Time        an hour on one of 2 cores, other work on the other; the full form some 5 hours (not run)
-Expect      none shown between p = 1 and p = 2 but along t; p = -1 and `data` are worse in samples and bits/dim (docs/theory.md)
+Expect      distance 0.019 ± 0.010 more with p = 1 than p = 2; p = -1 and `data` are worse (docs/theory.md)
             Loss after 500 steps 0.40 with p = 2, 0.25 with p = 1 (configs/comparison.py)
 Variants    configs/ablation_weight.py:full    2,500 steps and 1,000 images in place of 600 and 400
 
