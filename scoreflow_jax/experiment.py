@@ -108,21 +108,7 @@ class Experiment:
                 getattr(self, name).check_path(self.path)
             except ValueError as error:
                 raise UserError(f"config.{name}: {error}") from error
-        if self.objective.two_times and not self.network.two_times:
-            raise UserError(
-                "config.objective.name is 'flow_map', whose network is told two times: set config.model.two_times=True"
-            )
-        guides = self.network.most_guidance and self.objective.two_times
-        if guides and not (self.network.label_dropout or self.objective.teacher_run[0]):
-            raise UserError(
-                "config.model.most_guidance needs the drift without a label too: set config.model.label_dropout to 0.1, say, or "
-                "take a config.objective.teacher that was trained so"
-            )
-        if self.solver.method == "flow_map" and not self.network.two_times:
-            raise UserError(
-                "config.solver.method is 'flow_map', but this network is told one time: train one with config.model.two_times "
-                "and config.objective.name 'flow_map' (configs/flow_map.py), or take 'dopri5'"
-            )
+        self._check_jumps()
         for name in ("sample", "interpolate", "figures", "translate", "difference"):
             self._check_classes(name)
         if self.eval.extractor == "inception" and self.spec.is_points:
@@ -137,6 +123,45 @@ class Experiment:
                 raise UserError(
                     f"config.eval.{name} names class {wrong[0]}, expected one from 0 to {self.spec.num_classes - 1}"
                 )
+
+    @property
+    def jumps(self) -> bool:
+        """Whether the network learns a flow map: it is told two times, by an objective that asks for both."""
+        return self.network.two_times and self.objective.two_times
+
+    def _check_jumps(self) -> None:
+        """Refuses flow maps that are none, or that could not be trained."""
+        network, solver, objective = self.network, self.solver, self.objective
+        if objective.two_times and not network.two_times:
+            raise UserError(
+                "config.objective.name is 'flow_map', whose network is told two times: set config.model.two_times=True"
+            )
+        if self.jumps and self.parameterization.predicts != "velocity":
+            raise UserError(
+                f"config.parameterization.predicts is {self.parameterization.predicts!r}, of which no velocity can be made at "
+                "the ends, where a flow map's jumps begin: set it to 'velocity'"
+            )
+        if objective.differentiates_time and network.steep_in_time:
+            raise UserError(
+                "config.objective.rule is 'eulerian', which differentiates by t, but this network's embedding of t is too steep: "
+                "set config.model.time_scale to 4 and embedding to 'positional', or the rule to 'lagrangian' or 'semigroup'"
+            )
+        if self.jumps and network.most_guidance and not (network.label_dropout or objective.teacher_run[0]):
+            raise UserError(
+                "config.model.most_guidance needs the drift without a label too: set config.model.label_dropout to 0.1, say, or "
+                "take a config.objective.teacher that was trained so"
+            )
+        if solver.method == "flow_map" and not self.jumps:
+            raise UserError(
+                "config.solver.method is 'flow_map', but this network has learned no jumps: train one with config.objective.name "
+                "'flow_map' (configs/flow_map.py), or take 'dopri5'"
+            )
+        outside = [t for t in solver.between if not self.path.t_min < t < self.path.t_max]
+        if outside:
+            raise UserError(
+                f"config.solver.between has {outside[0]:g}, expected times between the path's ends, {self.path.t_min:g} and "
+                f"{self.path.t_max:g}"
+            )
 
     def _check_classes(self, name: str) -> None:
         """Refuses classes that the data do not have, in the fields of a section that name some.

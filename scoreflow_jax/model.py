@@ -126,7 +126,7 @@ class Model:
             labels: a class for each image.
             num_images: how many; by default as many as labels.
             guidance: weight of classifier-free guidance, one for all or one for each; 1 or None: off. Only for models that
-                were trained with config.model.label_dropout.
+                were trained with config.model.label_dropout, or by jumps with config.model.most_guidance.
 
         Raises:
             UserError: labels outside the classes, or neither labels nor num_images, or guidance for a model without it.

@@ -89,7 +89,7 @@ def as_weights(
     Raises:
         UserError: a model that cannot be guided, no labels, or weights of another shape.
     """
-    told = experiment.network.most_guidance and experiment.solver.method == "flow_map"
+    told = experiment.network.most_guidance and experiment.solver.method == "flow_map" and experiment.sampler.is_ode
     if not (experiment.network.label_dropout or told) or labels is None:
         what = "labels" if labels is None else "a model trained with config.model.label_dropout, such as 0.1"
         raise UserError(f"guidance needs {what}: it mixes the conditional and the unconditional drift")

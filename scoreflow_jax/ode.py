@@ -207,6 +207,18 @@ class Solver(SolverFields):
         method = "dopri5" if self.method in WITHOUT_ESTIMATE else self.method
         return dataclasses.replace(self, method=method, num_steps=None, between=())
 
+    def jumps(self, count: int) -> "Solver":
+        """So many equal jumps of a flow map in place of its steps."""
+        most = max(count, self.max_steps)
+        return dataclasses.replace(
+            self, method="flow_map", num_steps=count, between=(), per_sample=False, max_steps=most
+        )
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """All fields, by which solves are told apart, without `between` where it says nothing: it came after solves were kept."""
+        return {n: getattr(self, n) for n in self.__dataclass_fields__ if n != "between" or self.between}
+
     @property
     def kind(self) -> "Solver":
         """The rest, equal for solvers that share a program."""

@@ -27,7 +27,7 @@ TRAINING_FIELDS = (
 )  # fmt: skip
 """Fields that a resumed run must share with the run it goes on with, but for `FREE`."""
 
-FREE = ("data.path", "data.strict", "data.pairs", "objective.teacher")
+FREE = ("data.path", "data.strict", "data.pairs", "objective.teacher", "objective.teacher_sha256")
 """Fields that may always differ: where the data are is not what they are (commands/workdir.py looks at that), nor where a teacher
 is (commands/teacher.py)."""
 

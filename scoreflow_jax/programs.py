@@ -143,6 +143,11 @@ class Generate(Program):
                     "take 'dopri5'"
                 )
         ends = dataclasses.replace(experiment.sampler, name="ode").denoises(experiment.path)
+        if self.denoise and ends and not is_off(self.guidance) and not experiment.network.label_dropout:
+            raise UserError(
+                "samples on this path end with the guided expected data, which take the network without a label too: set "
+                "config.sampler.denoise=False, or guidance to 1"
+            )
         return dataclasses.replace(self, denoise=self.denoise and ends)
 
     def arrays(self, experiment: Experiment, count: int, labels: tuple[LabelsLike, ...]) -> Arrays:

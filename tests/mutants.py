@@ -570,8 +570,8 @@ FAULTS = (
     Fault(
         "times drawn with the source's key",
         "training/step.py",
-        't, s = times("times")',
-        't, s = times("source")',
+        't = self.times.draw(key_of(key, "times")',
+        't = self.times.draw(key_of(key, "source")',
         "test_randomness.py::test_a_step_with_everything_on_draws_nothing_twice",
     ),
     Fault(
@@ -759,7 +759,7 @@ FAULTS = (
     Fault(
         "guided NFE is counted once",
         "evaluation/generation.py",
-        "stats.summary(network_calls(data.experiment.sample.guidance, data.experiment.solver.method))",
+        "stats.summary(network_calls(experiment.sample.guidance, method))",
         "stats.summary()",
         "evaluation/test_closed_forms.py::test_nfe_counts_both_calls_of_a_guided_evaluation",
     ),
@@ -857,7 +857,7 @@ FAULTS = (
     Fault(
         "the last step of samples is not counted",
         "sampling/flow.py",
-        "num_evaluations=solution.num_evaluations + 1",
+        "num_evaluations=solution.num_evaluations + calls",
         "num_evaluations=solution.num_evaluations",
         "test_model_closed_forms.py::test_samples_end_with_the_expected_data_and_decoding_does_not",
     ),
@@ -1368,22 +1368,22 @@ FAULTS = (
     Fault(
         "rows with equal times are jumps too",
         "objectives/flow_map.py",
-        "_rows(slice(first, None), period, x0, x1, t, label, s, guidance)",
-        "_rows(slice(period - first), period, x0, x1, t, label, s, guidance)",
+        "own, others = order[:, :first], order[:, first:]",
+        "own, others = order[:, :first], order[:, : period - first]",
         "objectives/test_flow_map.py::test_value_for_a_linear_field",
     ),
     Fault(
         "the network at s = t is another than the drift",
         "models/blocks.py",
-        "(there - here)",
-        "(there)",
+        "last(there - here)",
+        "last(there)",
         "models/test_two_times.py::test_at_equal_times_it_is_the_drift_whatever_was_learned",
     ),
     Fault(
         "a fresh network jumps otherwise than by its slope",
         "models/blocks.py",
-        "zeros = nn.initializers.zeros",
-        "zeros = nn.initializers.normal(0.1)",
+        "kernel_init=nn.initializers.zeros",
+        "kernel_init=nn.initializers.normal(0.1)",
         "models/test_two_times.py::test_a_trained_drift_is_where_it_begins",
     ),
     Fault(

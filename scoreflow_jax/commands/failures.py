@@ -156,6 +156,8 @@ def _restore(folder: pathlib.Path) -> tuple[Experiment, TrainState]:
             f"{folder} was drawn by version {drawn} of the draws, which this version of scoreflow_jax "
             f"(draws {randomness.VERSION}) cannot repeat: use the one that wrote it"
         )
+    if "teacher" in meta["config"]["objective"]:  # which may lie elsewhere since, as the run's config says
+        meta["config"]["objective"]["teacher"] = read_config(folder.parent)["objective"].get("teacher")
     experiment = build(meta["config"])
     layout = _layout(experiment)
     experiment, taught_by = open_teacher(experiment, layout)
@@ -168,7 +170,7 @@ def _restore(folder: pathlib.Path) -> tuple[Experiment, TrainState]:
         checkpoints.close()
     assert restored is not None
     state = joined_state(restored.ema, restored.train, shapes)
-    return experiment, state if taught_by is None else with_teacher(state, taught_by)
+    return experiment, state if taught_by is None else with_teacher(state, taught_by, layout)
 
 
 def _layout(experiment: Experiment) -> Layout:

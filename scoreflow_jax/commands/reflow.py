@@ -133,7 +133,7 @@ def _about(experiment: Experiment, model: Model, parent: pathlib.Path) -> dict[s
             "parameters": model.fingerprint,
             "step": model.step,
             "seed": settings.seed,
-            "solver": {field: getattr(solver, field) for field in solver.__dataclass_fields__},
+            "solver": solver.stated,
             # Noise i has the same address in every version of the draws; the order of a data set at t = 0 has not.
             **({"draws": randomness.VERSION} if model.experiment.data.base else {}),
         },
@@ -165,6 +165,8 @@ def _config(experiment: Experiment, pairs: pathlib.Path, name: str, *, student: 
     config["name"] = f"{config['name']}_reflow_{name}"
     config["data"]["pairs"] = str(pairs)
     config["train"].update(num_steps=settings.num_steps, coupling="independent")
+    if "teacher" in config["objective"]:  # the pairs are what is learned from now
+        config["objective"].update(teacher=None, teacher_sha256=None)
     for section, field in (("optimizer", "warmup_steps"), ("train", "cooldown_steps")):
         config[section][field] = min(config[section][field], settings.num_steps // 10)
     if student:

@@ -37,7 +37,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
         raise UserError(
             "a guided drift has no likelihood: set config.sample.likelihood or config.sample.guidance, not both"
         )
-    calls = network_calls(settings.guidance, experiment.solver.method)
+    calls = network_calls(settings.guidance, experiment.solver.method if experiment.sampler.is_ode else "")
     extra: dict[str, np.ndarray] = {}
     if settings.likelihood:
         if not experiment.sampler.is_ode:

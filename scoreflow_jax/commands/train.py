@@ -75,7 +75,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, start: Start | No
         layout = make_layout(fsdp=experiment.train.fsdp)
         check_batch_size(experiment.train.batch_size, layout, experiment.train.microbatches)
         check_workers(experiment.train.num_workers)
-        experiment, taught_by = open_teacher(experiment, layout)
+        experiment, taught_by = open_teacher(experiment, layout, workdir)
         experiment.check_trainable(None if taught_by is None else taught_by.params)
         workdirs.check_may_train(experiment, workdir)
         source, base = open_sources(experiment)
@@ -182,15 +182,15 @@ def _start(
     if taught_by is None:
         return state, meta
     if not int(state.step) and begin is None:
-        params, found = begun_from(state.params, taught_by)
-        words = "begins with its weights" if found else "has other arrays and begins afresh"
+        params, found = begun_from(state.params, taught_by, experiment)
+        words = "begins with its weights" if found else "is another one and begins afresh"
         state = dataclasses.replace(state, params=params, ema_params=jax.tree.map(jnp.copy, params))
     else:
         words = "is gone on with"
     print(
         f"learns from step {taught_by.step} of {experiment.objective.teacher_run[0]}; the network {words}", flush=True
     )
-    return with_teacher(state, taught_by), meta
+    return with_teacher(state, taught_by, layout), meta
 
 
 def _start_alone(

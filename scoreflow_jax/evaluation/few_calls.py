@@ -22,31 +22,30 @@ _ODE = "ODE"
 class FewCalls(Part):
     """Samples, translations and reversal in few jumps of a flow map, beside its ODE by the tolerances of config.solver."""
 
-    on: bool = field(False, "measure this part", added=True)
-    images: int = field(1000, "images to generate", least=2, added=True)
-    calls: tuple[int, ...] = field((1, 2, 4, 8), "numbers of equal jumps, each way", least=1, added=True)
+    images: int = field(1000, "images to generate", least=2)
+    calls: tuple[int, ...] = field((1, 2, 4, 8), "numbers of equal jumps, each way", least=1)
     translations: int = field(
-        20, "test images of each class, at the most, that are translated to every other; 0: none", least=0, added=True
+        20, "test images of each class, at the most, that are translated to every other; 0: none", least=0
     )
-    held_out: int = field(364, "test images to encode and decode", least=1, added=True)
+    held_out: int = field(364, "test images to encode and decode", least=1)
 
     smoke = {"images": 20, "calls": (1, 2), "translations": 1, "held_out": 10}
     compares_features = True
     columns = (
         Column("distance_one", "distance, 1 call", ".3f"),
-        Column("distance_four", "4 calls", ".3f"),
+        Column("distance_four", "distance, 4 calls", ".3f"),
         Column("recognized_one", "recognized, 1 call", ".1%"),
         Column("translated_one", "translated, 1 + 1", ".1%"),
-        Column("reversal_two", "back, 2 + 2", ".4f"),
-        Column("reversal_four", "4 + 4", ".4f"),
+        Column("reversal_two", "encode and decode, 2 + 2", ".4f"),
+        Column("reversal_four", "encode and decode, 4 + 4", ".4f"),
         Column("latents_one", "deviation of latents, 1 call", ".3f"),
     )
 
     def check(self, experiment: Experiment) -> None:
         """Refuses a network that cannot jump."""
-        if not experiment.network.two_times:
+        if not experiment.jumps:
             raise UserError(
-                "config.eval.few_calls measures jumps, but this network is told one time: set its on to False, or train "
+                "config.eval.few_calls measures jumps, which this network has not learned: set its on to False, or train "
                 "configs/flow_map.py"
             )
 
@@ -58,7 +57,7 @@ class FewCalls(Part):
         from scoreflow_jax.programs import Encode, Generate
 
         solver = model.experiment.solver.adaptive
-        ways = {str(n): dataclasses.replace(solver, method="flow_map", num_steps=n) for n in self.calls}
+        ways = {str(n): solver.jumps(n) for n in self.calls}
         count = model.at_most(self.images)
         noise, labels = np.asarray(model.source_points(jax.random.key(data.seed), count)), data.labels(count)
         images, classes = data.images("test", data.some(self.held_out))
@@ -84,9 +83,9 @@ class FewCalls(Part):
             if self._translates(model):
                 figures, translated[name] = self._translations(there, data)
                 rows[name] |= figures
-        self._draw(out, data, panels, translated, labels)
+        pictures = self._draw(out, data, panels, translated, labels)
         facts = {"images": count, "labels": data.label_rule, "held_out": len(images), "tolerance": solver.rtol}
-        return {**facts, "rows": rows}
+        return {**facts, "rows": rows, "pictures": pictures}
 
     def _translates(self, model: Model) -> bool:
         return self.translations > 0 and model.num_classes > 1
@@ -112,7 +111,7 @@ class FewCalls(Part):
         made: dict[str, HostState],
         translated: dict[str, Any],
         labels: Int[np.ndarray, " batch"] | None,
-    ) -> None:
+    ) -> list[str]:
         """few_calls.png: the same noise by each number of calls. few_calls_translated.png: the same images likewise."""
         from scoreflow_jax import figures
 
@@ -120,7 +119,7 @@ class FewCalls(Part):
             for name, points in made.items():
                 words = f"{name} call{'s' * (name != '1')}" if name != _ODE else name
                 data.point_plots.samples(out / f"few_calls_{name}.png", points, labels, words)
-            return
+            return [f"few_calls_{name}.png" for name in made]
         # One of each class, as far as there are any.
         first = np.arange(_SHOWN) if labels is None else np.unique(labels, return_index=True)[1][:_SHOWN]
         captions = [f"{n} call{'s' * (n != '1')}" if n != _ODE else n for n in made]
@@ -134,6 +133,7 @@ class FewCalls(Part):
             words = ["source", *(c.replace("call", "+ 1 call", 1) if c == "1 call" else c for c in captions)]
             with files.whole_file(out / "few_calls_translated.png") as path:
                 figures.save_rows(path, rows, captions=words, heads=heads)
+        return ["few_calls.png", *(["few_calls_translated.png"] if translated else [])]
 
     @staticmethod
     def page(figures: Figures, report: Figures) -> str:
@@ -157,22 +157,24 @@ class FewCalls(Part):
         head = ["calls each way", *(words for _, words, _ in used)]
         lines = [[name, *(shown(r.get(f), style) for f, _, style in used)] for name, r in rows.items()]
         end = f"The ODE at {figures['tolerance']:g}; {figures['held_out']} held-out images; errors are mean absolute"
-        pictures = "![the same noise](few_calls.png)" if "1" in rows else ""
+        pictures = "\n".join(f"![{name}]({name})" for name in figures["pictures"])
         return f"## In few network calls\n\n{table(head, lines)}\n\n{end}{label_note(figures)}.\n\n{pictures}".rstrip()
 
     @staticmethod
     def for_study(figures: Figures) -> Figures:
         """See `Part.for_study`."""
+        words = {"one": "1", "two": "2", "four": "4"}
+        own = {
+            "distance": "frechet_distance",
+            "recognized": "recognized",
+            "translated": "translated",
+            "reversal": "encode_and_decode",
+            "latents": "latents_deviation",
+        }
         found = {}
-        for calls, word in (("1", "one"), ("2", "two"), ("4", "four")):
-            row = figures["rows"].get(calls, {})
-            for name, own in (
-                ("distance", "frechet_distance"),
-                ("recognized", "recognized"),
-                ("translated", "translated"),
-                ("reversal", "encode_and_decode"),
-                ("latents", "latents_deviation"),
-            ):
-                if isinstance(row.get(own), float):
-                    found[f"{name}_{word}"] = row[own]
+        for column in FewCalls.columns:
+            name, word = column.field.rsplit("_", 1)
+            value = figures["rows"].get(words[word], {}).get(own[name])
+            if isinstance(value, float):
+                found[column.field] = value
         return found

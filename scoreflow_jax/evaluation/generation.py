@@ -157,7 +157,9 @@ def _figures(generated: Any, data: Data, few: int) -> Figures:
     from scoreflow_jax.evaluation.samples import distances, of_features, on_pixels
     from scoreflow_jax.paths.guidance import network_calls
 
-    cost = generated.stats.summary(network_calls(data.experiment.sample.guidance, data.experiment.solver.method))
+    experiment = data.experiment
+    method = experiment.solver.method if experiment.sampler.is_ode else ""
+    cost = generated.stats.summary(network_calls(experiment.sample.guidance, method))
     figures = of_features(generated.features, data)
     if 0 < few < len(generated.features):
         figures["frechet_distance_first"] = distances(generated.features[:few], data.reference, data.extractor)[

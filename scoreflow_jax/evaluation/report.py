@@ -24,6 +24,7 @@ _MATTERS = (
     "sampler.denoise",
     "solver.method",
     "solver.steps",
+    "solver.between",
     "solver.rtol",
     "solver.atol",
     "solver.step_control",

@@ -27,7 +27,7 @@ class Reversibility(Part):
         (1, 2, 4, 8), "numbers of jumps each way, tried where config.solver.method is flow_map", least=1, added=True
     )
 
-    smoke = {"images": 10, "tolerances": (1e-3,), "calls": (1, 2)}
+    smoke = {"images": 10, "tolerances": (1e-3,)}
 
     def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
         """Encodes and decodes test images, once for each tolerance or number of jumps; with fixed steps once."""
@@ -35,10 +35,10 @@ class Reversibility(Part):
         solver = model.experiment.solver
         images, labels = data.images("test", data.some(self.images))
         chosen = labels if model.num_classes else None
-        if solver.method == "flow_map":
-            ways = {
-                f"{n} jump{'s' * (n > 1)}": dataclasses.replace(solver, num_steps=n, between=()) for n in self.calls
-            }
+        if solver.between:
+            ways = {f"{solver.num_steps} jumps that meet at {', '.join(f'{t:g}' for t in solver.between)}": solver}
+        elif solver.method == "flow_map":
+            ways = {f"{n} jump{'s' * (n > 1)}": solver.jumps(n) for n in self.calls}
         elif solver.num_steps is not None:
             ways = {f"{solver.num_steps} steps": solver}
         else:

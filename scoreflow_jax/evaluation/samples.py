@@ -125,7 +125,7 @@ def _identity(model: Model, data: Data, seed: int, chunk: int) -> str:
         "base": {k: v for k, v in e.config["data"].items() if e.data.base and k != "path"},
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,  # so that figures of speed are of one machine
-        "solver": {k: getattr(e.solver, k) for k in e.solver.__dataclass_fields__},
+        "solver": e.solver.stated,
         "sampler": dataclasses.asdict(e.sampler) | {"denoise": e.sampler.denoises(e.path)},
         "guidance": e.sample.guidance,
         "labels": data.class_shares,

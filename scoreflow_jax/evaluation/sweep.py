@@ -95,7 +95,7 @@ class Sweep(Part):
             (
                 m,
                 {"steps": n},
-                dataclasses.replace(base.adaptive, method=m, num_steps=n, max_steps=max(n, base.max_steps)),
+                base.jumps(n) if m == "flow_map" else _steps(base, m, n),
             )
             for m in self.methods
             for n in self.steps
@@ -142,6 +142,12 @@ class Sweep(Part):
         if finest["distance"] is not None and any("failed" not in r for r in figures["rows"]):
             end += "\n\n![sweep](sweep.png)"
         return "## Distance against network calls\n\n" + table(head, rows) + end
+
+
+def _steps(base: Any, method: str, count: int) -> Any:
+    """So many equal steps."""
+    most = max(count, base.max_steps)
+    return dataclasses.replace(base.adaptive, method=method, num_steps=count, max_steps=most)
 
 
 def _distance(data: Data, count: int) -> tuple[str, Any]:

@@ -34,6 +34,11 @@ class Network(NetworkFields, nn.Module):
         """Whether checkpoints of such networks were published that `import_published` reads."""
         return False
 
+    @property
+    def steep_in_time(self) -> bool:
+        """Whether a derivative by t through its embedding of t is too large to train by; default: no."""
+        return False
+
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raises a ValueError for examples of a shape, without the batch, that the network cannot take; default: none."""
 

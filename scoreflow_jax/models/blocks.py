@@ -24,6 +24,10 @@ Activations = Float[Array, "batch _ _ _"]
 Resample = Literal["none", "up", "down"]
 
 
+STEEPEST = 30.0
+"""Time scale up to which a network is trained by its derivative by t."""
+
+
 class Context(NamedTuple):
     """What every block is told besides its input.
 
@@ -116,12 +120,13 @@ def _embed_change(network: Network, name: str, value: Times, width: int) -> Vect
     E begins at 0, so that a trained drift jumps by its slope before the first step. Its sines are slow, of 8 times the value and
     less, since the derivative by s has to be learned too.
     """
-    hidden = dense(width, name=f"{name}_0", dtype=network.dtype)
+    # In float32: of two numbers near each other bfloat16 would leave no difference.
+    hidden = dense(width, name=f"{name}_0", dtype=jnp.float32)
     both = jnp.concatenate([value, jnp.zeros_like(value)])
-    h = nn.swish(hidden(positional_embedding(8.0 * both, width // 2, max_period=32.0).astype(network.dtype)))
+    h = nn.swish(hidden(positional_embedding(8.0 * both, width // 2, max_period=32.0)))
     there, here = jnp.split(h, 2)
-    zeros = nn.initializers.zeros
-    return nn.Dense(width, use_bias=False, kernel_init=zeros, dtype=network.dtype, name=f"{name}_1")(there - here)
+    last = nn.Dense(width, use_bias=False, kernel_init=nn.initializers.zeros, dtype=jnp.float32, name=f"{name}_1")
+    return last(there - here).astype(network.dtype)
 
 
 def class_gain(channels: int, context: Context, dtype: Any) -> Float[Array, "batch channel"]:

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from scoreflow_jax.models.base import Network
 from scoreflow_jax.models.blocks import (
+    STEEPEST,
     Context,
     Vectors,
     class_gain,
@@ -62,6 +63,11 @@ class MLP(MLPFields, Network):
         return dense(self.outputs * x.shape[-1], name="out", scale=0.0, dtype=self.dtype)(nn.swish(h)).astype(
             jnp.float32
         )
+
+    @property
+    def steep_in_time(self) -> bool:
+        """By the sines' largest frequency."""
+        return self.time_scale > STEEPEST
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Refuses images, and sizes that cannot be.

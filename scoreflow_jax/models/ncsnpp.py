@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from scoreflow_jax.models.base import Network
 from scoreflow_jax.models.blocks import (
+    STEEPEST,
     Activations,
     AttentionBlock,
     Context,
@@ -82,6 +83,11 @@ class NCSNpp(NCSNppFields, Network):
     def is_published(self) -> bool:
         """Whether checkpoints were published: yes, by score_sde and RectifiedFlow."""
         return True
+
+    @property
+    def steep_in_time(self) -> bool:
+        """Sines of 999 t: a loss of 9.8 that grows; of 4 t it falls. Fourier features of log t are as steep."""
+        return self.embedding == "fourier" or self.time_scale > STEEPEST
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Refuses images of a shape (height, width, channels) that cannot be halved often enough, and unknown choices.

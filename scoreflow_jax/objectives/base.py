@@ -31,6 +31,11 @@ class Objective(abc.ABC):
     """Whether it takes a second time s of each example, drawn as t is, which the network is told beside the first."""
 
     @property
+    def differentiates_time(self) -> bool:
+        """Whether it takes the network's derivative by t; default: no."""
+        return False
+
+    @property
     def teacher_run(self) -> tuple[str | None, str | None]:
         """The workdir of a run that it learns from and the fingerprint of its weights, as far as is known; default: none."""
         return None, None

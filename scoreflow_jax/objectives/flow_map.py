@@ -39,7 +39,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Int
 
 from scoreflow_jax.objectives.base import Objective, mean_square
 from scoreflow_jax.objectives.path_constrained import PathConstrained
@@ -47,6 +47,8 @@ from scoreflow_jax.paths import per_example
 from scoreflow_jax.paths.guidance import guided
 from scoreflow_jax.settings.objective import FlowMapFields
 from scoreflow_jax.typing import Condition, DriftFn, FlowMapFn, PerExample, State, Times
+
+_LONGEST = 16  # rows of which a share has s = t
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +75,11 @@ class FlowMap(FlowMapFields, Objective):
             raise ValueError("tangent is 'conditional', but a teacher's velocity is known: set it to 'own'")
 
     @property
+    def differentiates_time(self) -> bool:
+        """By (3)."""
+        return self.rule == "eulerian"
+
+    @property
     def teacher_run(self) -> tuple[str | None, str | None]:
         """Its fields."""
         return self.teacher, self.teacher_sha256
@@ -89,7 +96,7 @@ class FlowMap(FlowMapFields, Objective):
         teacher: DriftFn | None = None,
         guidance: PerExample | None = None,
     ) -> PerExample:
-        """Returns the loss of each example: the first rows of every few have s = t, whatever s says.
+        """Returns the loss of each example: some of every few rows have s = t, whatever s says (`jump_rows`).
 
         With a teacher its drift is f throughout, also in place of x1 - x0 where s = t. With weights the jumps are those of the
         guided ODE, whose drift is made of f with and without the label.
@@ -99,19 +106,33 @@ class FlowMap(FlowMapFields, Objective):
         """
         assert s is not None
         assert isinstance(drift, FlowMapFn)
-        share = fractions.Fraction(self.diagonal).limit_denominator(max(1, len(t)))
-        first, period = share.numerator, share.denominator
-        if len(t) % period or not 0 < first < period:
-            raise ValueError(
-                f"diagonal is {self.diagonal}, of which {len(t)} rows have no whole number: take 0.5 or 0.75 and an even batch"
-            )
         del z
-        of_drift = _rows(slice(first), period, x0, x1, t, label)
-        of_jumps = _rows(slice(first, None), period, x0, x1, t, label, s, guidance)
+        first, period = self._share(len(t))
+        order = _order(s, period)
+        own, others = order[:, :first], order[:, first:]
+        of_drift = _rows(own, x0, x1, t, label)
+        of_jumps = _rows(others, x0, x1, t, label, s, guidance)
         on_diagonal = self._drift(drift, teacher, *of_drift)
         off_diagonal = self.weight * self._jumps(drift, teacher or drift, *of_jumps)
         both = [on_diagonal.reshape(-1, first), off_diagonal.reshape(-1, period - first)]
-        return jnp.concatenate(both, axis=1).reshape(len(t))
+        back = jnp.argsort(order, axis=1)
+        return jnp.take_along_axis(jnp.concatenate(both, axis=1), back, axis=1).reshape(len(t))
+
+    def jump_rows(self, s: Times) -> Bool[Array, " batch"]:
+        """Which rows of a batch with these second times are jumps."""
+        first, period = self._share(len(s))
+        return (jnp.argsort(_order(s, period), axis=1) >= first).reshape(len(s))
+
+    def _share(self, rows: int) -> tuple[int, int]:
+        """How many of every how many rows have s = t."""
+        share = fractions.Fraction(self.diagonal).limit_denominator(_LONGEST)
+        if rows % share.denominator or not 0 < share < 1:
+            raise ValueError(
+                f"config.objective.diagonal is {self.diagonal:g}, {share.numerator} of every {share.denominator} rows, but "
+                f"{rows} rows are taken at a time: make them a multiple of {share.denominator} (train.batch_size over "
+                "train.microbatches), or diagonal 0.5"
+            )
+        return share.numerator, share.denominator
 
     def _drift(
         self, drift: FlowMapFn, teacher: DriftFn | None, x0: State, x1: State, t: Times, label: Condition | None
@@ -139,8 +160,8 @@ class FlowMap(FlowMapFields, Objective):
         if guidance is not None:
             if self.rule == "semigroup" or self.tangent == "conditional":
                 raise ValueError(
-                    "guidance is of a rule that asks for the drift: set config.objective.rule to 'lagrangian', or "
-                    "config.model.most_guidance to 0"
+                    "guidance is of a rule that asks for the drift: set config.objective.rule to 'lagrangian' and tangent to "
+                    "'own', or config.model.most_guidance to 0"
                 )
             drift, f = _Guided(drift, guidance), _guided(f, guidance)
         t = self._begin(t)
@@ -233,7 +254,23 @@ def _jump(drift: FlowMapFn, x: State, t: Times, s: Times, label: Condition | Non
     return x + per_example(s - t, x) * drift.mean_velocity(x, t, s, label)
 
 
-def _rows(rows: slice, period: int, *arrays: Array | None) -> list[Any]:
-    """These of every `period` rows of each array, so that each device finds them among its own."""
-    cut = lambda a: a.reshape(-1, period, *a.shape[1:])[:, rows].reshape(-1, *a.shape[1:])  # noqa: E731
+def _order(s: Times, period: int) -> Int[Array, "groups period"]:
+    """An order at random of every `period` neighbours, so that each device finds its rows among its own.
+
+    By place alone a balanced batch, whose row i is of class i modulo the classes, would have classes without jumps. It is
+    the order of later digits of the second times, of which the first ones say nothing.
+    """
+    return jnp.argsort(jnp.mod(s * 4096.0, 1.0).reshape(-1, period), axis=1)
+
+
+def _rows(chosen: Int[Array, "groups rows"], *arrays: Array | None) -> list[Any]:
+    """These of every few rows of each array."""
+    groups, count = chosen.shape
+
+    def cut(a: Array) -> Array:
+        """Of one."""
+        grouped = a.reshape(groups, -1, *a.shape[1:])
+        index = chosen.reshape(groups, count, *[1] * (a.ndim - 1))
+        return jnp.take_along_axis(grouped, index, axis=1).reshape(-1, *a.shape[1:])
+
     return [None if a is None else cut(a) for a in arrays]

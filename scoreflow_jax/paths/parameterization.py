@@ -100,12 +100,8 @@ class NetworkDrift:
             condition: of each; None: there is none.
             guidance: weights of the guided ODE, of a network that is told them; None: 1.
         """
-        path, given = self.path, self.parameterization.predicts
-        output = self._output(x, t, condition, s - t, guidance)
-        if given == "velocity":
-            return output
-        assert isinstance(path, AffinePath)
-        return path.convert(output, x, t, given=given, wanted="velocity")
+        assert self.parameterization.predicts == "velocity"
+        return self._output(x, t, condition, s - t, guidance)
 
     def predict(self, kind: Prediction, x: State, t: Times, condition: Condition | None) -> State:
         """Returns what is predicted of the velocity, the data, the noise or the score given x_t = x.

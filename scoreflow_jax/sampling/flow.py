@@ -69,7 +69,10 @@ def generate(
         field = as_field(data if guidance is None else guided(data))
         y = field(jnp.float32(span[1]), solution.y, condition)
     # A solve that failed stays one: what follows of its state says nothing.
-    return solution._replace(y=y, num_evaluations=solution.num_evaluations + 1)
+    calls = (
+        2 if solver.method == "flow_map" and guidance is not None else 1
+    )  # each counts for itself where jumps are told the weight
+    return solution._replace(y=y, num_evaluations=solution.num_evaluations + calls)
 
 
 def encode(

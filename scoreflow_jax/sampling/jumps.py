@@ -12,6 +12,8 @@ from jaxtyping import Array, Float
 from scoreflow_jax.ode import Solution, Solver
 from scoreflow_jax.typing import Condition, FlowMapFn, PerExample, State, Time
 
+_NEAR = 1e-6  # times that close are one: float32 tells those near 1 apart by 6e-8
+
 
 def follow(
     drift: FlowMapFn,
@@ -41,7 +43,7 @@ def follow(
         meet = jnp.asarray([t0, *(solver.between if t0 < t1 else solver.between[::-1]), t1], jnp.float32)
         place = lambda k: meet[k]  # noqa: E731
     else:
-        place = lambda k: jnp.float32(t0) + jnp.float32(t1 - t0) * (k / count)  # noqa: E731
+        place = lambda k: jnp.where(k >= count, jnp.float32(t1), t0 + (t1 - t0) * (k / count).astype(jnp.float32))  # noqa: E731
 
     def jump(x: State, t: Time, s: Time) -> State:
         """X from t to s, one time for all."""
@@ -54,9 +56,9 @@ def follow(
 
     def keep(now: tuple[Array, State, Array], time: Time) -> tuple[tuple[Array, State, Array], State]:
         """Goes to the last meeting point before a time, and from there to that time."""
-        due = lambda at: (at[0] < count) & (jnp.sign(t1 - t0) * (place(at[0] + 1) - time) <= 0)  # noqa: E731
+        due = lambda at: (at[0] < count) & (jnp.sign(t1 - t0) * (place(at[0] + 1) - time) <= _NEAR)  # noqa: E731
         k, x, calls = jax.lax.while_loop(due, lambda at: (at[0] + 1, step(at[0], at[1]), at[2] + 1), now)
-        met = place(k) == time
+        met = abs(place(k) - time) <= _NEAR
         kept = jax.lax.cond(met, lambda x: x, lambda x: jump(x, place(k), time), x)
         return (k, x, calls + jnp.where(met, 0, 1)), kept
 

@@ -116,14 +116,20 @@ class TrainLoss:
             x0 = self._scaled(key_of(key, "base dequantization"), key_of(key, "base flip"), batch["base"])
         else:
             x0 = self.path.sample_source(key_of(key, "source"), x1.shape)
-        times = lambda name: self.times.draw(key_of(key, name), len(x1), self.path.t_min, self.path.t_max)  # noqa: E731
-        t, s = times("times"), times("second times") if self.objective.two_times else None
+        t = self.times.draw(key_of(key, "times"), len(x1), self.path.t_min, self.path.t_max)
+        s = self._second_times(key_of(key, "second times"), len(x1)) if self.objective.two_times else None
         label = batch["label"] if self.conditional else None
         if self.coupling == "optimal_transport":
             x0 = optimal_transport(x0, x1, label)
         z = jax.random.normal(key_of(key, "latent"), x1.shape) if self.path.has_latent else None
-        weights = self._weights(key_of(key, "guidance"), len(x1)) if self.most_guidance else None
+        guides = self.objective.two_times and self.most_guidance
+        weights = self._weights(key_of(key, "guidance"), len(x1)) if guides else None
         return Drawn(x0, x1, t, label, key_of(key, "dropout"), z, s, weights)
+
+    def _second_times(self, key: PRNGKey, count: int) -> Array:
+        """Of the same distribution, each for itself: two ramps of low discrepancy would leave two lengths of jumps in a batch."""
+        apart = dataclasses.replace(self.times, low_discrepancy=False)
+        return apart.draw(key, count, self.path.t_min, self.path.t_max)
 
     def _weights(self, key: PRNGKey, count: int) -> Array:
         """Weights of guidance: 1 for half of the rows, the others' even from 1 to the largest."""
@@ -172,7 +178,7 @@ def make_train_step(
         ema_decay: of the parameters' average; its warm-up is `ema_update`'s. Where the state has the average's low parts, it is
             `compensated_ema_update`'s.
         microbatches: parts of the batch whose gradients are computed one after the other and averaged: less memory, the same
-            gradient but for the dropout.
+            gradient but for the dropout, and for which rows of a flow map are jumps.
         unrolled: one after the other in the program, for CPUs; else in a loop of the device. (On CPU XLA's gradients of
             convolutions inside a loop are 40 to 120 times slower.)
         schedule: of the run, for its cool-down; None: there is none.

@@ -141,7 +141,7 @@ def test_a_teacher_gives_its_weights_and_is_known_by_them(teacher, tmp_path, cap
     experiment = points(objective__teacher=str(teacher))
     opened, model = open_teacher(experiment, make_layout())
     fresh = experiment.init(jax.random.key(0))
-    params, found = begun_from(fresh, model)
+    params, found = begun_from(fresh, model, opened)
     assert found
     np.testing.assert_array_equal(params["in"]["kernel"], model.params["in"]["kernel"])
     np.testing.assert_array_equal(params["jump_1"]["kernel"], fresh["jump_1"]["kernel"])
@@ -156,9 +156,11 @@ def test_a_teacher_gives_its_weights_and_is_known_by_them(teacher, tmp_path, cap
     # A teacher's weights are in no checkpoint: the trained run is loaded without it.
     assert load_model(build(read_config(run)), run).step == 6
     with pytest.raises(UserError, match="are not those that it learns from"):
-        train.run_command(points(objective__teacher=str(run), objective__teacher_sha256=model.fingerprint), run)
+        train.run_command(points(objective__teacher=str(run), train__num_steps=8), run)
+    with pytest.raises(UserError, match="this run learns from a teacher .* and config.objective.teacher is None"):
+        train.run_command(points(train__num_steps=8), run)
     with pytest.raises(UserError, match="config.objective.teacher: .*Give the folder of the run to learn from"):
-        train.run_command(points(objective__teacher=str(tmp_path / "nowhere")), run)
+        train.run_command(points(objective__teacher=str(tmp_path / "nowhere"), train__num_steps=8), run)
     with pytest.raises(UserError, match="a run of other data or another path"):
         train.run_command(points(objective__teacher=str(teacher), path__t_max=0.9), tmp_path / "other")
     with pytest.raises(UserError, match="beside a teacher, which is told every label, none can be dropped"):
@@ -168,13 +170,13 @@ def test_a_teacher_gives_its_weights_and_is_known_by_them(teacher, tmp_path, cap
 
 def test_a_larger_teacher_is_learned_from_but_not_begun_with(teacher, tmp_path, capsys):
     train.run_command(points(objective__teacher=str(teacher), model__width=20), tmp_path / "run")
-    assert "the network has other arrays and begins afresh" in capsys.readouterr().out
+    assert "the network is another one and begins afresh" in capsys.readouterr().out
 
 
 def test_a_loss_against_a_teacher_is_0_at_its_weights(teacher):
     """Rows with s = t: the network is the teacher. The gradient is then of the jumps alone."""
     experiment, model = open_teacher(points(objective__teacher=str(teacher), objective__weight=0.0), make_layout())
-    params, _ = begun_from(experiment.init(jax.random.key(0)), model)
+    params, _ = begun_from(experiment.init(jax.random.key(0)), model, experiment)
     state = dataclasses.replace(jax.eval_shape(experiment.initial_state), teacher=model.params)
     batch = {"image": np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32), "label": np.arange(64) % 2}
     loss = experiment.train_loss().of(state)
@@ -191,7 +193,7 @@ def test_a_teacher_stays_as_it_is(teacher):
     state = experiment.initial_state()
     assert state.teacher is None
     batch = {"image": jax.numpy.ones((64, 2)), "label": jax.numpy.arange(64) % 2}
-    new, _ = jax.jit(experiment.train_step())(with_teacher(state, model), batch)
+    new, _ = jax.jit(experiment.train_step())(with_teacher(state, model, make_layout()), batch)
     np.testing.assert_array_equal(new.teacher["in"]["kernel"], model.params["in"]["kernel"])
     assert np.abs(new.params["in"]["kernel"] - state.params["in"]["kernel"]).max() > 0
 
@@ -240,6 +242,22 @@ def test_pictures_of_images(tmp_path):
     assert list(told) == ["latent"]
 
 
-def test_a_network_that_is_told_one_time_has_no_few_calls(teacher):
+def test_a_network_that_has_learned_no_jumps_makes_none(teacher):
+    """Told one time, or two and never trained to jump: it would be Euler's method by another name."""
     with pytest.raises(UserError, match="config.eval.few_calls measures jumps"):
         evaluate.run_command(points("rectified_flow", eval__few_calls__on=True), teacher)
+    with pytest.raises(UserError, match="this network has learned no jumps"):
+        points("rectified_flow", model__two_times=True, **JUMPS)
+    with pytest.raises(UserError, match="config.parameterization.predicts is 'data'"):
+        points(parameterization__predicts="data", path__t_max=0.999)
+    with pytest.raises(UserError, match="this network's embedding of t is too steep"):
+        points(objective__rule="eulerian", model__time_scale=999.0)
+    with pytest.raises(UserError, match="config.solver.between has 0.999, expected times between the path's ends"):
+        points(**JUMPS, solver__between=(0.999,), path__t_max=0.99)
+
+
+def test_a_teacher_of_another_kind_is_not_begun_with(teacher, tmp_path):
+    """Arrays of the same shapes are not the same function: here the embedding of t is another."""
+    experiment, model = open_teacher(points(objective__teacher=str(teacher), model__time_scale=4.0), make_layout())
+    params = experiment.init(jax.random.key(0))
+    assert begun_from(params, model, experiment) == (params, False)

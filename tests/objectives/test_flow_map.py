@@ -78,10 +78,11 @@ def drawn(n, dim, mixture=None):
     return x0, x1, t, jnp.where(abs(s - t) < 0.05, jnp.where(t < 0.5, t + 0.1, t - 0.1), s)
 
 
-def of_jumps(losses, objective):
-    """The rows with s other than t: the later half of each pair."""
-    assert objective.diagonal == 0.5
-    return losses.reshape(-1, 2)[:, 1]
+def of_jumps(values, objective, s):
+    """The rows with s other than t: half of them."""
+    chosen = np.asarray(objective.jump_rows(s))
+    assert chosen.sum() == len(s) / 2
+    return values[chosen]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -93,8 +94,10 @@ def test_value_for_a_linear_field(rule, path):
     square = np.mean((a**2 * (s - t)[:, None] * x * (0.25 if rule == "semigroup" else 1.0)) ** 2, axis=1)
     for power in (0.0, 0.5, 1.0):
         objective = FlowMap(path, rule=rule, normalize=power, normalize_floor=0.01, weight=3.0, ends=0.0)
-        got = of_jumps(objective(Linear(a), x0, x1, t, None, s=s), objective)
-        np.testing.assert_allclose(got, (3.0 * square / (square + 0.01) ** power)[1::2], rtol=2e-4, atol=1e-7)
+        got = of_jumps(objective(Linear(a), x0, x1, t, None, s=s), objective, s)
+        np.testing.assert_allclose(
+            got, of_jumps(3.0 * square / (square + 0.01) ** power, objective, s), rtol=2e-4, atol=1e-7
+        )
 
 
 def test_value_of_meanflow_by_the_conditional_velocity():
@@ -103,8 +106,8 @@ def test_value_of_meanflow_by_the_conditional_velocity():
     objective = FlowMap(LinearPath(), rule="eulerian", tangent="conditional", normalize=0.0, ends=0.0)
     x, v = (1 - t)[:, None] * x0 + t[:, None] * x1, x1 - x0
     expected = np.mean((a * x - v - (s - t)[:, None] * a * v) ** 2, axis=1)
-    got = of_jumps(objective(Linear(a), x0, x1, t, None, s=s), objective)
-    np.testing.assert_allclose(got, expected[1::2], rtol=1e-4)
+    got = of_jumps(objective(Linear(a), x0, x1, t, None, s=s), objective, s)
+    np.testing.assert_allclose(got, of_jumps(expected, objective, s), rtol=1e-4)
 
 
 def test_value_of_the_way_there_and_back():
@@ -114,14 +117,15 @@ def test_value_of_the_way_there_and_back():
 
     def reversal(a, weight):
         objective = FlowMap(LinearPath(), normalize=0.0, reversal=weight, ends=0.0)
-        return of_jumps(objective(Linear(a), x0, x1, t, None, s=s), objective)
+        return of_jumps(objective(Linear(a), x0, x1, t, None, s=s), objective, s)
 
     h = (s - t)[:, None]
     expected = 0.3 * np.mean((h**2 * a**2 * x) ** 2, axis=1)
-    np.testing.assert_allclose(reversal(a, 0.3) - reversal(a, 0.0), expected[1::2], rtol=1e-3, atol=1e-6)
+    chosen = of_jumps(expected, FlowMap(LinearPath()), s)
+    np.testing.assert_allclose(reversal(a, 0.3) - reversal(a, 0.0), chosen, rtol=1e-3, atol=1e-6)
     slope = jax.grad(lambda a: jnp.sum(reversal(a, 0.3) - reversal(a, 0.0)))(a)
     by_hand = 0.3 * np.mean(2 * (-(h**2) * a**2 * x) * (-h * (1 + h * a) * x), axis=1)
-    np.testing.assert_allclose(slope, by_hand[1::2].sum(), rtol=1e-3)
+    np.testing.assert_allclose(slope, of_jumps(by_hand, FlowMap(LinearPath()), s).sum(), rtol=1e-3)
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0])
@@ -132,7 +136,7 @@ def test_where_gradients_go(rule, power):
     a, b, (x0, x1, t, s) = 0.7, 0.2, drawn(8, 3)
     objective = FlowMap(LinearPath(), rule=rule, normalize=power, normalize_floor=0.01, ends=0.0)
     x, h = ((1 - t)[:, None] * x0 + t[:, None] * x1), (s - t)[:, None]
-    loss = lambda a, b: jnp.sum(of_jumps(objective(Linear(a, b), x0, x1, t, None, s=s), objective))
+    loss = lambda a, b: jnp.sum(of_jumps(objective(Linear(a, b), x0, x1, t, None, s=s), objective, s))
     u, there = (a + b * h) * x, x + h * (a + b * h) * x
     if rule == "lagrangian":
         residual, by_a, by_b = (a + 2 * b * h) * x - a * there, x, 2 * h * x
@@ -142,7 +146,7 @@ def test_where_gradients_go(rule, power):
     else:
         residual, by_a, by_b = u - (a * x + h * ((a + b * h) * a * x - b * x)), x, h * x
     size = (np.mean(np.square(residual), axis=1) + 0.01) ** power
-    expected = [(np.mean(2 * residual * by, axis=1) / size)[1::2].sum() for by in (by_a, by_b)]
+    expected = [of_jumps(np.mean(2 * residual * by, axis=1) / size, objective, s).sum() for by in (by_a, by_b)]
     np.testing.assert_allclose(jax.grad(loss, (0, 1))(a, b), expected, rtol=1e-3)
 
 
@@ -194,7 +198,8 @@ def test_a_share_of_the_jumps_begins_at_the_ends(path):
 
     span, x = path.t_max - path.t_min, jnp.ones((n, 1))
     t = path.t_min + span * (jnp.arange(n) // 2 + 0.5) / (n / 2)
-    FlowMap(path, rule="semigroup", ends=0.4)(Watching(), x, x, t, None, s=t)
+    objective = FlowMap(path, rule="semigroup", ends=0.4)
+    objective(Watching(), x, x, t, None, s=jax.random.uniform(KEYS[3], (n,)))
     np.testing.assert_allclose(seen["drift"][0], t[::2], atol=1e-6)
     begun = np.asarray(seen["jumps"][0])
     assert (np.sum(begun == np.float32(path.t_min)), np.sum(begun == np.float32(path.t_max))) == (20, 20)
@@ -203,15 +208,27 @@ def test_a_share_of_the_jumps_begins_at_the_ends(path):
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
 def test_rows_with_equal_times_have_the_loss_of_the_drift(share):
-    """The first of every four, or two: the paper's loss of f, and no other row's."""
+    """Some of every four, or two: the paper's loss of f, and no other row's."""
     x0, x1, t, s = drawn(16, 3)
     objective = FlowMap(LinearPath(), diagonal=share, weight_exponent=1.0, weight=0.0)
     got = np.asarray(objective(Linear(0.7, 5.0), x0, x1, t, None, s=s))
     drift = PathConstrained(LinearPath(), weight_exponent=1.0)(Linear(0.7), x0, x1, t, None)
-    period = 2 if share == 0.5 else 4
-    chosen = np.arange(16) % period < share * period
+    chosen = ~np.asarray(objective.jump_rows(s))
+    assert chosen.reshape(-1, 4).sum(axis=1).tolist() == [4 * share] * 4
     np.testing.assert_allclose(got[chosen], drift[chosen], rtol=1e-5)
     assert not got[~chosen].any()
+
+
+def test_every_class_of_a_balanced_batch_has_both_kinds_of_rows():
+    """A batch whose rows take turns among two classes: of each nearly half are jumps, in every share of the batch."""
+    s = jax.random.uniform(KEYS[3], (4000,))
+    for share in (0.25, 0.5, 0.75):
+        chosen = np.asarray(FlowMap(LinearPath(), diagonal=share).jump_rows(s))
+        assert chosen.mean() == 1 - share
+        for c in range(4):
+            assert abs(chosen[c::4].mean() - (1 - share)) < 0.08
+        low = np.asarray(s) < 0.5
+        assert abs(chosen[low].mean() - chosen[~low].mean()) < 0.05, "nor does it depend on the second time"
 
 
 def test_labels_and_both_times_go_with_their_rows():
@@ -232,7 +249,7 @@ def test_labels_and_both_times_go_with_their_rows():
 
     for rule in RULES:
         objective = FlowMap(LinearPath(), rule=rule, normalize=0.0, ends=0.0)
-        assert float(of_jumps(objective(ByClass(), x0, x1, t, label, s=s), objective).max()) < 1e-6
+        assert float(of_jumps(objective(ByClass(), x0, x1, t, label, s=s), objective, s).max()) < 1e-6
 
 
 def test_jumps_are_of_the_guided_ode():
@@ -251,10 +268,10 @@ def test_jumps_are_of_the_guided_ode():
     expected = np.mean((a_w**2 * (s - t)[:, None] * x) ** 2, axis=1)
     for rule in ("lagrangian", "eulerian"):
         objective = FlowMap(LinearPath(), rule=rule, normalize=0.0, ends=0.0)
-        got = of_jumps(objective(Both(), x0, x1, t, jnp.zeros(8, int), s=s, guidance=w), objective)
-        np.testing.assert_allclose(got, expected[1::2], rtol=1e-3)
+        got = of_jumps(objective(Both(), x0, x1, t, jnp.zeros(8, int), s=s, guidance=w), objective, s)
+        np.testing.assert_allclose(got, of_jumps(expected, objective, s), rtol=1e-3)
         taught = objective(Both(), x0, x1, t, jnp.zeros(8, int), s=s, guidance=w, teacher=Both())
-        np.testing.assert_allclose(of_jumps(taught, objective), expected[1::2], rtol=1e-3)
+        np.testing.assert_allclose(of_jumps(taught, objective, s), of_jumps(expected, objective, s), rtol=1e-3)
     with pytest.raises(ValueError, match="guidance is of a rule that asks for the drift"):
         FlowMap(LinearPath(), rule="semigroup")(Both(), x0, x1, t, jnp.zeros(8, int), s=s, guidance=w)
 
@@ -262,7 +279,7 @@ def test_jumps_are_of_the_guided_ode():
 def test_refusals():
     """A batch without such a share, errors that may not be divided by themselves, and a network that is told one time."""
     x0, x1, t, s = drawn(9, 3)
-    with pytest.raises(ValueError, match="diagonal is 0.5, of which 9 rows have no whole number"):
+    with pytest.raises(ValueError, match="diagonal is 0.5, 1 of every 2 rows, but 9 rows are taken at a time"):
         FlowMap(LinearPath())(Linear(1.0), x0, x1, t, None, s=s)
     with pytest.raises(ValueError, match="tangent is 'conditional'"):
         FlowMap(LinearPath(), rule="eulerian", tangent="conditional", normalize=1.0)

@@ -11,7 +11,7 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.paths.guidance import network_calls
 from scoreflow_jax.programs import Encode, Generate, LogLikelihood, Translate
-from scoreflow_jax.sampling import encode, generate, translate_latent
+from scoreflow_jax.sampling import encode, generate, jumps, translate_latent
 from scoreflow_jax.settings.fields import FieldError
 from tests.known import known_model
 
@@ -83,6 +83,17 @@ def test_states_on_the_way_are_kept_and_counted(forwards):
     np.testing.assert_allclose(wrong.y, solve(Map(0.3), start, LABEL, solver(4)).y, atol=1e-5)
 
 
+@pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 1e-3), (0.999, 1e-3), (0.02, 0.98)])
+@pytest.mark.parametrize("steps", [1, 3, 6, 7, 10, 11])
+def test_meeting_points_are_met_however_they_are_rounded(steps, span):
+    """Of states asked for at the very times where jumps meet none costs a call."""
+    flat = lambda x, t, c: x * 0
+    still = lambda: type("Still", (), {"__call__": flat, "mean_velocity": lambda self, x, t, s, c, w: x * 0})()
+    times = jnp.asarray(np.linspace(*span, steps + 1), jnp.float32)
+    kept = jumps.follow(still(), jnp.zeros((1, 1)), *span, None, solver(steps), times=times)
+    assert int(kept.num_evaluations) == steps
+
+
 def test_a_translation_is_two_ways():
     image = exact(X0, 0.0, 1.0, LABEL)
     translated = translate_latent(Map(), image, LABEL, 1 - LABEL, solver(2), times=jnp.array([0.0, 0.5, 1.0]))
@@ -113,7 +124,7 @@ def test_a_model_jumps_and_says_what_it_cannot():
     ):
         with pytest.raises(UserError, match=words):
             jumping.solve(program, images, *labels)
-    with pytest.raises(UserError, match="this network is told one time"):
+    with pytest.raises(UserError, match="this network has learned no jumps"):
         known_model(network).with_solver(solver(1))
 
 
