@@ -215,7 +215,7 @@ def load_config_of(plain):
 def test_every_command_works_on_tables_of_any_width_without_classes(tmp_path, dimensions):
     path = write_table(tmp_path / "a.csv", dimensions=dimensions, count=600)
     path.write_text("\n".join(line.rsplit(",", 1)[0] for line in path.read_text().splitlines()) + "\n")
-    of_classes_or_images = ("translation", "density_classifier", "outliers")
+    of_classes_or_images = ("translation", "density_classifier", "outliers", "few_calls")
     once = ("sweep", "density_cost")
     parts = [p for p in evaluate.PARTS if p not in of_classes_or_images and (dimensions == 2 or p not in once)]
     on = {f"eval__{part}__on": True for part in parts if part != "likelihood"}  # which is on

@@ -28,7 +28,7 @@ _GENERATE = "dx = f(x, t, c) dt from t = 0 to 1 (eq. 10)"
 _ENCODE = "the same ODE from t = 1 to 0"
 _METHODS = {
     "difference": "dx = [f(x, t, target) - f(x, t, source)] dt from the image at t = 0 (eq. 20), the paper's",
-    "latent": "encoded with the source class and decoded with the target class, exactly reversible",
+    "latent": "encoded with the source class and decoded with the target class, reversible as far as the solver is exact",
 }
 _SHORT = {"difference": "difference (eq. 20)", "latent": "latent"}
 _INTERPOLATE = "z = sqrt(1 - alpha) z0 + sqrt(alpha) z1, z0 and z1 from N(0, I), decoded"

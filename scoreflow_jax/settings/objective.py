@@ -67,7 +67,10 @@ class FlowMapFields(Section):
     diagonal: float = field(0.5, "share of each batch with s = t, on which the drift is trained", above=0, below=1)
     weight_exponent: float = field(2.0, "p in lambda(t) = t^-p of the drift's loss, as of path_constrained", most=2)
     ends: float = field(
-        0.5, "share of the jumps that begin where generating and encoding do, at t = 0 or t = 1", least=0, below=1
+        0.5,
+        "share of the jumps, of evenly drawn times, that begin where generating and encoding do, at t = 0 or t = 1",
+        least=0,
+        below=1,
     )
     weight: float = field(1.0, "weight of the jumps' error beside the drift's", least=0)
     normalize: float = field(0.0, "power of its own square error that a jump's is divided by; 0: none", least=0, most=1)

@@ -16,7 +16,8 @@ from tests.commands.runs import experiment_of, report
 @pytest.fixture(scope="module")
 def evaluated(digits_run):
     """The digits' run with every part of its evaluation, of two seeds, but those that tests/evaluation runs by themselves."""
-    apart = ("likelihood", "density_cost", "density_classifier", "outliers", "score_difference")  # likelihood is on
+    # likelihood is on; few_calls is of flow maps
+    apart = ("likelihood", "density_cost", "density_classifier", "outliers", "score_difference", "few_calls")
     parts = {f"eval__{part}__on": True for part in evaluate.PARTS if part not in apart}
     evaluate.run_command(
         experiment_of("digits.py", eval__seeds=(1, 2), eval__sweep__methods=("euler", "heun", "dopri5"), **parts),
@@ -102,7 +103,7 @@ def test_eval_sweeps_solvers_and_audits_against_scipy(evaluated):
 
 
 def test_eval_can_have_every_part_off(digits_run):
-    parts = {f"eval__{part}": False for part in evaluate.PARTS}
+    parts = {f"eval__{part}__on": False for part in evaluate.PARTS}
     with pytest.raises(UserError, match="every part of the evaluation is off"):
         evaluate.run_command(experiment_of("digits.py", **parts), digits_run)
 

@@ -19,6 +19,7 @@ from scoreflow_jax.loading import load_model
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.parallel import make_layout
 from scoreflow_jax.plain_config import read_config, to_plain
+from scoreflow_jax.training import create_state
 from tests.changes import set_fields
 from tests.commands.runs import SHRUNK, report
 from tests.conftest import ROOT
@@ -254,6 +255,27 @@ def test_a_network_that_has_learned_no_jumps_makes_none(teacher):
         points(objective__rule="eulerian", model__time_scale=999.0)
     with pytest.raises(UserError, match="config.solver.between has 0.999, expected times between the path's ends"):
         points(**JUMPS, solver__between=(0.999,), path__t_max=0.99)
+
+
+def test_a_teacher_lies_where_the_weights_do(tmp_path):
+    """Split among two devices, and in microbatches: the step takes the state that it was compiled for, and no teacher moves."""
+    wide = {"model__width": 128, "train__num_steps": 1, "train__checkpoint_every": 1, "train__log_every": 1}
+    train.run_command(points("rectified_flow", **wide), tmp_path / "teacher")
+    layout = make_layout(jax.devices()[:2], fsdp=2)
+    experiment = points(objective__teacher=str(tmp_path / "teacher"), train__fsdp=2, train__microbatches=2, **wide)
+    experiment, model = open_teacher(experiment, layout)
+    state = create_state(experiment.initial_state, layout)
+    params, found = begun_from(state.params, model, experiment)
+    assert found
+    state = with_teacher(dataclasses.replace(state, params=params), model, layout)
+    split = [a for a in jax.tree.leaves(state.teacher) if not a.sharding.is_fully_replicated]
+    assert split
+    step = train.compiled_steps(experiment, layout, state).one
+    batch = {"image": np.ones((64, 2), np.float32), "label": np.arange(64, dtype=np.int32) % 2}
+    before = np.asarray(state.teacher["in"]["kernel"])
+    new, metrics = step(state, jax.device_put(batch, layout.batch))
+    assert np.isfinite(float(metrics["loss"]))
+    np.testing.assert_array_equal(new.teacher["in"]["kernel"], before)
 
 
 def test_a_teacher_of_another_kind_is_not_begun_with(teacher, tmp_path):

@@ -169,11 +169,9 @@ def test_stationary_at_the_exact_map_and_only_there(kind, rule, forwards):
     objective = FlowMap(mixture.path, normalize_floor=0.1, ends=0.0, **fields)
 
     def slopes(theta):
-        """Of each row."""
-        rows = lambda theta: of_jumps(
-            objective(Perturbed(mixture, functools.partial(to, mixture), theta), x0, x1, t, None, s=s), objective
-        )
-        return np.asarray(jax.jit(jax.jacfwd(rows))(theta))
+        """Of each jump."""
+        rows = lambda theta: objective(Perturbed(mixture, functools.partial(to, mixture), theta), x0, x1, t, None, s=s)
+        return of_jumps(np.asarray(jax.jit(jax.jacfwd(rows))(theta)), objective, s)
 
     at, beside = slopes(0.0), {theta: slopes(theta) for theta in (-0.3, 0.3)}
     error = at.std() / np.sqrt(len(at))
