@@ -5,6 +5,7 @@ signals, in Python, do not run where a thread of C++ calls abort.
 """
 
 import contextlib
+import os
 import subprocess
 import sys
 
@@ -29,10 +30,18 @@ def prepare(text: str) -> None:
         )
 
 
-def cancel() -> None:
-    """Nothing more is to be said: this process has spoken for itself."""
+def cancel(*, wait: bool = True) -> None:
+    """Nothing more is to be said: this process has spoken for itself.
+
+    Args:
+        wait: for the other one's end; not where this process ends at once, before its runtime ends it with words of its own.
+    """
     global _waiting
     waiting, _waiting = _waiting, None
-    if waiting is not None:
-        with contextlib.suppress(OSError):  # it was killed, too
+    if waiting is None:
+        return
+    with contextlib.suppress(OSError):  # it was killed, too
+        if wait:
             waiting.communicate(b"done")
+        elif waiting.stdin is not None:
+            os.write(waiting.stdin.fileno(), b"done")

@@ -232,7 +232,7 @@ def leave(code: int, *, alone: bool = True) -> int:
         for stream in (sys.__stdout__, sys.__stderr__):
             if stream is not None:
                 stream.flush()
-        last_words.cancel()
+        last_words.cancel(wait=False)
         os._exit(code)
     return code
 
