@@ -143,7 +143,7 @@ def records(workdir):
 
 def comes_to_say(log, words):
     """Whether these words come to stand in a log: those about a process that was killed are written after its end, on a busy
-    machine some seconds after, and where a process has said them itself its runtime may add noise of its own before it is gone."""
+    machine some seconds after, and where a process has said them itself its runtime may add noise of its own before it ends."""
     until = time.monotonic() + 30
     while words not in (found := log.read_text()) and time.monotonic() < until:
         time.sleep(0.2)
