@@ -21,6 +21,7 @@ from scoreflow_jax.models import Network
 from scoreflow_jax.objectives import Objective
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.paths import NetworkDrift, Parameterization, Path
+from scoreflow_jax.paths.guidance import network_calls
 from scoreflow_jax.pixels import Scaling
 from scoreflow_jax.plain_config import ENDS, FORMER_ENDS, Config, config_hash, to_plain, with_end
 from scoreflow_jax.sampling import Sampler
@@ -123,6 +124,10 @@ class Experiment:
                 raise UserError(
                     f"config.eval.{name} names class {wrong[0]}, expected one from 0 to {self.spec.num_classes - 1}"
                 )
+
+    def guided_calls(self, weight: float) -> int:
+        """Network calls of one evaluation in sampling with a weight of guidance, by the config's solver or sampler."""
+        return network_calls(weight, self.solver.method if self.sampler.is_ode else None)
 
     @property
     def jumps(self) -> bool:

@@ -759,7 +759,7 @@ FAULTS = (
     Fault(
         "guided NFE is counted once",
         "evaluation/generation.py",
-        "stats.summary(network_calls(experiment.sample.guidance, method))",
+        "stats.summary(data.experiment.guided_calls(data.experiment.sample.guidance))",
         "stats.summary()",
         "evaluation/test_closed_forms.py::test_nfe_counts_both_calls_of_a_guided_evaluation",
     ),

@@ -13,7 +13,6 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.densities import WARNING, of_states, trained_on_dequantized
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model
-from scoreflow_jax.paths.guidance import network_calls
 from scoreflow_jax.programs import LogLikelihood
 from scoreflow_jax.sampling import Solved
 
@@ -37,7 +36,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
         raise UserError(
             "a guided drift has no likelihood: set config.sample.likelihood or config.sample.guidance, not both"
         )
-    calls = network_calls(settings.guidance, experiment.solver.method if experiment.sampler.is_ode else "")
+    calls = experiment.guided_calls(settings.guidance)
     extra: dict[str, np.ndarray] = {}
     if settings.likelihood:
         if not experiment.sampler.is_ode:

@@ -32,13 +32,13 @@ class FewCalls(Part):
     smoke = {"images": 20, "calls": (1, 2), "translations": 1, "held_out": 10}
     compares_features = True
     columns = (
-        Column("distance_one", "distance, 1 call", ".3f"),
-        Column("distance_four", "distance, 4 calls", ".3f"),
-        Column("recognized_one", "recognized, 1 call", ".1%"),
-        Column("translated_one", "translated, 1 + 1", ".1%"),
-        Column("reversal_two", "encode and decode, 2 + 2", ".4f"),
-        Column("reversal_four", "encode and decode, 4 + 4", ".4f"),
-        Column("latents_one", "deviation of latents, 1 call", ".3f"),
+        Column("frechet_distance_1", "distance, 1 call", ".3f"),
+        Column("frechet_distance_4", "distance, 4 calls", ".3f"),
+        Column("recognized_1", "recognized, 1 call", ".1%"),
+        Column("translated_1", "translated, 1 + 1", ".1%"),
+        Column("encode_and_decode_2", "encode and decode, 2 + 2", ".4f"),
+        Column("encode_and_decode_4", "encode and decode, 4 + 4", ".4f"),
+        Column("latents_deviation_1", "deviation of latents, 1 call", ".3f"),
     )
 
     def check(self, experiment: Experiment) -> None:
@@ -130,7 +130,7 @@ class FewCalls(Part):
             chosen = np.unique(np.linspace(0, len(job.images) - 1, _SHOWN).astype(int))
             rows = [job.images[chosen], *(y[chosen] for _, y in translated.values())]
             heads = [f"to {data.class_name(int(t))}" for t in job.target[chosen]]
-            words = ["source", *(c.replace("call", "+ 1 call", 1) if c == "1 call" else c for c in captions)]
+            words = ["source", *(n if n == _ODE else f"{n} + {n} calls" for n in translated)]
             with files.whole_file(out / "few_calls_translated.png") as path:
                 figures.save_rows(path, rows, captions=words, heads=heads)
         return ["few_calls.png", *(["few_calls_translated.png"] if translated else [])]
@@ -163,18 +163,10 @@ class FewCalls(Part):
     @staticmethod
     def for_study(figures: Figures) -> Figures:
         """See `Part.for_study`."""
-        words = {"one": "1", "two": "2", "four": "4"}
-        own = {
-            "distance": "frechet_distance",
-            "recognized": "recognized",
-            "translated": "translated",
-            "reversal": "encode_and_decode",
-            "latents": "latents_deviation",
-        }
         found = {}
-        for column in FewCalls.columns:
-            name, word = column.field.rsplit("_", 1)
-            value = figures["rows"].get(words[word], {}).get(own[name])
+        for column in FewCalls.columns:  # a figure and the number of calls that it is of
+            name, calls = column.field.rsplit("_", 1)
+            value = figures["rows"].get(calls, {}).get(name)
             if isinstance(value, float):
                 found[column.field] = value
         return found

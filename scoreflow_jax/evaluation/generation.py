@@ -155,11 +155,8 @@ def over_seeds(figures: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 def _figures(generated: Any, data: Data, few: int) -> Figures:
     """All that is measured of one set of images, of the first few the distance too."""
     from scoreflow_jax.evaluation.samples import distances, of_features, on_pixels
-    from scoreflow_jax.paths.guidance import network_calls
 
-    experiment = data.experiment
-    method = experiment.solver.method if experiment.sampler.is_ode else ""
-    cost = generated.stats.summary(network_calls(experiment.sample.guidance, method))
+    cost = generated.stats.summary(data.experiment.guided_calls(data.experiment.sample.guidance))
     figures = of_features(generated.features, data)
     if 0 < few < len(generated.features):
         figures["frechet_distance_first"] = distances(generated.features[:few], data.reference, data.extractor)[

@@ -25,12 +25,12 @@ def guided(drift: DriftFn) -> Callable[[State, Times, tuple[Condition, PerExampl
     return guided_drift
 
 
-def network_calls(weight: float, method: str = "dopri5") -> int:
+def network_calls(weight: float, method: str | None = None) -> int:
     """The network calls of one evaluation of the drift guided by this weight.
 
     Args:
         weight: at 1 it is the conditional drift itself.
-        method: of the solver: a flow map is told the weight, and jumps along the guided ODE in one call.
+        method: of the solver; None: there is none. A flow map is told the weight, and jumps along the guided ODE in one call.
     """
     return 1 if weight == 1.0 or method == "flow_map" else 2
 
