@@ -1,7 +1,7 @@
 """--mode=study: trains and measures a grid of variants with several seeds each, and puts them into one table.
 
 `config.study.cells` names the variants. A cell says what it changes of the config, or that it is another cell's run looked at
-otherwise ("of": another sampler, a stage of its reflow). Each run has a folder <cell>/seed<n>, each measurement a file in
+otherwise ("of": another sampler, a stage of its reflow), or whose run of the same seed it learns from ("teacher"). Each run has a folder <cell>/seed<n>, each measurement a file in
 measured/, and what is there is kept: the same command goes on where it was stopped, and adds seeds or cells to a table.
 """
 
@@ -22,8 +22,9 @@ from scoreflow_jax.evaluation import studies
 from scoreflow_jax.experiment import Experiment, build
 from scoreflow_jax.files import write_json
 from scoreflow_jax.plain_config import config_hash, merged, read_config
+from scoreflow_jax.settings.commands import StudySettings
 
-_CELL = {"of", "stage", "changes", "why"}
+_CELL = {"of", "stage", "changes", "why", "teacher"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Cell:
     Attributes:
         name: of the row.
         trained: the cell whose run it is, itself for most.
+        teacher: the cell that this run learns from, None for most.
         stage: of that run's reflow; "" for the run itself.
         config: what it is trained with.
         changes: what measuring changes of that.
@@ -41,6 +43,7 @@ class Cell:
 
     name: str
     trained: str
+    teacher: "Cell | None"
     stage: str
     config: dict[str, Any]
     changes: dict[str, Any]
@@ -85,9 +88,10 @@ def cells_of(experiment: Experiment) -> dict[str, Cell]:
         if trained != name and (trained not in settings.cells or "of" in settings.cells[trained]):
             raise UserError(f"config.study.cells.{name} is of {trained!r}, expected a cell that is trained itself")
         config = merged(base, settings.cells[trained].get("changes", {}))
+        teacher = _teacher(settings, base, trained)
         changes = given.get("changes", {}) if trained != name else {}
         evaluate.chosen_parts(build(merged(config, changes)), quiet=True)
-        found[name] = Cell(name, trained, str(given.get("stage", "")), config, changes, dict(given.get("why", {})))
+        found[name] = Cell(name, trained, teacher, str(given.get("stage", "")), config, changes, dict(given.get("why", {})))
     folders: dict[str, str] = {}
     for name in settings.cells:
         if (other := folders.setdefault(slug(name), name)) != name:
@@ -95,6 +99,19 @@ def cells_of(experiment: Experiment) -> dict[str, Cell]:
                 f"the cells {other!r} and {name!r} of config.study would share the folder {slug(name)}: rename one"
             )
     return found
+
+
+def _teacher(settings: StudySettings, base: dict[str, Any], trained: str) -> Cell | None:
+    """The cell that a cell's run learns from, which learns from none itself."""
+    name = settings.cells[trained].get("teacher")
+    if name is None:
+        return None
+    its = settings.cells.get(name, {"of": ""})
+    if "of" in its or "teacher" in its:
+        raise UserError(
+            f"the teacher of config.study.cells.{trained} is {name!r}, expected a cell that is trained without one"
+        )
+    return Cell(name, name, None, "", merged(base, its.get("changes", {})), {}, {})
 
 
 def comparisons_of(experiment: Experiment) -> dict[str, studies.Comparison]:
@@ -120,23 +137,26 @@ def comparisons_of(experiment: Experiment) -> dict[str, studies.Comparison]:
 
 def _figures(cell: Cell, seed: int, workdir: pathlib.Path) -> dict[str, Any]:
     """What was measured of one run, trained and measured first where that is not done."""
-    folder = workdir / slug(cell.trained) / f"seed{seed}"
     config = {**cell.config, "seed": seed}
     kept = workdir / "measured" / slug(cell.name) / f"seed{seed}.json"
-    experiment = build(config)
-    trained = experiment.train.num_steps in checkpoint_steps(folder / "checkpoints")
-    drawn = randomness.VERSION
-    if trained:
-        drawn = draws_of(Checkpoints.read_meta(folder / "checkpoints", experiment.train.num_steps))
-    draws = {"trained": drawn, "measured": randomness.VERSION}
-    facts = {"trained": config, "changes": cell.changes, "stage": cell.stage, "draws": draws}
-    identity = config_hash({**facts, "labels": experiment.eval.labels})  # of which older configs say nothing
+    folder = _folder(cell.trained, seed, workdir)
+    drawn = _drawn(config, folder)
+    facts = {
+        "trained": config,
+        "changes": cell.changes,
+        "stage": cell.stage,
+        "draws": {"trained": drawn, "measured": randomness.VERSION},
+        **({"teacher": {**cell.teacher.config, "seed": seed}} if cell.teacher else {}),
+    }
+    identity = config_hash({**facts, "labels": build(config).eval.labels})  # of which older configs say nothing
     known = _known(kept, identity)
     if known is not None:
         return known
-    workdirs.check_may_train(experiment, folder)
-    if not trained:
-        train.run_command(experiment, folder)
+    if cell.teacher:
+        theirs = _folder(cell.teacher.name, seed, workdir)
+        _train({**cell.teacher.config, "seed": seed}, theirs)
+        config = merged(config, {"objective": {"teacher": str(theirs)}})
+    experiment = _train(config, folder)
     if cell.stage:
         stages = reflow.make_stages(experiment, folder)
         if cell.stage not in stages:
@@ -150,6 +170,28 @@ def _figures(cell: Cell, seed: int, workdir: pathlib.Path) -> dict[str, Any]:
     figures = {**studies.figures_of(sums.read_json(report)), "draws": drawn}
     sums.write_json(kept, {"identity": identity, "figures": figures})
     return figures
+
+
+def _folder(trained: str, seed: int, workdir: pathlib.Path) -> pathlib.Path:
+    """Of the run of a cell that is trained."""
+    return workdir / slug(trained) / f"seed{seed}"
+
+
+def _drawn(config: dict[str, Any], folder: pathlib.Path) -> int:
+    """The version of the draws that a run was trained with, or will be."""
+    done = config["train"]["num_steps"]
+    if done not in checkpoint_steps(folder / "checkpoints"):
+        return randomness.VERSION
+    return draws_of(Checkpoints.read_meta(folder / "checkpoints", done))
+
+
+def _train(config: dict[str, Any], folder: pathlib.Path) -> Experiment:
+    """Trains a run to its end where it is not there."""
+    experiment = build(config)
+    workdirs.check_may_train(experiment, folder)
+    if experiment.train.num_steps not in checkpoint_steps(folder / "checkpoints"):
+        train.run_command(experiment, folder)
+    return experiment
 
 
 def _measured_as(config: dict[str, Any], stage: dict[str, Any]) -> dict[str, Any]:

@@ -168,6 +168,15 @@ def dequantized_images(key: PRNGKey, pixels: Stored, levels: int) -> Images:
     return jax.jit(draw)(jnp.arange(len(pixels)), jnp.asarray(pixels))
 
 
+def as_trained(model: Model, data: Data, count: int) -> HostState:
+    """`count` test examples, those of `Data.some`, as the model was trained on them, dequantized or not.
+
+    Images on their grey levels are no draws of the density of dequantized ones: encoded, they deviate by less than the prior.
+    """
+    held = HeldOut.draw(model, data, count)
+    return held.x if trained_on_dequantized(model) else data.experiment.scaling.to_images(held.pixels)
+
+
 def trained_on_dequantized(model: Model) -> bool:
     """Whether the model was trained on dequantized data, without which its likelihoods carry `WARNING`."""
     return bool(model.trained_config["data"].get("dequantize", False))

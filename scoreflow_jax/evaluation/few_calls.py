@@ -53,6 +53,7 @@ class FewCalls(Part):
         """A row of figures for each number of calls and for the ODE, of the same noise and images; draws few_calls*.png."""
         import jax
 
+        from scoreflow_jax.evaluation.densities import as_trained
         from scoreflow_jax.evaluation.samples import of_samples
         from scoreflow_jax.programs import Encode, Generate
 
@@ -62,6 +63,7 @@ class FewCalls(Part):
         noise, labels = np.asarray(model.source_points(jax.random.key(data.seed), count)), data.labels(count)
         images, classes = data.images("test", data.some(self.held_out))
         classes = classes if model.num_classes else None
+        drawn = as_trained(model, data, self.held_out)
         ode = model.with_solver(solver).solve(Generate(), noise, labels)
         rows: dict[str, Figures] = {}
         panels, translated = {}, {}
@@ -71,13 +73,14 @@ class FewCalls(Part):
             cost = made.stats.summary()
             encoded = there.solve(Encode(), images, classes)
             back = there.solve(Generate(), encoded.y, classes).y
+            latents = there.solve(Encode(), drawn, classes).y
             rows[name] = {
                 "nfe": cost["nfe_mean"],
                 "seconds_per_image": cost["seconds"] / cost["images"],
                 **of_samples(made.y, ode.y, labels, data),
                 "encode_and_decode": float(np.abs(back - images).mean(dtype=np.float64)),
-                "latents_mean": float(encoded.y.mean(dtype=np.float64)),
-                "latents_deviation": float(encoded.y.std(dtype=np.float64)),
+                "latents_mean": float(latents.mean(dtype=np.float64)),
+                "latents_deviation": float(latents.std(dtype=np.float64)),
             }
             panels[name] = made.y
             if self._translates(model):

@@ -31,6 +31,8 @@ class Reversibility(Part):
 
     def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
         """Encodes and decodes test images, once for each tolerance or number of jumps; with fixed steps once."""
+        from scoreflow_jax.evaluation.densities import as_trained
+
         del out
         solver = model.experiment.solver
         images, labels = data.images("test", data.some(self.images))
@@ -43,7 +45,8 @@ class Reversibility(Part):
             ways = {f"{solver.num_steps} steps": solver}
         else:
             ways = {f"{e:g}": dataclasses.replace(solver, rtol=e, atol=e) for e in self.tolerances}
-        errors = {name: _errors(model.with_solver(way), images, chosen) for name, way in ways.items()}
+        drawn = as_trained(model, data, self.images)
+        errors = {name: _errors(model.with_solver(way), images, drawn, chosen) for name, way in ways.items()}
         return {"images": len(images), "by_tolerance": errors}
 
     @staticmethod
@@ -62,25 +65,26 @@ class Reversibility(Part):
             f"{figures['images']} held-out images, tolerance",
             "mean absolute error",
             "largest",
-            "deviation of latents (of the prior 1)",
+            "deviation of latents of images as in training (of the prior 1)",
             "NFE there",
             "and back",
         ]
         return "## Encoding and decoding\n\n" + table(head, rows)
 
 
-def _errors(model: Model, images: Any, labels: Any) -> dict[str, Any]:
+def _errors(model: Model, images: Any, drawn: Any, labels: Any) -> dict[str, Any]:
     from scoreflow_jax.programs import Encode, Generate
 
     encoded = model.solve(Encode(), images, labels)
     decoded = model.solve(Generate(), encoded.y, labels)
+    latents = model.solve(Encode(), drawn, labels).y
     error = np.abs(decoded.y - images)
     return {
         "mean_absolute_error": float(error.mean()),
         "root_mean_square_error": float(np.sqrt(np.mean(np.square(error, dtype=np.float64)))),
         "max_absolute_error": float(error.max()),
-        "latents_mean": float(encoded.y.mean(dtype=np.float64)),
-        "latents_deviation": float(encoded.y.std(dtype=np.float64)),
+        "latents_mean": float(latents.mean(dtype=np.float64)),
+        "latents_deviation": float(latents.std(dtype=np.float64)),
         "nfe_encode": encoded.stats.summary()["nfe_mean"],
         "nfe_decode": decoded.stats.summary()["nfe_mean"],
     }

@@ -10,7 +10,7 @@ import pytest
 
 import scoreflow_jax
 from scoreflow_jax.command_line import load_config
-from scoreflow_jax.commands import draw_figures, evaluate, interpolate, sample, train, translate
+from scoreflow_jax.commands import draw_figures, evaluate, interpolate, sample, study, train, translate
 from scoreflow_jax.commands.teacher import begun_from, open_teacher, with_teacher
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.few_calls import FewCalls
@@ -18,7 +18,7 @@ from scoreflow_jax.experiment import build, resolve
 from scoreflow_jax.loading import load_model
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.parallel import make_layout
-from scoreflow_jax.plain_config import read_config, to_plain
+from scoreflow_jax.plain_config import merged, read_config, to_plain
 from scoreflow_jax.training import create_state
 from tests.changes import set_fields
 from tests.commands.runs import SHRUNK, report
@@ -278,3 +278,41 @@ def test_a_teacher_of_another_kind_is_not_begun_with(teacher, tmp_path):
     experiment, model = open_teacher(points(objective__teacher=str(teacher), model__time_scale=4.0), make_layout())
     params = experiment.init(jax.random.key(0))
     assert begun_from(params, model, experiment) == (params, False)
+
+
+def test_a_study_trains_a_row_by_another_rows_run_of_the_same_seed(tmp_path):
+    plain = points("rectified_flow", eval__generation__images=50)
+    parts = {n: {"on": False} for n in ("translation", "residual", "straightness", "reversibility", "truncation", "audit")}
+    config = merged(to_plain(plain.config), {"eval": {**parts, "likelihood": {"by": "none"}}})
+    few = {"on": True, "images": 50, "calls": (1, 2), "translations": 0, "held_out": 50}
+    jumps = {
+        "objective": {**to_plain(points().config)["objective"]},
+        "model": {"two_times": True},
+        "eval": {"few_calls": few},
+    }
+    cells = {"plain": {}, "map": {"teacher": "plain", "changes": jumps}, "alone": {"changes": jumps}}
+    config["study"] = {"seeds": (3,), "baseline": "plain", "cells": cells, "order": ("map", "plain", "alone")}
+    experiment = build(config)
+    study.run_command(experiment, tmp_path)
+    its, theirs = (read_config(tmp_path / name / "seed3") for name in ("map", "plain"))
+    assert its["objective"]["teacher_sha256"] == scoreflow_jax.load(tmp_path / "plain" / "seed3").fingerprint
+    assert its["seed"] == theirs["seed"] == 3
+    assert read_config(tmp_path / "alone" / "seed3")["objective"].get("teacher") is None
+    rows = json.loads((tmp_path / "study.json").read_text())["rows"]
+    assert rows["map"][0]["frechet_distance_1"] != rows["alone"][0]["frechet_distance_1"]
+    # A folder that was moved is the same study: nothing is measured again.
+    moved = shutil.move(tmp_path, tmp_path.with_name("moved"))
+    before = {p: p.stat().st_mtime_ns for p in moved.glob("measured/*/*.json")}
+    study.run_command(experiment, moved)
+    assert len(before) == 3
+    assert before == {p: p.stat().st_mtime_ns for p in moved.glob("measured/*/*.json")}
+    # Another teacher is another run.
+    other = merged(config, {"study": {"cells": {"plain": {"changes": {"train": {"num_steps": 6}}}}}})
+    with pytest.raises(UserError, match="averaged weights at step 6 are not those that it learns from"):
+        study.run_command(build(other), moved)
+    for wrong, match in (
+        ({"map": {"teacher": "no such"}}, "teacher of config.study.cells.map is 'no such', expected a cell that is"),
+        ({"alone": {"teacher": "map"}}, "is 'map', expected a cell that is trained without one"),
+    ):
+        with pytest.raises(UserError, match=match):
+            study.run_command(build(merged(config, {"study": {"cells": wrong}})), tmp_path)
