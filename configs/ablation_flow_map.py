@@ -22,7 +22,6 @@ _AS_LONG = 3400
 """Steps of the drift in the time of both: a flow map's by a teacher takes 1.6 of the drift's (benchmarks/flow_map.py)."""
 
 
-
 def get_config(variant: str = "") -> ConfigDict:
     """The flow map beside what it is compared with, or its rules beside each other."""
     if variant not in ("", "rules"):

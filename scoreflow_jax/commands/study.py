@@ -1,8 +1,9 @@
 """--mode=study: trains and measures a grid of variants with several seeds each, and puts them into one table.
 
 `config.study.cells` names the variants. A cell says what it changes of the config, or that it is another cell's run looked at
-otherwise ("of": another sampler, a stage of its reflow), or whose run of the same seed it learns from ("teacher"). Each run has a folder <cell>/seed<n>, each measurement a file in
-measured/, and what is there is kept: the same command goes on where it was stopped, and adds seeds or cells to a table.
+otherwise ("of": another sampler, a stage of its reflow); its run may learn from another cell's of the same seed ("teacher").
+Each run has a folder <cell>/seed<n>, each measurement a file in measured/, and what is there is kept: the same command goes on
+where it was stopped, and adds seeds or cells to a table.
 """
 
 import dataclasses
@@ -17,10 +18,12 @@ from scoreflow_jax import files, plots, processes, randomness, sums
 from scoreflow_jax.checkpoints import Checkpoints, checkpoint_steps, draws_of
 from scoreflow_jax.commands import evaluate, reflow, reports, train
 from scoreflow_jax.commands import workdir as workdirs
+from scoreflow_jax.commands.teacher import open_teacher
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation import studies
 from scoreflow_jax.experiment import Experiment, build
 from scoreflow_jax.files import write_json
+from scoreflow_jax.parallel import make_layout
 from scoreflow_jax.plain_config import config_hash, merged, read_config
 from scoreflow_jax.settings.commands import StudySettings
 
@@ -91,7 +94,9 @@ def cells_of(experiment: Experiment) -> dict[str, Cell]:
         teacher = _teacher(settings, base, trained)
         changes = given.get("changes", {}) if trained != name else {}
         evaluate.chosen_parts(build(merged(config, changes)), quiet=True)
-        found[name] = Cell(name, trained, teacher, str(given.get("stage", "")), config, changes, dict(given.get("why", {})))
+        found[name] = Cell(
+            name, trained, teacher, str(given.get("stage", "")), config, changes, dict(given.get("why", {}))
+        )
     folders: dict[str, str] = {}
     for name in settings.cells:
         if (other := folders.setdefault(slug(name), name)) != name:
@@ -191,6 +196,8 @@ def _train(config: dict[str, Any], folder: pathlib.Path) -> Experiment:
     workdirs.check_may_train(experiment, folder)
     if experiment.train.num_steps not in checkpoint_steps(folder / "checkpoints"):
         train.run_command(experiment, folder)
+    elif experiment.objective.teacher_run[0]:
+        open_teacher(experiment, make_layout(), folder)  # which says so where it is not the one that was learned from
     return experiment
 
 

@@ -82,6 +82,9 @@ class FewCalls(Part):
                 "latents_mean": float(latents.mean(dtype=np.float64)),
                 "latents_deviation": float(latents.std(dtype=np.float64)),
             }
+            if name != _ODE:
+                halved = model.with_solver(solver.jumps(2 * int(name))).solve(Generate(), noise, labels).y
+                rows[name]["off_its_halves"] = float(np.sqrt(np.mean(np.square(halved - made.y, dtype=np.float64))))
             panels[name] = made.y
             if self._translates(model):
                 figures, translated[name] = self._translations(there, data)
@@ -149,6 +152,7 @@ class FewCalls(Part):
             ("frechet_distance", distance_name(report["extractor"]), ".3f"),
             ("recognized", "recognized", ".1%"),
             ("rms_difference", "off the ODE by", ".3f"),
+            ("off_its_halves", "off twice the jumps by", ".3f"),
             ("translated", "translated, recognized", ".1%"),
             ("translated_kid", "KID to the target class", ".4f"),
             ("cycle", "there and back between classes", ".4f"),

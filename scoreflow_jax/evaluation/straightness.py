@@ -1,11 +1,11 @@
-"""How straight the solutions run, and what few Euler steps make of that (Liu et al. 2022, arXiv:2209.03003, section 2.2).
+"""How straight the solutions run, and what few Euler steps, or jumps of a flow map, make of that.
 
-For solutions x_t of the ODE from x_0 to x_1
+Liu et al. 2022 (arXiv:2209.03003), section 2.2. For solutions x_t of the ODE from x_0 to x_1
 
     S = integral over [0, 1] of E|x_1 - x_0 - f(x_t, t, c)|^2 dt / D,
 
 0 for straight lines, along which one Euler step is exact. The transport cost E|x_1 - x_0|^2 / D is what a straight line pays for
-the same pair of ends, E|f|^2 what the solution pays: their difference is S.
+the same pair of ends, E|f|^2 what the solution pays: their difference is S. It is of the ODE, whatever config.solver says.
 """
 
 import dataclasses
@@ -31,7 +31,10 @@ class Straightness(Part):
     images: int = field(200, "images to generate", least=1, was="straightness_images")
     times: int = field(21, "times along t at which the drift is taken", least=2, was="straightness_times")
     steps: tuple[int, ...] = field(
-        (1, 2, 4, 8), "numbers of Euler steps to compare with the solution", least=1, was="straightness_steps"
+        (1, 2, 4, 8),
+        "numbers of Euler steps, or of jumps where config.solver.method is flow_map, to compare with the solution",
+        least=1,
+        was="straightness_steps",
     )
 
     smoke = {"images": 20, "times": 3, "steps": (1, 2)}
@@ -40,7 +43,7 @@ class Straightness(Part):
     columns = (Column("straightness", "straightness", ".4f"),)
 
     def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
-        """S, costs and S along t, and few Euler steps from the same noise; draws straightness.png and few_steps.png."""
+        """S, costs and S along t, and few Euler steps or jumps from the same noise; draws straightness.png and few_steps.png."""
         import jax
 
         from scoreflow_jax import figures, plots
@@ -68,12 +71,13 @@ class Straightness(Part):
             "path_length": _integral([_mean_square(f) for f in slopes], times),
             "few_steps": [],
         }
-        rows = [solved.y[:_SHOWN]]
+        rows, way = [solved.y[:_SHOWN]], "jump" if solver.method == "flow_map" else "Euler step"
         for steps in self.steps:
-            few = dataclasses.replace(solver.adaptive, method="euler", num_steps=steps)
+            euler = dataclasses.replace(solver.adaptive, method="euler", num_steps=steps)
+            few = solver.jumps(steps) if way == "jump" else euler
             y = model.with_solver(few).solve(Generate(), start, labels).y
             rows.append(y[:_SHOWN])
-            figures_["few_steps"].append({"steps": steps, **of_samples(y, solved.y, labels, data)})
+            figures_["few_steps"].append({"steps": steps, "by": way, **of_samples(y, solved.y, labels, data)})
         figures_["solved"] = {
             "nfe": solved.stats.summary()["nfe_mean"],
             **of_samples(solved.y, solved.y, labels, data),
@@ -83,7 +87,7 @@ class Straightness(Part):
         with files.whole_file(out / "straightness.png") as temporary:
             plots.save_curves(temporary, [curve], axes)
         if not data.experiment.spec.is_points:
-            captions = ["solved", *(f"{n} Euler step{'s' * (n > 1)}" for n in self.steps)]
+            captions = ["solved", *(f"{n} {way}{'s' * (n > 1)}" for n in self.steps)]
             with files.whole_file(out / "few_steps.png") as temporary:
                 figures.save_rows(temporary, rows, captions=captions)
         return figures_
@@ -97,7 +101,10 @@ class Straightness(Part):
         head = ["from the same noise", "NFE", "off by", *(["recognized"] if judged else [])]
         rows = [["solved", shown(solved["nfe"], ".0f"), "0", *([shown(solved["recognized"], ".1%")] if judged else [])]]
         for few in figures["few_steps"]:
-            cells = [f"Euler, {few['steps']} steps", str(few["steps"]), shown(few["rms_difference"], ".4f")]
+            words = (
+                f"{few['steps']} {few.get('by', 'Euler step')}{'s' * (few['steps'] > 1)}"  # of older versions Euler's
+            )
+            cells = [words, str(few["steps"]), shown(few["rms_difference"], ".4f")]
             rows.append(cells + ([shown(few["recognized"], ".1%")] if judged else []))
         words = (
             f"S = {figures['straightness']:.4f} (0: straight lines), transport cost {figures['transport_cost']:.4f}, "

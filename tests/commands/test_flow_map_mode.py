@@ -13,9 +13,11 @@ from scoreflow_jax.command_line import load_config
 from scoreflow_jax.commands import draw_figures, evaluate, interpolate, sample, study, train, translate
 from scoreflow_jax.commands.teacher import begun_from, open_teacher, with_teacher
 from scoreflow_jax.errors import UserError
+from scoreflow_jax.evaluation.densities import as_trained
 from scoreflow_jax.evaluation.few_calls import FewCalls
 from scoreflow_jax.experiment import build, resolve
 from scoreflow_jax.loading import load_model
+from scoreflow_jax.model import Model
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.parallel import make_layout
 from scoreflow_jax.plain_config import merged, read_config, to_plain
@@ -126,10 +128,57 @@ def test_few_calls_are_measured_beside_the_ode(moons, tmp_path):
         [row["latents_mean"], row["latents_deviation"]], [latents.mean(), latents.std()], rtol=1e-3
     )
     assert figures["rows"]["ODE"]["rms_difference"] == 0.0
+    noise, classes = np.asarray(model.source_points(jax.random.key(data.seed), 30)), data.labels(30)
+    one, two = (
+        model.with_solver(Solver(method="flow_map", num_steps=n)).decode(noise, classes) for n in (1, 2)
+    )  # the semigroup from 0 by 1/2 to 1
+    np.testing.assert_allclose(
+        figures["rows"]["1"]["off_its_halves"], np.sqrt(np.mean((one - two) ** 2)), rtol=1e-2, atol=1e-6
+    )
     page = (folder / "report.md").read_text()
     assert "## In few network calls" in page
     assert "| ODE |" in page
     assert FewCalls.for_study(figures)["latents_deviation_1"] == figures["rows"]["1"]["latents_deviation"]
+
+
+def test_straightness_compares_jumps_where_they_are_the_way(moons, tmp_path):
+    """Of the ODE, whatever the solver; the few steps are the solver's, off by what a model of as many jumps is."""
+    loaded = scoreflow_jax.load(moons)
+    leaves, shape = jax.tree.flatten(loaded.params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    drawn = [a + 0.3 * jax.random.normal(k, a.shape) for k, a in zip(keys, leaves, strict=True)]
+    model = Model(loaded.experiment, jax.tree.unflatten(shape, drawn), 4)  # a bent ODE, which its jumps know nothing of
+    data = evaluate.Data(model.experiment)
+    part = dataclasses.replace(data.settings.straightness, images=20, times=3, steps=(1, 3))
+    by = {
+        n: part.measure(model.with_solver(Solver(method=n, num_steps=2)), data, tmp_path) for n in ("flow_map", "heun")
+    }
+    np.testing.assert_allclose(by["flow_map"]["along_t"], by["heun"]["along_t"], rtol=1e-2)
+    assert [r["by"] for r in by["flow_map"]["few_steps"]] == ["jump", "jump"]
+    assert [r["by"] for r in by["heun"]["few_steps"]] == ["Euler step", "Euler step"]
+    noise, labels = np.asarray(model.source_points(jax.random.key(data.seed), 20)), data.labels(20)
+    ode, jumped = (
+        model.with_solver(s).decode(noise, labels) for s in (Solver(), Solver(method="flow_map", num_steps=3))
+    )
+    off = np.sqrt(np.mean((ode - jumped) ** 2))
+    assert off > 0.1
+    np.testing.assert_allclose(by["flow_map"]["few_steps"][1]["rms_difference"], off, rtol=1e-2)
+    assert "| 3 jumps | 3 |" in part.page(by["flow_map"], {})
+    assert "| 1 Euler step | 1 |" in part.page(by["heun"], {})
+
+
+def test_latents_are_of_images_as_in_training():
+    """Grey levels are no draws of the density of dequantized images: each stays in its cell, and every draw is another."""
+    experiment = images(data__dequantize=True)
+    params = experiment.init(jax.random.key(0))
+    model, plain = (Model(experiment, params, 0, trained_config={"data": {"dequantize": on}}) for on in (True, False))
+    data = evaluate.Data(experiment)
+    levels = data.examples("test")["image"][data.some(50)]
+    found = as_trained(model, data, 50)
+    assert (np.floor(17 * (np.asarray(found, np.float64) + 1) / 2) == levels).all()
+    share = 17 * (found + 1) / 2 - levels
+    np.testing.assert_allclose([share.mean(), share.std()], [0.5, 12**-0.5], atol=0.02)
+    np.testing.assert_array_equal(as_trained(plain, data, 50), data.images("test", data.some(50))[0])
 
 
 def test_a_teacher_gives_its_weights_and_is_known_by_them(teacher, tmp_path, capsys):
@@ -282,7 +331,9 @@ def test_a_teacher_of_another_kind_is_not_begun_with(teacher, tmp_path):
 
 def test_a_study_trains_a_row_by_another_rows_run_of_the_same_seed(tmp_path):
     plain = points("rectified_flow", eval__generation__images=50)
-    parts = {n: {"on": False} for n in ("translation", "residual", "straightness", "reversibility", "truncation", "audit")}
+    parts = {
+        n: {"on": False} for n in ("translation", "residual", "straightness", "reversibility", "truncation", "audit")
+    }
     config = merged(to_plain(plain.config), {"eval": {**parts, "likelihood": {"by": "none"}}})
     few = {"on": True, "images": 50, "calls": (1, 2), "translations": 0, "held_out": 50}
     jumps = {
@@ -307,7 +358,8 @@ def test_a_study_trains_a_row_by_another_rows_run_of_the_same_seed(tmp_path):
     assert len(before) == 3
     assert before == {p: p.stat().st_mtime_ns for p in moved.glob("measured/*/*.json")}
     # Another teacher is another run.
-    other = merged(config, {"study": {"cells": {"plain": {"changes": {"train": {"num_steps": 6}}}}}})
+    longer = {"changes": {"train": {"num_steps": 6}}}
+    other = merged(config, {"study": {"cells": {**cells, "plain": longer}}})
     with pytest.raises(UserError, match="averaged weights at step 6 are not those that it learns from"):
         study.run_command(build(other), moved)
     for wrong, match in (
@@ -315,4 +367,4 @@ def test_a_study_trains_a_row_by_another_rows_run_of_the_same_seed(tmp_path):
         ({"alone": {"teacher": "map"}}, "is 'map', expected a cell that is trained without one"),
     ):
         with pytest.raises(UserError, match=match):
-            study.run_command(build(merged(config, {"study": {"cells": wrong}})), tmp_path)
+            study.run_command(build(merged(config, {"study": {"cells": {**cells, **wrong}}})), tmp_path)
