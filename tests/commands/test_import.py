@@ -10,8 +10,11 @@ import pytest
 import scoreflow_jax
 from scoreflow_jax.checkpoints import Checkpoints
 from scoreflow_jax.commands import import_checkpoint, interpolate, sample, train
+from scoreflow_jax.commands.teacher import begun_from, open_teacher
 from scoreflow_jax.errors import UserError
+from scoreflow_jax.experiment import build, resolve
 from scoreflow_jax.parallel import make_layout
+from scoreflow_jax.plain_config import to_plain
 from scoreflow_jax.training import state_shapes
 from tests.commands.runs import experiment_of
 from tests.models.published_network import PublishedNetwork, Weights
@@ -63,6 +66,19 @@ def test_the_model_is_the_published_network_with_its_averages(imported, publishe
     weights.tensors.update(kept)
     got = np.asarray(model.drift(x, t))
     assert np.linalg.norm(got - expected) < 1e-4 * np.linalg.norm(expected)
+
+
+def test_a_flow_map_begins_with_it(imported):
+    """Told a second time it gives, where that is the first, what the published network gives, before any step."""
+    config = to_plain(experiment_of(CONFIG).config)
+    config["objective"] = {"name": "flow_map", "teacher": str(imported)}
+    config["model"]["two_times"] = True
+    experiment, model = open_teacher(build(resolve(config)), make_layout())
+    params, found = begun_from(experiment.init(jax.random.key(0)), model, experiment)
+    assert found
+    x = np.asarray(jax.random.normal(jax.random.key(0), (2, 32, 32, 3)))
+    t = np.array([0.25, 0.75], np.float32)
+    np.testing.assert_allclose(jax.jit(experiment.drift(params))(x, t, None), model.drift(x, t), atol=1e-8)
 
 
 def test_it_can_be_sampled_from_where_it_is_defined(imported):
