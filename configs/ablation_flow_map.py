@@ -43,7 +43,6 @@ def get_config(variant: str = "") -> ConfigDict:
             "lagrangian": _map(),
             "semigroup": _map(rule="semigroup"),
             "eulerian": _map(rule="eulerian"),
-            "lagrangian, from scratch": _map(taught=False),
         }
         return common.study(config, "ablation_flow_map_rules", "teacher", {"teacher": {}, **rules})
     cells = {
@@ -71,12 +70,12 @@ def _steps(count: int) -> dict[str, Any]:
     return {"num_steps": count, "checkpoint_every": count, "log_every": 250, "cooldown_steps": count // 2}
 
 
-def _map(taught: bool = True, **fields: Any) -> dict[str, Any]:
-    """A flow map, which learns from the teacher or in as many steps more from itself."""
+def _map(**fields: Any) -> dict[str, Any]:
+    """A flow map that learns from the teacher, by the rule of these fields."""
     changes = {
         "objective": common.given(common.objective("flow_map", diagonal=0.25, **fields)),
         "model": {"two_times": True},
-        "train": _steps(_STEPS if taught else _TEACHER + _STEPS),
+        "train": _steps(_STEPS),
         "eval": {"few_calls": {"on": True}},
     }
-    return {"changes": changes, **({"teacher": "teacher"} if taught else {})}
+    return {"teacher": "teacher", "changes": changes}
