@@ -205,10 +205,10 @@ class Solver(SolverFields):
     def adaptive(self) -> "Solver":
         """This solver with steps by its tolerances, by dopri5 where its method has no error estimate."""
         method = "dopri5" if self.method in WITHOUT_ESTIMATE else self.method
-        return dataclasses.replace(self, method=method, num_steps=None, between=())
+        return dataclasses.replace(self, method=method, num_steps=None, between=(), corrections=0)
 
     def jumps(self, count: int) -> "Solver":
-        """So many equal jumps of a flow map in place of its steps."""
+        """So many equal jumps of a flow map in place of its steps, corrected as its own are."""
         most = max(count, self.max_steps)
         return dataclasses.replace(
             self, method="flow_map", num_steps=count, between=(), per_sample=False, max_steps=most
@@ -216,8 +216,9 @@ class Solver(SolverFields):
 
     @property
     def stated(self) -> dict[str, Any]:
-        """All fields, by which solves are told apart, without `between` where it says nothing: it came after solves were kept."""
-        return {n: getattr(self, n) for n in self.__dataclass_fields__ if n != "between" or self.between}
+        """All fields, by which solves are told apart, without those that came after solves were kept where they say nothing."""
+        later = ("between", "corrections")
+        return {n: getattr(self, n) for n in self.__dataclass_fields__ if n not in later or getattr(self, n)}
 
     @property
     def kind(self) -> "Solver":

@@ -38,6 +38,8 @@ class FewCalls(Part):
         Column("translated_1", "translated, 1 + 1", ".1%"),
         Column("encode_and_decode_2", "encode and decode, 2 + 2", ".4f"),
         Column("encode_and_decode_4", "encode and decode, 4 + 4", ".4f"),
+        Column("corrected_2", "corrected, 4 + 2", ".4f"),
+        Column("corrected_4", "corrected, 8 + 4", ".4f"),
         Column("latents_deviation_1", "deviation of latents, 1 call", ".3f"),
     )
 
@@ -85,6 +87,10 @@ class FewCalls(Part):
             if name != _ODE:
                 halved = model.with_solver(solver.jumps(2 * int(name))).solve(Generate(), noise, labels).y
                 rows[name]["off_its_halves"] = float(np.sqrt(np.mean(np.square(halved - made.y, dtype=np.float64))))
+                corrected = model.with_solver(dataclasses.replace(way, corrections=1))
+                latents = corrected.solve(Encode(), images, classes).y
+                back = corrected.solve(Generate(), latents, classes).y
+                rows[name]["corrected"] = float(np.abs(back - images).mean(dtype=np.float64))
             panels[name] = made.y
             if self._translates(model):
                 figures, translated[name] = self._translations(there, data)
@@ -157,6 +163,7 @@ class FewCalls(Part):
             ("translated_kid", "KID to the target class", ".4f"),
             ("cycle", "there and back between classes", ".4f"),
             ("encode_and_decode", "encode and decode", ".4f"),
+            ("corrected", "encoded in twice as many, corrected", ".4f"),
             ("latents_deviation", "deviation of latents", ".3f"),
             ("seconds_per_image", "s per image", ".2g"),
         ]

@@ -25,6 +25,7 @@ _MATTERS = (
     "solver.method",
     "solver.steps",
     "solver.between",
+    "solver.corrections",
     "solver.rtol",
     "solver.atol",
     "solver.step_control",

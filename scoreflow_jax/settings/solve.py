@@ -36,6 +36,12 @@ class SolverFields(Section):
         above=0,
         below=1,
     )
+    corrections: int = field(
+        0,
+        "network calls by which each jump of flow_map towards noise is corrected, until the jump back undoes it",
+        added=True,
+        least=0,
+    )
 
     def __post_init__(self) -> None:
         """Refuses methods without an error estimate that are given no steps, and more steps than may be made."""
@@ -53,6 +59,8 @@ class SolverFields(Section):
             )
         if list(self.between) != sorted(set(self.between)):
             raise FieldError(f"between is {self.between}, expected times that ascend")
+        if self.corrections and self.method != "flow_map":
+            raise FieldError(f"corrections is {self.corrections}, of jumps of the method flow_map: set it to 0")
         if self.num_steps is not None and self.max_steps < self.num_steps:
             raise FieldError(f"max_steps is {self.max_steps}, expected at least {self.num_steps}, the steps to be made")
 

@@ -124,6 +124,9 @@ def test_few_calls_are_measured_beside_the_ode(moons, tmp_path):
     error = np.abs(jumping.decode(latents, labels) - held).mean()
     row = figures["rows"]["3"]
     np.testing.assert_allclose(row["encode_and_decode"], error, rtol=1e-3)
+    corrected = model.with_solver(Solver(method="flow_map", num_steps=3, corrections=1))
+    back = jumping.decode(corrected.encode(held, labels), labels)
+    np.testing.assert_allclose(row["corrected"], np.abs(back - held).mean(), rtol=1e-3)
     np.testing.assert_allclose(
         [row["latents_mean"], row["latents_deviation"]], [latents.mean(), latents.std()], rtol=1e-3
     )

@@ -56,6 +56,27 @@ def test_jumps_go_to_the_end_and_back(steps):
     assert bool(there.succeeded)
 
 
+@pytest.mark.parametrize("corrections", [0, 1, 2, 3])
+def test_a_jump_towards_noise_is_corrected_until_the_way_forward_undoes_it(corrections):
+    """By iterations that contract as the linear map does: 1 - std_t / std_s each; what is generated is left as it is."""
+
+    class Apart(Map):
+        """Exact towards the data, off by 0.1 of the squared length towards noise."""
+
+        def mean_velocity(self, x, t, s, c, w=None):
+            return super().mean_velocity(x, t, s, c) + jnp.where(s < t, 0.1, 0.0)[:, None] * (s - t)[:, None]
+
+    way = solver(1, corrections=corrections)
+    there = generate(Apart(), X0, LABEL, way)
+    np.testing.assert_array_equal(there.y, generate(Apart(), X0, LABEL, solver(1)).y)
+    back = encode(Apart(), there.y, LABEL, way)
+    shrunk = (1.0 - STDS[np.asarray(LABEL)][:, None]) ** corrections * 0.1 * np.ones((1, 2))
+    np.testing.assert_allclose(back.y - X0, shrunk, atol=1e-5)
+    assert (int(there.num_evaluations), int(back.num_evaluations)) == (1, 1 + corrections)
+    several = encode(Apart(), there.y, LABEL, solver(3, corrections=corrections), times=jnp.array([0.5, 0.0]))
+    assert int(several.num_evaluations) == 4 * (1 + corrections)
+
+
 def test_lengths_are_equal_or_as_stated():
     """Of jumps whose error is the square of their length the errors' sum tells the lengths."""
     flat = lambda x, t, c: x * 0
@@ -149,6 +170,7 @@ def test_refusals():
         ({"per_sample": True}, "per_sample is True, but flow_map controls no error"),
         ({"num_steps": 2, "between": (0.2, 0.4)}, "one fewer times than num_steps, 2"),
         ({"num_steps": 3, "between": (0.4, 0.2)}, "expected times that ascend"),
+        ({"method": "heun", "corrections": 1}, "corrections is 1, of jumps of the method flow_map"),
     ):
         with pytest.raises((FieldError, ValueError), match=words):
             Solver(**{"method": "flow_map", "num_steps": 1, **fields})
