@@ -19,7 +19,7 @@ from configs import common
 
 _TEACHER, _STEPS, _REFLOW = 2000, 900, 500
 _AS_LONG = 3400
-"""Steps of the drift in that time (benchmarks/flow_map.py). More of them for the teacher: samples are no better than its ODE's."""
+"""Steps of the drift in that time (benchmarks/flow_map.py). More for the teacher: jumps are no better than its ODE."""
 
 
 def get_config(variant: str = "") -> ConfigDict:
