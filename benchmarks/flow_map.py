@@ -6,7 +6,7 @@
 
 The first prints a JSON line for each loss: seconds of a training step, and how many times those of rectified flow by a network
 that is told one time; all are compiled first and take turns. The second samples from a trained run by one and by four calls, by
-Dopri5 at 1e-5 and by ten midpoint steps (20 calls), in turns: seconds and the ratio to one call.
+Dopri5 at 1e-5 and by ten midpoint steps (20 calls), in turns: seconds, the ratio to one call, and the distance to the data.
 """
 
 import argparse
@@ -22,6 +22,8 @@ import numpy as np
 import scoreflow_jax
 from benchmarks.network import take_turns
 from scoreflow_jax.command_line import load_config
+from scoreflow_jax.evaluation.data import Data
+from scoreflow_jax.evaluation.samples import of_samples
 from scoreflow_jax.experiment import Experiment, build, resolve
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.parallel import make_layout
@@ -107,18 +109,20 @@ def _step(experiment: Experiment, teacher: Experiment | None) -> Callable[[], An
 def _samples(workdir: str, count: int, repeats: int) -> list[dict[str, Any]]:
     model = scoreflow_jax.load(workdir)
     noise = np.asarray(model.source_points(jax.random.key(0), count))
-    labels = np.arange(count) % model.num_classes if model.num_classes else None
+    data = Data(model.experiment)
+    labels = data.labels(count)
     taken: dict[str, list[float]] = {name: [] for name in SOLVERS}
     calls: dict[str, float] = {}
+    made: dict[str, Any] = {}
     models = {name: model.with_solver(solver) for name, solver in SOLVERS.items()}
     for turn in range(repeats + 1):  # the first compiles
         for name, each in models.items():
-            stats = each.solve(Generate(), noise, labels).stats
-            calls[name] = stats.summary()["nfe_mean"]
+            solved = each.solve(Generate(), noise, labels)
+            calls[name], made[name] = solved.stats.summary()["nfe_mean"], solved.y
             if turn:
-                taken[name].append(stats.seconds)
+                taken[name].append(solved.stats.seconds)
     seconds = {name: statistics.median(each) for name, each in taken.items()}
-    one = seconds["1 call"]
+    one, exact = seconds["1 call"], made["dopri5 at 1e-5"]
     return [
         {
             "solver": name,
@@ -126,6 +130,7 @@ def _samples(workdir: str, count: int, repeats: int) -> list[dict[str, Any]]:
             "calls": calls[name],
             "seconds": round(s, 4),
             "of_one_call": round(s / one, 1),
+            "frechet_distance": round(of_samples(made[name], exact, labels, data)["frechet_distance"], 3),
         }
         for name, s in seconds.items()
     ]
