@@ -39,7 +39,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.objective = common.objective("path_constrained", weight_exponent=2.0)
     if variant == "rules":
         config.model.time_scale = 4.0
-        config.eval.update(generation={"images": 200}, few_calls={"translations": 0})
+        config.eval.few_calls.translations = 0
         config.eval.likelihood.by = "none"
         rules = {
             "lagrangian": _map(),
