@@ -10,7 +10,7 @@ import pytest
 
 import scoreflow_jax
 from scoreflow_jax.command_line import load_config
-from scoreflow_jax.commands import draw_figures, evaluate, interpolate, sample, study, train, translate
+from scoreflow_jax.commands import draw_figures, evaluate, failures, interpolate, sample, study, train, translate
 from scoreflow_jax.commands.teacher import begun_from, open_teacher, with_teacher
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.densities import as_trained
@@ -330,6 +330,27 @@ def test_a_teacher_of_another_kind_is_not_begun_with(teacher, tmp_path):
     experiment, model = open_teacher(points(objective__teacher=str(teacher), model__time_scale=4.0), make_layout())
     params = experiment.init(jax.random.key(0))
     assert begun_from(params, model, experiment) == (params, False)
+
+
+def test_a_diagnosis_repeats_a_step_beside_the_teacher(teacher, tmp_path):
+    """The teacher rides in no checkpoint: it is opened again, where the run's config says that it lies now."""
+    moved = tmp_path / "teacher"
+    shutil.copytree(teacher, moved)
+    layout = make_layout(jax.devices()[:1])
+    opened, model = open_teacher(points(objective__teacher=str(moved)), layout)
+    state = with_teacher(create_state(opened.initial_state, layout), model, layout)
+    state = state.replace(params=jax.tree.map(lambda leaf: leaf + 0.1, state.params))
+    sources = train.open_sources(opened)
+    failures.dump(opened, tmp_path, sources, 0, state, {"loss": 1.0}, 0)
+    shutil.move(moved, tmp_path / "elsewhere")
+    there = merged(to_plain(opened.config), {"objective": {"teacher": str(tmp_path / "elsewhere")}})
+    (tmp_path / "config.json").write_text(json.dumps(there))
+    failures.run_command(tmp_path)
+    found = json.loads((tmp_path / "failure-1" / "diagnosis.json").read_text())
+    batch = next(train.global_batches(opened, sources, layout, 0))
+    _, metrics = jax.jit(opened.train_step())(state, batch)
+    for name, value in metrics.items():
+        assert float(found[name]) == pytest.approx(float(value), rel=1e-4)
 
 
 def test_a_study_trains_a_row_by_another_rows_run_of_the_same_seed(tmp_path):
