@@ -3,8 +3,8 @@
 Command     python main.py --config=configs/ablation_flow_map.py --mode=study
             (stopped, it goes on; --config.study.seeds="(0,)" begins with one seed)
 Hardware    a laptop: 2 CPU cores, under 3 GB
-Time        about 50 minutes of one core a seed, the variant :rules as much again
-Expect      docs/theory.md has the table. Loss of `taught` TODO
+Time        35 minutes of one core a seed, the variant :rules as much again
+Expect      docs/theory.md has the tables: one call at a distance of 0.28, its ODE 0.19. Loss of the map 0.034 after 500 steps
 Variants    configs/ablation_flow_map.py:rules  the rules beside each other, by a network whose time may be differentiated
 
 All take as long, a time in which the drift alone makes 3,400 steps (`rectified flow, as long`): a teacher of 2,000 and 900 of the
