@@ -90,6 +90,10 @@ def cells_of(experiment: Experiment) -> dict[str, Cell]:
         trained = given.get("of", name)
         if trained != name and (trained not in settings.cells or "of" in settings.cells[trained]):
             raise UserError(f"config.study.cells.{name} is of {trained!r}, expected a cell that is trained itself")
+        if trained != name and "teacher" in given:
+            raise UserError(
+                f"config.study.cells.{name} is of {trained!r}, whose run has its teacher: leave that of {name} out"
+            )
         config = merged(base, settings.cells[trained].get("changes", {}))
         teacher = _teacher(settings, base, trained)
         changes = given.get("changes", {}) if trained != name else {}

@@ -168,13 +168,12 @@ def dequantized_images(key: PRNGKey, pixels: Stored, levels: int) -> Images:
     return jax.jit(draw)(jnp.arange(len(pixels)), jnp.asarray(pixels))
 
 
-def as_trained(model: Model, data: Data, count: int) -> HostState:
-    """`count` test examples, those of `Data.some`, as the model was trained on them, dequantized or not.
+def as_trained(model: Model, data: Data, count: int) -> HostState | None:
+    """The test examples of `Data.some`, dequantized, where the model was trained so; None: they are as in training.
 
     Images on their grey levels are no draws of the density of dequantized ones: encoded, they deviate by less than the prior.
     """
-    held = HeldOut.draw(model, data, count)
-    return held.x if trained_on_dequantized(model) else data.experiment.scaling.to_images(held.pixels)
+    return HeldOut.draw(model, data, count).x if trained_on_dequantized(model) else None
 
 
 def trained_on_dequantized(model: Model) -> bool:

@@ -1,6 +1,7 @@
 """What a flow map makes of few network calls, beside its ODE: samples, translations, the way there and back."""
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -56,41 +57,35 @@ class FewCalls(Part):
         import jax
 
         from scoreflow_jax.evaluation.densities import as_trained
+        from scoreflow_jax.evaluation.reversibility import there_and_back
         from scoreflow_jax.evaluation.samples import of_samples
-        from scoreflow_jax.programs import Encode, Generate
+        from scoreflow_jax.programs import Generate
 
         solver = model.experiment.solver.adaptive
-        ways = {str(n): solver.jumps(n) for n in self.calls}
         count = model.at_most(self.images)
         noise, labels = np.asarray(model.source_points(jax.random.key(data.seed), count)), data.labels(count)
         images, classes = data.images("test", data.some(self.held_out))
         classes = classes if model.num_classes else None
         drawn = as_trained(model, data, self.held_out)
-        ode = model.with_solver(solver).solve(Generate(), noise, labels)
+        made_by = functools.cache(lambda way: model.with_solver(way).solve(Generate(), noise, labels))
         rows: dict[str, Figures] = {}
         panels, translated = {}, {}
-        for name, way in {**ways, _ODE: solver}.items():
-            there = model.with_solver(way)
-            made = ode if name == _ODE else there.solve(Generate(), noise, labels)
-            cost = made.stats.summary()
-            encoded = there.solve(Encode(), images, classes)
-            back = there.solve(Generate(), encoded.y, classes).y
-            latents = there.solve(Encode(), drawn, classes).y
+        for name, way in {**{str(n): solver.jumps(n) for n in self.calls}, _ODE: solver}.items():
+            there, made = model.with_solver(way), made_by(way)
+            cost, back = made.stats.summary(), there_and_back(there, images, classes, drawn)
             rows[name] = {
                 "nfe": cost["nfe_mean"],
                 "seconds_per_image": cost["seconds"] / cost["images"],
-                **of_samples(made.y, ode.y, labels, data),
-                "encode_and_decode": float(np.abs(back - images).mean(dtype=np.float64)),
-                "latents_mean": float(latents.mean(dtype=np.float64)),
-                "latents_deviation": float(latents.std(dtype=np.float64)),
+                **of_samples(made.y, made_by(solver).y, labels, data),
+                "encode_and_decode": back["mean_absolute_error"],
+                "latents_mean": back["latents_mean"],
+                "latents_deviation": back["latents_deviation"],
             }
             if name != _ODE:
-                halved = model.with_solver(solver.jumps(2 * int(name))).solve(Generate(), noise, labels).y
+                halved = made_by(solver.jumps(2 * int(name))).y
                 rows[name]["off_its_halves"] = float(np.sqrt(np.mean(np.square(halved - made.y, dtype=np.float64))))
                 corrected = model.with_solver(dataclasses.replace(way, corrections=1))
-                latents = corrected.solve(Encode(), images, classes).y
-                back = corrected.solve(Generate(), latents, classes).y
-                rows[name]["corrected"] = float(np.abs(back - images).mean(dtype=np.float64))
+                rows[name]["corrected"] = there_and_back(corrected, images, classes)["mean_absolute_error"]
             panels[name] = made.y
             if self._translates(model):
                 figures, translated[name] = self._translations(there, data)

@@ -46,7 +46,7 @@ class Reversibility(Part):
         else:
             ways = {f"{e:g}": dataclasses.replace(solver, rtol=e, atol=e) for e in self.tolerances}
         drawn = as_trained(model, data, self.images)
-        errors = {name: _errors(model.with_solver(way), images, drawn, chosen) for name, way in ways.items()}
+        errors = {name: there_and_back(model.with_solver(way), images, chosen, drawn) for name, way in ways.items()}
         return {"images": len(images), "by_tolerance": errors}
 
     @staticmethod
@@ -72,15 +72,23 @@ class Reversibility(Part):
         return "## Encoding and decoding\n\n" + table(head, rows)
 
 
-def _errors(model: Model, images: Any, drawn: Any, labels: Any) -> dict[str, Any]:
+def there_and_back(model: Model, images: Any, labels: Any, drawn: Any = None) -> Figures:
+    """Errors of encoding and decoding images, with what it costs, and mean and deviation of latents.
+
+    Args:
+        model: with its solver.
+        images: (batch, ...).
+        labels: their classes; None for an unconditional model.
+        drawn: the same images as in training, of which the latents are (`densities.as_trained`); None: these.
+    """
     from scoreflow_jax.programs import Encode, Generate
 
     encoded = model.solve(Encode(), images, labels)
     decoded = model.solve(Generate(), encoded.y, labels)
-    latents = model.solve(Encode(), drawn, labels).y
+    latents = encoded.y if drawn is None else model.solve(Encode(), drawn, labels).y
     error = np.abs(decoded.y - images)
     return {
-        "mean_absolute_error": float(error.mean()),
+        "mean_absolute_error": float(error.mean(dtype=np.float64)),
         "root_mean_square_error": float(np.sqrt(np.mean(np.square(error, dtype=np.float64)))),
         "max_absolute_error": float(error.max()),
         "latents_mean": float(latents.mean(dtype=np.float64)),

@@ -7,9 +7,9 @@ undoes, X_{s,t}(y) = x, by the iteration
 
     y <- x - (t - s) u(y, s, t, c),
 
-one network call each. It contracts where (t - s) u changes little with y, as it does on short jumps from where data are spread
-out; from noise to data it would diverge, since the way to noise takes neighbours apart. Such iterations invert samplers of
-diffusion models in Pan et al. 2023 (arXiv:2309.04907) and Garibi et al. 2024 (arXiv:2403.14602).
+one network call each, which multiplies the error by 1 - dX_{s,t}/dy. The way to data brings neighbours together, so that this is
+below 1; the other way round, from noise to data, it would diverge, since the way to noise takes them apart. Such iterations
+invert samplers of diffusion models in Pan et al. 2023 (arXiv:2309.04907) and Garibi et al. 2024 (arXiv:2403.14602).
 """
 
 from typing import Any
