@@ -61,8 +61,9 @@ class CompiledPrograms:
 
             def run(params: PyTree, numbers: dict[str, Any], constants: PyTree, x: Any, *rest: Any) -> Any:
                 times = None if how.times is None else jnp.asarray(how.times, jnp.float32)
-                inside = How(how.solver.with_numbers(numbers), times, how.span, constants)
-                return kind(self._drift(params), x, *rest, how=inside)
+                drift = self._drift(params)
+                solver = how.solver.along(drift.path).with_numbers(numbers)
+                return kind(drift, x, *rest, how=How(solver, times, how.span, constants))
 
             # Every process is given all of the solution: what comes of it is computed by all alike.
             jitted = jax.jit(run, out_shardings=self._layout.replicated)

@@ -20,7 +20,7 @@ from scoreflow_jax.evaluation.settings import EvalSettings
 from scoreflow_jax.models import Network
 from scoreflow_jax.objectives import Objective
 from scoreflow_jax.ode import Solver
-from scoreflow_jax.paths import NetworkDrift, Parameterization, Path
+from scoreflow_jax.paths import AffinePath, NetworkDrift, Parameterization, Path
 from scoreflow_jax.paths.guidance import network_calls
 from scoreflow_jax.pixels import Scaling
 from scoreflow_jax.plain_config import ENDS, FORMER_ENDS, Config, config_hash, to_plain, with_end
@@ -38,6 +38,7 @@ from scoreflow_jax.settings.commands import (
 from scoreflow_jax.settings.data import POINT_SOURCES, DataSettings
 from scoreflow_jax.settings.fields import build_section, declared
 from scoreflow_jax.settings.model import Conditioning
+from scoreflow_jax.settings.solve import OF_DATA, preset_values
 from scoreflow_jax.settings.train import Heads, OptimizerSettings, TrainSettings
 from scoreflow_jax.training import (
     TIMES,
@@ -160,6 +161,12 @@ class Experiment:
             raise UserError(
                 "config.solver.method is 'flow_map', but this network has learned no jumps: train one with config.objective.name "
                 "'flow_map' (configs/flow_map.py), or take 'dopri5'"
+            )
+        of_levels = solver.method if solver.method in OF_DATA else solver.grid == "edm" and "the grid edm"
+        if of_levels and (why := _without_levels(self.path)):
+            raise UserError(
+                f"config.solver asks for {of_levels}, which goes by noise levels, but {why}: take another method, 'heun', and "
+                "the grid 'uniform' or 'measured'"
             )
         outside = [t for t in solver.between if not self.path.t_min < t < self.path.t_max]
         if outside:
@@ -409,6 +416,15 @@ def build(config: Config) -> Experiment:
     )
 
 
+def _without_levels(path: Path) -> str:
+    """Why a path has no noise levels to step by; empty where it has them."""
+    if not isinstance(path, AffinePath):
+        return "this path has none"
+    if path.num_parameters:
+        return "those of a learned path are no numbers yet"
+    return "" if path.gaussian_source or not path.has_latent else "between two data sets with a latent there are none"
+
+
 def _plain_section(name: str, owner: type) -> Callable[[dict[str, Any], dict[str, Any]], Any]:
     return lambda values, _: build_section(owner, name, values)
 
@@ -477,7 +493,7 @@ _BUILT: dict[str, Callable[[dict[str, Any], dict[str, Any]], Any]] = {
     "times": lambda values, _: _member("times", TIMES, values),
     "model": _model,
     "optimizer": _optimizer,
-    "solver": _plain_section("solver", Solver),
+    "solver": lambda values, _: build_section(Solver, "solver", preset_values(values)),
     "sampler": _plain_section("sampler", Sampler),
 }
 """How each section is built, from its values and from what was built before it, in the order of `SECTIONS`."""

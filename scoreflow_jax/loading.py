@@ -69,4 +69,5 @@ def load_model(
     restored = restore_ema(workdir / "checkpoints", ema=shapes, step=step)
     trained = to_plain(with_end(restored.meta["config"]))
     say_edited(workdir, restored.step, differences(to_plain(experiment.config), trained, MODEL_FIELDS, TRAINING_ONLY))
-    return Model(experiment, restored.ema, restored.step, batch_size=batch_size, trained_config=trained, layout=layout)
+    more = {"batch_size": batch_size, "trained_config": trained, "layout": layout, "folder": workdir}
+    return Model(experiment, restored.ema, restored.step, **more)

@@ -7,9 +7,12 @@ latents = model.encode(images, [3, 3, 7])
 sevens = model.translate(images, source=3, target=7)
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import json
+import pathlib
 from typing import Any
 
 import jax
@@ -18,18 +21,34 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from scoreflow_jax import sampling
+from scoreflow_jax import processes, sampling, sums
 from scoreflow_jax.compiled import CompiledPrograms
 from scoreflow_jax.data import DataSource
 from scoreflow_jax.density_formula import DensityFormula, Reference
 from scoreflow_jax.experiment import Experiment
+from scoreflow_jax.grids import PARTS, equal_parts
 from scoreflow_jax.model_inputs import LabelsLike, as_data, as_labels, as_states, count_of
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.parallel import Layout, one_device
-from scoreflow_jax.programs import Encode, FormulaDensity, Generate, How, LogLikelihood, Program, Sample, Translate
+from scoreflow_jax.programs import (
+    Encode,
+    FormulaDensity,
+    Generate,
+    How,
+    LocalErrors,
+    LogLikelihood,
+    Program,
+    Sample,
+    Translate,
+)
 from scoreflow_jax.randomness import KeyLike, as_key, key_of
 from scoreflow_jax.sampling import Sampler, Solved
 from scoreflow_jax.typing import HostState, PRNGKey, PyTree
+
+KEPT_GRID = "solver_grid.json"
+"""Where a run keeps what `Model.parts` has measured."""
+
+_GRID_IMAGES, _GRID_TOLERANCE, _GRID_STEPS = 64, 1e-3, 512
 
 
 class Model:
@@ -48,6 +67,7 @@ class Model:
         trained_config: the config that they were trained with, as plain data.
         batch_size: examples solved for at a time, on all devices together.
         layout: the devices, among which the examples are divided.
+        folder: of the run, which keeps what is measured of the model; None: nothing does.
     """
 
     def __init__(
@@ -59,6 +79,7 @@ class Model:
         batch_size: int = 256,
         trained_config: dict[str, Any] | None = None,
         layout: Layout | None = None,
+        folder: pathlib.Path | None = None,
     ) -> None:
         """Wraps parameters, a copy on each device of the layout (by default one). Most users call `scoreflow_jax.load`."""
         self.layout = one_device() if layout is None else layout
@@ -67,6 +88,8 @@ class Model:
         self.params = params
         self.step = step
         self.batch_size = batch_size
+        self.folder = folder
+        self._parts: Float[np.ndarray, " parts"] | None = None
         self._bases: dict[str, DataSource] = {}
         self._programs = CompiledPrograms(experiment.drift, self.layout)
         self._drift = jax.jit(lambda params, x, t, label: experiment.drift(params)(x, t, label))
@@ -79,6 +102,54 @@ class Model:
         for path, leaf in jax.tree_util.tree_flatten_with_path(self.params)[0]:
             digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
         return digest.hexdigest()
+
+    @property
+    def parts(self) -> Float[np.ndarray, " parts"]:
+        """Times that cut the way from noise to data into parts of equal local error, for config.solver.grid = "measured".
+
+        Found by one adaptive solve, of 64 noises by bosh3 at 1e-3 (`grids.equal_parts`), and kept with the run. What was kept of
+        other parameters, or is damaged, is measured anew.
+        """
+        if self._parts is None:
+            self._parts = self._kept_parts()
+        if self._parts is None:
+            tolerances = {
+                "rtol": _GRID_TOLERANCE,
+                "atol": _GRID_TOLERANCE,
+                "max_steps": _GRID_STEPS,
+                "per_sample": False,
+            }
+            adaptive = dataclasses.replace(self.experiment.solver.adaptive, method="bosh3", **tolerances)
+            count = self.at_most(_GRID_IMAGES)
+            labels = np.arange(count) % self.num_classes if self.num_classes else None
+            noise = self.source_points(jax.random.key(0), count)
+            ends, errors = (each[0] for each in self.with_solver(adaptive).solve(LocalErrors(), noise, labels).y)
+            made = np.flatnonzero(errors)[-1] + 1
+            path = self.experiment.path
+            self._parts = equal_parts((ends[:made] - path.t_min) / (path.t_max - path.t_min), errors[:made]).round(6)
+            self._keep_parts(count)
+        return self._parts
+
+    def _kept_parts(self) -> Float[np.ndarray, " parts"] | None:
+        """What the run has kept of these parameters, the same in all processes; None: nothing, or nothing whole."""
+        if self.folder is None:
+            return None
+        found = {}
+        if jax.process_index() == 0:
+            with contextlib.suppress(OSError, sums.Damaged):
+                found = sums.read_json(self.folder / KEPT_GRID)
+        text = json.dumps(found.get("times") if found.get("parameters_sha256") == self.fingerprint else None)
+        times = json.loads(processes.gather_text(text)[0])
+        return np.asarray(times) if times and len(times) == PARTS + 1 else None
+
+    def _keep_parts(self, count: int) -> None:
+        assert self._parts is not None
+        if self.folder is None or jax.process_index():
+            return
+        how = {"method": "bosh3", "tolerance": _GRID_TOLERANCE, "examples": count}
+        about = {"parameters_sha256": self.fingerprint, "step": self.step, **how, "times": self._parts.tolist()}
+        with contextlib.suppress(OSError):  # a folder that is only read
+            sums.write_json(self.folder / KEPT_GRID, about)
 
     @property
     def num_classes(self) -> int:
@@ -318,7 +389,7 @@ class Model:
     def with_solver(self, solver: Solver) -> "Model":
         """The same model solving its ODEs otherwise; what is compiled serves both, but for another method."""
         other = self.with_experiment(dataclasses.replace(self.experiment, solver=solver))
-        other._programs = self._programs
+        other._programs, other._parts = self._programs, self._parts
         return other
 
     def with_sampler(self, sampler: Sampler) -> "Model":
@@ -339,6 +410,7 @@ class Model:
             batch_size=self.batch_size,
             trained_config=self.trained_config,
             layout=self.layout,
+            folder=self.folder,
         )
 
     def solve_samples(
@@ -417,7 +489,10 @@ class Model:
         images = as_states(experiment, x)
         span = (experiment.path.t_min, experiment.path.t_max)
         times = None if times is None else tuple(float(t) for t in np.clip(times, *span))
-        how = How(experiment.solver, times, span, program.constants)
+        solver = experiment.solver
+        if solver.grid == "measured":
+            solver = solver.with_numbers({"parts": self.parts})
+        how = How(solver, times, span, program.constants)
         labels = labels or (None,) * program.num_labels
         # On the host, where to choose and repeat some of them compiles nothing.
         arrays = (

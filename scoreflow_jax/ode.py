@@ -23,7 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from scoreflow_jax.settings.solve import WITHOUT_ESTIMATE, Method, SolverFields
+from scoreflow_jax import multistep
+from scoreflow_jax.grids import Levels, Steps
+from scoreflow_jax.settings.fields import build_section, declared
+from scoreflow_jax.settings.solve import OF_DATA, WITHOUT_ESTIMATE, Grid, Method, Preset, SolverFields, preset_values
 from scoreflow_jax.typing import PyTree, Time
 
 METHODS: dict[Method, type[diffrax.AbstractSolver]] = {
@@ -37,7 +40,7 @@ METHODS: dict[Method, type[diffrax.AbstractSolver]] = {
 }
 """Every Runge-Kutta method by the name that `config.solver.method` gives it; Euler has no error estimate.
 
-The name "flow_map" stands for none of them but for sampling/jumps.py."""
+Other names stand for multistep.py's methods, and "flow_map" for sampling/jumps.py."""
 
 ERROR_FACTORS = {"dopri5": 1.5}
 """What to multiply a method's error estimate by to get its authors' own. diffrax embeds in Dopri5 another fourth-order
@@ -105,6 +108,8 @@ class _Tally(NamedTuple):
     num_accepted: Int[Array, ""]
     tried_until_first: Int[Array, ""]  # steps tried up to and including the first accepted one
     last_rejected: Bool[Array, ""]
+    ends: Float[Array, " recorded"]  # of accepted steps, and their errors, as many as are recorded
+    errors: Float[Array, " recorded"]
 
 
 class ScipyStepControl(diffrax.AbstractAdaptiveStepSizeController):
@@ -118,6 +123,7 @@ class ScipyStepControl(diffrax.AbstractAdaptiveStepSizeController):
     atol: Any
     norm: Any = rms_norm
     error_factor: Any = 1.0
+    recorded: Any = 0
     direction: Any = 1
 
     def wrap(self, direction: Any) -> "ScipyStepControl":
@@ -147,7 +153,8 @@ class ScipyStepControl(diffrax.AbstractAdaptiveStepSizeController):
         step = jnp.minimum(jnp.minimum(100.0 * h0, h1), t1 - t0)
         step = jnp.where(jnp.isfinite(step), step, 1e-3)  # a field of NaN: let the first steps fail by rejection
         zero = jnp.zeros((), jnp.int32)
-        return t0 + step, _Tally(zero, zero, zero, jnp.zeros((), bool))
+        none = jnp.zeros((self.recorded,))
+        return t0 + step, _Tally(zero, zero, zero, jnp.zeros((), bool), none, none)
 
     def adapt_step_size(
         self,
@@ -184,8 +191,51 @@ class ScipyStepControl(diffrax.AbstractAdaptiveStepSizeController):
             num_accepted=controller_state.num_accepted + accepted,
             tried_until_first=controller_state.tried_until_first + (controller_state.num_accepted == 0),
             last_rejected=~accepted,
+            ends=self._noted(controller_state.ends, accepted, controller_state, t1),
+            errors=self._noted(controller_state.errors, accepted, controller_state, error),
         )
         return accepted, start, start + step, False, tally, result
+
+    def _noted(self, kept: Array, accepted: Array, tally: _Tally, value: Array) -> Array:
+        """The record with one more, if this step was accepted and there is room."""
+        if not self.recorded:
+            return kept
+        place = jnp.where(accepted, tally.num_accepted, self.recorded)
+        return kept.at[place].set(value, mode="drop")
+
+
+class _StepTo(diffrax.AbstractStepSizeController):
+    """Steps between given times."""
+
+    steps: Steps
+    direction: Any = 1
+
+    def wrap(self, direction: Any) -> "_StepTo":
+        """Remembers the sign of time."""
+        return dataclasses.replace(self, direction=direction)
+
+    def init(
+        self, terms: Any, t0: Any, t1: Any, y0: PyTree, dt0: Any, args: PyTree, func: Any, error_order: Any
+    ) -> tuple[Any, Int[Array, ""]]:
+        """The end of the first step, and its number."""
+        del terms, t0, t1, y0, dt0, args, func, error_order
+        return self.direction * self.steps(1), jnp.int32(1)
+
+    def adapt_step_size(
+        self,
+        t0: Any,
+        t1: Any,
+        y0: PyTree,
+        y1_candidate: PyTree,
+        args: PyTree,
+        y_error: PyTree,
+        error_order: Any,
+        controller_state: Int[Array, ""],
+    ) -> tuple[Any, Any, Any, Any, Int[Array, ""], Any]:
+        """Goes on to the end of the next."""
+        del t0, y0, y1_candidate, args, y_error, error_order
+        after = controller_state + 1
+        return True, t1, self.direction * self.steps(after), False, after, diffrax.RESULTS.successful
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,36 +245,79 @@ class Solver(SolverFields):
     rows = None
     """How many of a batch count in its step control (`rms_norm`): no field, but a number that a compiled program is given."""
 
+    parts = None
+    """The times of the grid "measured" (`grids.equal_parts`), likewise."""
+
+    path: Levels | None = dataclasses.field(default=None, compare=False, repr=False)
+    """Whose velocity is solved for, where the method or the grid asks for noise levels: `along`."""
+
+    @classmethod
+    def of_preset(cls, name: Preset, **fields: Any) -> "Solver":
+        """The solver that `config.solver.preset` names, such as "fast"; fields that are given win.
+
+        Raises:
+            UserError: no such preset, or fields that do not go with it.
+        """
+        return build_section(cls, "solver", {**preset_values({"preset": name}), **fields})
+
+    def along(self, path: Any) -> "Solver":
+        """This solver on a path, whose noise levels a grid of EDM's or a method of data takes."""
+        return self.with_numbers({"path": path})
+
+    def steps(self, t0: float, t1: float) -> Steps:
+        """The times between which its fixed steps are made."""
+        return Steps(self.num_steps, self.parts, t0, t1, self.grid, self.between, self.path)
+
     @property
     def numbers(self) -> dict[str, Any]:
         """What a compiled program takes as arguments: one program then solves at every tolerance, or in any number of steps."""
         steps = None if self.num_steps is None else np.int32(self.num_steps)
-        return {"rtol": np.float32(self.rtol), "atol": np.float32(self.atol), "num_steps": steps}
+        parts = None if self.parts is None else np.asarray(self.parts, np.float32)
+        return {"rtol": np.float32(self.rtol), "atol": np.float32(self.atol), "num_steps": steps, "parts": parts}
 
     @property
     def adaptive(self) -> "Solver":
         """This solver with steps by its tolerances, by dopri5 where its method has no error estimate."""
         method = "dopri5" if self.method in WITHOUT_ESTIMATE else self.method
-        return dataclasses.replace(self, method=method, num_steps=None, between=(), corrections=0)
+        return dataclasses.replace(
+            self, method=method, num_steps=None, between=(), corrections=0, grid="uniform", preset=None
+        )
 
     def jumps(self, count: int) -> "Solver":
         """So many equal jumps of a flow map in place of its steps, corrected as its own are."""
-        most = max(count, self.max_steps)
-        return dataclasses.replace(
-            self, method="flow_map", num_steps=count, between=(), per_sample=False, max_steps=most
-        )
+        return self.fixed("flow_map", count)
+
+    def fixed(self, method: Method, count: int, grid: Grid = "uniform") -> "Solver":
+        """So many steps of a method in place of its own."""
+        most, corrections = max(count, self.max_steps), self.corrections if method == "flow_map" else 0
+        more = {
+            "between": (),
+            "per_sample": False,
+            "max_steps": most,
+            "corrections": corrections,
+            "grid": grid,
+            "preset": None,
+        }
+        return dataclasses.replace(self, method=method, num_steps=count, **more)
 
     @property
     def stated(self) -> dict[str, Any]:
         """All fields, by which solves are told apart, without those that came after solves were kept where they say nothing."""
-        later = ("between", "corrections")
-        return {n: getattr(self, n) for n in self.__dataclass_fields__ if n not in later or getattr(self, n)}
+        later = {"between": (), "corrections": 0, "grid": "uniform"}
+        stated = {n: getattr(self, n) for n in declared(type(self)) if n != "preset"}  # what it stands for says it all
+        return {n: value for n, value in stated.items() if n not in later or value != later[n]}
 
     @property
     def kind(self) -> "Solver":
         """The rest, equal for solvers that share a program."""
         steps = None if self.num_steps is None else len(self.between) + 1
-        return dataclasses.replace(self, rtol=1.0, atol=1.0, num_steps=steps)
+        return dataclasses.replace(self, rtol=1.0, atol=1.0, num_steps=steps, path=None)
+
+    def fixed_calls(self) -> int:
+        """The calls of the field that its fixed steps make."""
+        assert self.num_steps is not None
+        stages, fsal = _stages(self.method)
+        return self.num_steps * (stages - fsal) + fsal
 
     def with_numbers(self, numbers: dict[str, Any]) -> "Solver":
         """This solver with the `numbers` of another that was checked: they may be arguments of a program being compiled."""
@@ -256,10 +349,14 @@ class Solver(SolverFields):
             The solution. Nothing is raised for a failed solve: look at `succeeded`.
 
         Raises:
-            ValueError: the method "flow_map", which needs more than a field.
+            ValueError: the method "flow_map", which needs more than a field, or a method of data without a path.
         """
         if self.method == "flow_map":
             raise ValueError("a flow map follows the ODE of its own drift only, not any field: see sampling/jumps.py")
+        if self.method in OF_DATA and self.path is None:
+            raise ValueError(f"{self.method} extrapolates the expected data of a path's velocity: see Solver.along")
+        if self.method in multistep.METHODS:
+            return self._by_several(field, y0, t0, t1, args, times)
         if not self.per_sample:
             return self._solve(field, y0, t0, t1, args, times)
 
@@ -271,20 +368,62 @@ class Solver(SolverFields):
         solution = jax.vmap(one)(y0, args)
         return solution._replace(path=jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), solution.path))
 
+    def _by_several(self, field: VectorField, y0: PyTree, t0: float, t1: float, args: PyTree, times: Any) -> Solution:
+        with jax.default_matmul_precision(self.precision):
+            y, path, calls = multistep.follow(
+                multistep.METHODS[self.method],
+                jax.jit(field),
+                y0,
+                self.steps(t0, t1),
+                args=args,
+                path=self.path,
+                times=times,
+            )
+        return Solution(y, path, calls, jnp.zeros_like(calls), _is_finite(y))
+
+    def local_errors(
+        self, field: VectorField, y0: PyTree, t0: float, t1: float, *, args: PyTree = None
+    ) -> tuple[Float[Array, " steps"], Float[Array, " steps"], Solution]:
+        """Solves by adaptive steps as `solve` does, for the whole batch, and keeps what they were.
+
+        Returns:
+            Times at which the accepted steps ended, and their errors in units of the tolerance, zeros after the last of them; and
+            the solution, without a path.
+        """
+        control = dataclasses.replace(self._step_control(), recorded=self.max_steps)
+        solution = self._integrate(field, y0, t0, t1, args, control, None, [diffrax.SubSaveAt(t1=True)])
+        tally: Any = solution.controller_state
+        direction = 1 if t1 > t0 else -1
+        return direction * tally.ends, tally.errors, self._solution(solution)
+
     def _solve(self, field: VectorField, y0: PyTree, t0: float, t1: float, args: PyTree, times: Any) -> Solution:
-        method = METHODS[self.method]()
-        if self.num_steps is None:
-            control, dt0 = self._step_control(), None
-        else:
+        dt0, control = None, self._step_control()
+        if self.num_steps is not None and (self.between or self.grid != "uniform"):
+            control = _StepTo(self.steps(t0, t1))
+        elif self.num_steps is not None:
             control, dt0 = diffrax.ConstantStepSize(), (t1 - t0) / self.num_steps
         saves = [diffrax.SubSaveAt(t1=True)]
         if times is not None:
             saves.append(diffrax.SubSaveAt(ts=times))
+        return self._solution(self._integrate(field, y0, t0, t1, args, control, dt0, saves))
+
+    def _integrate(
+        self,
+        field: VectorField,
+        y0: PyTree,
+        t0: float,
+        t1: float,
+        args: PyTree,
+        control: diffrax.AbstractStepSizeController,
+        dt0: Any,
+        saves: list[diffrax.SubSaveAt],
+    ) -> diffrax.Solution:
+        """diffrax's solution."""
         with jax.default_matmul_precision(self.precision):
-            solution = diffrax.diffeqsolve(
+            return diffrax.diffeqsolve(
                 # Traced once, not at each of the seven places where a solver's step calls it: half of the time to compile.
                 diffrax.ODETerm(jax.jit(field)),
-                method,
+                METHODS[self.method](),
                 t0=t0,
                 t1=t1,
                 dt0=dt0,
@@ -296,16 +435,19 @@ class Solver(SolverFields):
                 # The default, an error callback, gathers the sharded result and cannot be lowered for TPU.
                 throw=False,
             )
-        ends, *paths = solution.ys
+
+    def _solution(self, solution: diffrax.Solution) -> Solution:
+        """Its end, states on the way and cost."""
+        kept: Any = solution.ys
+        ends, *paths = kept
         y = jax.tree.map(lambda x: x[0], ends)
-        finite = jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(y)]).all()
-        evaluations, rejected = self._count(solution.controller_state, method)
+        evaluations, rejected = self._count(solution.controller_state)
         return Solution(
             y=y,
             path=paths[0] if paths else None,
             num_evaluations=evaluations,
             num_rejected=rejected,
-            succeeded=(solution.result == diffrax.RESULTS.successful) & finite,
+            succeeded=(solution.result == diffrax.RESULTS.successful) & _is_finite(y),
         )
 
     def _step_control(self) -> ScipyStepControl:
@@ -314,19 +456,27 @@ class Solver(SolverFields):
         factor = ERROR_FACTORS.get(self.method, 1.0)
         return ScipyStepControl(rtol=self.rtol, atol=self.atol, norm=norm, error_factor=factor)
 
-    def _count(self, tally: Any, method: Any) -> tuple[Array, Array]:
+    def _count(self, tally: Any) -> tuple[Array, Array]:
         """Field evaluations and rejected steps.
 
         A method of s stages costs s a step. One whose last stage is the next step's first (FSAL) costs s - 1, but has no
         such stage to reuse until a first step was accepted, so that each trial of the first step costs one more than scipy's.
         The adaptive control adds two for the first step's size.
         """
-        if isinstance(method, diffrax.Euler):  # the one member that has no tableau
-            stages, fsal = 1, False
-        else:
-            stages, fsal = len(method.tableau.c) + 1, method.tableau.fsal
         if self.num_steps is not None:
-            cost = self.num_steps * (stages - fsal) + fsal
-            return jnp.asarray(cost, jnp.int32), jnp.zeros((), jnp.int32)
+            return jnp.asarray(self.fixed_calls(), jnp.int32), jnp.zeros((), jnp.int32)
+        stages, fsal = _stages(self.method)
         cost = tally.num_tried * (stages - fsal) + fsal * tally.tried_until_first
         return 2 + cost, tally.num_tried - tally.num_accepted
+
+
+def _stages(name: Any) -> tuple[int, bool]:
+    """Calls of the field that a step takes, and whether the last of them is the next step's first."""
+    method: Any = METHODS[name]() if name in METHODS else None
+    if method is None or isinstance(method, diffrax.Euler):  # which has no tableau
+        return 1, False
+    return len(method.tableau.c) + 1, method.tableau.fsal
+
+
+def _is_finite(tree: PyTree) -> Bool[Array, ""]:
+    return jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()

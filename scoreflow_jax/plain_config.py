@@ -17,8 +17,18 @@ import numpy as np
 from scoreflow_jax.errors import UserError, first_line, nearest
 from scoreflow_jax.evaluation.settings import EvalSettings
 from scoreflow_jax.sections import FAMILIES, SECTIONS, Family, every_field, field_at, flatten
-from scoreflow_jax.settings.fields import annotations, choices, declared, default_of, may_be_none, nested, plain_type
+from scoreflow_jax.settings.fields import (
+    annotations,
+    choices,
+    declared,
+    default_of,
+    defaults,
+    may_be_none,
+    nested,
+    plain_type,
+)
 from scoreflow_jax.settings.path import PATHS
+from scoreflow_jax.settings.solve import SolverFields, of_preset, preset_values
 from scoreflow_jax.user_paths import user_path
 
 TRAINING_FIELDS = (
@@ -189,7 +199,19 @@ def changed(config: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, A
         for section in sections:
             place = place.setdefault(section, {})
         place[last] = _read(given, name, text, new, present.get(name))
+    if isinstance(solver := new.get("solver"), dict):
+        new["solver"] = _with_preset(solver, {name.removeprefix("solver.") for name in today})
     return new
+
+
+def _with_preset(solver: dict[str, Any], given: set[str]) -> dict[str, Any]:
+    """`config.solver`, with its preset's other fields in the preset's place where a default was given against it.
+
+    Where it is built, a preset takes the place of all fields at their defaults (`settings.solve.preset_values`).
+    """
+    of, known = of_preset(solver.get("preset")), defaults(SolverFields)
+    against = {n: known[n] for n in given & of.keys() if solver[n] == known[n] != of[n]}
+    return {**preset_values(solver), **against, "preset": None} if against else solver
 
 
 def _place(name: str) -> tuple[str, ...]:

@@ -25,7 +25,8 @@ from scoreflow_jax.paths import AffinePath
 from scoreflow_jax.paths.guidance import guided, is_off
 from scoreflow_jax.randomness import key_of
 from scoreflow_jax.sampling import Sampler
-from scoreflow_jax.sampling.flow import Span
+from scoreflow_jax.sampling.flow import Span, as_field
+from scoreflow_jax.settings.solve import OF_ONE_DRIFT
 from scoreflow_jax.typing import PRNGKey, PyTree
 
 Arrays = tuple[np.ndarray, ...]
@@ -164,6 +165,21 @@ class Generate(Program):
 
 
 @dataclasses.dataclass(frozen=True)
+class LocalErrors(Program):
+    """The steps of an adaptive solve from noise, one control for the batch: y is (ends, errors), repeated for each example.
+
+    There is a number for each step, and zeros after the last of them.
+    """
+
+    def __call__(self, drift: Any, x: Any, *rest: Any, how: How) -> Solution:
+        """`Solver.local_errors`."""
+        (label,) = rest
+        ends, errors, solution = how.solver.local_errors(as_field(drift), x, *how.span, args=label)
+        repeated = lambda each: jnp.broadcast_to(each, (len(x), *each.shape))  # noqa: E731
+        return solution._replace(y=(repeated(ends), repeated(errors)))
+
+
+@dataclasses.dataclass(frozen=True)
 class Encode(Program):
     """Carries data at t = 1 to latents at t = 0 by the ODE; times descend."""
 
@@ -199,8 +215,8 @@ class Translate(Program):
             raise UserError(f"unknown translation method {self.method!r}, expected one of {names}")
         if self.method not in sampling.methods_by(experiment.solver):
             raise UserError(
-                "method 'difference' solves an ODE of two drifts, where config.solver.method 'flow_map' jumps along that of one: "
-                "take 'latent', or the method 'dopri5'"
+                f"method 'difference' solves an ODE of two drifts, where config.solver.method {experiment.solver.method!r} "
+                "follows that of one: take 'latent', or the method 'dopri5'"
             )
         return self
 
@@ -305,9 +321,10 @@ class LogLikelihood(Program):
         path = experiment.path
         if not path.gaussian_source:
             raise UserError("this model has no likelihood: its source is not Gaussian")
-        if experiment.solver.method == "flow_map":
+        if experiment.solver.method in OF_ONE_DRIFT:
             raise UserError(
-                "likelihoods integrate along the ODE, which config.solver.method 'flow_map' jumps over: take 'dopri5'"
+                f"likelihoods integrate more than the drift, which config.solver.method {experiment.solver.method!r} is of: take "
+                "'dopri5'"
             )
         if self.probe not in PROBES:
             raise UserError(f"unknown probe {self.probe!r}, expected one of {', '.join(PROBES)}")

@@ -80,7 +80,7 @@ FAULTS = (
     Fault(
         "a solve that ends with infinite values has succeeded",
         "ode.py",
-        "successful) & finite",
+        "successful) & _is_finite(y)",
         "successful)",
         "test_ode.py::test_equal_steps_to_what_is_not_finite_have_failed",
     ),
@@ -297,8 +297,8 @@ FAULTS = (
     Fault(
         "a program keeps the tolerances that it was compiled with",
         "compiled.py",
-        "how.solver.with_numbers(numbers)",
-        "how.solver",
+        ".along(drift.path).with_numbers(numbers)",
+        ".along(drift.path)",
         "test_model.py::test_one_program_serves_all_tolerances_and_numbers_of_steps",
     ),
     Fault(
@@ -1395,9 +1395,9 @@ FAULTS = (
     ),
     Fault(
         "jumps that meet at stated times meet at others on the way back",
-        "sampling/jumps.py",
-        "solver.between if t0 < t1 else solver.between[::-1]",
-        "solver.between",
+        "grids.py",
+        "self.between if self.t0 < self.t1 else self.between[::-1]",
+        "self.between",
         "sampling/test_jumps.py::test_lengths_are_equal_or_as_stated",
     ),
     Fault(

@@ -17,6 +17,7 @@ from scoreflow_jax.evaluation.data import Data
 from scoreflow_jax.evaluation.parts import PARTS
 from scoreflow_jax.evaluation.report import page, summary
 from scoreflow_jax.experiment import Experiment
+from scoreflow_jax.settings.solve import OF_ONE_DRIFT
 
 
 def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None = None) -> None:
@@ -78,8 +79,8 @@ def _impossible(part: Part, experiment: Experiment) -> str:
     """Why a part cannot be measured of such a model; empty where it can."""
     if experiment.data.base and part.of_densities:
         return "the points at t = 0 are data (config.data.base), so that the model has no density"
-    if experiment.solver.method == "flow_map" and part.of_densities:
-        return "densities integrate along the ODE, which config.solver.method 'flow_map' jumps over; 'dopri5' solves it"
+    if (method := experiment.solver.method) in OF_ONE_DRIFT and part.of_densities:
+        return f"densities integrate more than the drift, which config.solver.method {method!r} is of; 'dopri5' integrates it"
     return ""
 
 

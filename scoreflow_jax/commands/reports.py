@@ -74,6 +74,8 @@ def report_head(model: Model, mode: str, *, seed: int | None, by_sampler: bool =
             "rtol": e.solver.rtol,
             "atol": e.solver.atol,
             **({"between": list(e.solver.between)} if e.solver.between else {}),
+            **({"grid": e.solver.grid} if e.solver.num_steps is not None else {}),
+            **({"preset": e.solver.preset} if e.solver.preset is not None else {}),
             "step_control": "per sample" if e.solver.per_sample else "one for the batch, scipy's rule",
             "dtype": "float32",
             "matmul_precision": e.solver.precision,

@@ -38,7 +38,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     if settings.method not in (possible := methods_by(experiment.solver)):
         raise UserError(
             f"config.translate.method is {settings.method!r}, which solves an ODE of two drifts, and config.solver.method "
-            "'flow_map' jumps along that of one: set the first to 'latent', or the second to 'dopri5'"
+            f"{experiment.solver.method!r} follows that of one: set the first to 'latent', or the second to 'dopri5'"
         )
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)
     folder = reports.out_folder("translate", workdir / "translate", out)

@@ -10,6 +10,7 @@ from scoreflow_jax.checkpoints import check_whole
 from scoreflow_jax.data.pairs import ABOUT, shard_names
 from scoreflow_jax.data.trained_on import FACTS
 from scoreflow_jax.errors import UserError, first_line
+from scoreflow_jax.model import KEPT_GRID
 from scoreflow_jax.progress import progress
 
 _SHOWN = 20  # damaged files that are named
@@ -77,7 +78,11 @@ def _stored(workdir: pathlib.Path) -> list[_Stored]:
         for each in sorted(names):
             if each.endswith(".npz"):
                 found.append(_Stored("arrays", folder / each))
-            elif each in (FACTS, ABOUT) or (evaluated and each == "report.json") or _is_measured(folder / each):
+            elif (
+                each in (FACTS, ABOUT, KEPT_GRID)
+                or (evaluated and each == "report.json")
+                or _is_measured(folder / each)
+            ):
                 found.append(_Stored("JSON", folder / each))
             elif each in ("config.json", "report.json", "study.json", "diagnosis.json", "import.json"):
                 # Nothing is computed from it, or it is a file to edit.

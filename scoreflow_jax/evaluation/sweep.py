@@ -12,7 +12,7 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.base import Data, Figures, Model, Part
 from scoreflow_jax.evaluation.markdown import label_note, shown, table
 from scoreflow_jax.settings.fields import FieldError, field
-from scoreflow_jax.settings.solve import WITHOUT_ESTIMATE, Method
+from scoreflow_jax.settings.solve import WITHOUT_ESTIMATE, Grid, Method
 
 _FINEST = 1e-6  # tolerance of the solution that the others' images are compared with
 
@@ -24,7 +24,7 @@ class Sweep(Part):
     on: bool = field(False, "measure this part", was="sweep")
     images: int = field(1000, "images that each solver generates", least=2, was="sweep_images")
     methods: tuple[Method, ...] = field(
-        ("euler", "heun", "midpoint", "dopri5", "tsit5"), "Runge-Kutta methods to compare", was="sweep_methods"
+        ("euler", "heun", "midpoint", "dopri5", "tsit5"), "methods to compare", was="sweep_methods"
     )
     steps: tuple[int, ...] = field(
         (5, 10, 20, 50, 100), "numbers of equal steps, each tried with every method", least=1, was="sweep_steps"
@@ -35,6 +35,12 @@ class Sweep(Part):
         above=0,
         was="sweep_tolerances",
     )
+    calls: tuple[int, ...] = field(
+        (), "numbers of network calls, each tried with every method of which steps make just so many", least=1
+    )
+    grids: tuple[Grid, ...] = field(
+        ("uniform",), "grids of fixed steps, each tried with every number of steps and of calls"
+    )
 
     smoke = {"images": 20, "steps": (2, 4), "tolerances": (1e-2,)}
     compares_features = True
@@ -42,8 +48,10 @@ class Sweep(Part):
     def __post_init__(self) -> None:
         """Refuses a sweep over nothing."""
         super().__post_init__()
-        if self.on and not (self.methods and (self.steps or self.tolerances)):
-            raise FieldError("methods or both steps and tolerances are empty: nothing to sweep")
+        if self.on and not (self.methods and (self.steps or self.calls or self.tolerances)):
+            raise FieldError("methods or all of steps, calls and tolerances are empty: nothing to sweep")
+        if self.on and (self.steps or self.calls) and not self.grids:
+            raise FieldError("grids is empty, expected 'uniform' at the least for steps and calls")
 
     def measure(self, model: Model, data: Data, out: pathlib.Path) -> Figures:
         """Generates from the same noise with each solver; draws sweep.png."""
@@ -91,14 +99,12 @@ class Sweep(Part):
 
     def _solvers(self, base: Any) -> list[tuple[str, dict[str, Any], Any]]:
         """Every method with every number of steps, then those with an error estimate at every tolerance."""
+        numbers = {m: sorted({*self.steps, *_with_calls(base, m, self.calls)}) for m in self.methods}
         fixed: list[tuple[str, dict[str, Any], Any]] = [
-            (
-                m,
-                {"steps": n},
-                base.jumps(n) if m == "flow_map" else _steps(base, m, n),
-            )
+            (m, {"steps": n, "grid": g}, base.fixed(m, n, g))
             for m in self.methods
-            for n in self.steps
+            for g in self.grids
+            for n in numbers[m]
         ]
         adaptive: list[tuple[str, dict[str, Any], Any]] = [
             (m, {"tolerance": t}, dataclasses.replace(base.adaptive, method=m, rtol=t, atol=t))
@@ -115,7 +121,7 @@ class Sweep(Part):
         rows = [
             [
                 r["method"],
-                f"{r['steps']} steps" if "steps" in r else f"{r['tolerance']:g}",
+                _named(r),
                 *(
                     ["", "failed", "", ""]
                     if "failed" in r
@@ -144,10 +150,17 @@ class Sweep(Part):
         return "## Distance against network calls\n\n" + table(head, rows) + end
 
 
-def _steps(base: Any, method: str, count: int) -> Any:
-    """So many equal steps."""
-    most = max(count, base.max_steps)
-    return dataclasses.replace(base.adaptive, method=method, num_steps=count, max_steps=most)
+def _with_calls(base: Any, method: Method, calls: tuple[int, ...]) -> list[int]:
+    """Numbers of steps of a method that make one of these numbers of calls."""
+    return [n for n in range(1, max(calls, default=0) + 1) if base.fixed(method, n).fixed_calls() in calls]
+
+
+def _named(row: dict[str, Any]) -> str:
+    """How a row's steps are chosen; reports of before know one grid."""
+    if "steps" not in row:
+        return f"{row['tolerance']:g}"
+    grid = row.get("grid", "uniform")
+    return f"{row['steps']} steps" + f", {grid}" * (grid != "uniform")
 
 
 def _distance(data: Data, count: int) -> tuple[str, Any]:
@@ -174,6 +187,12 @@ def _distance(data: Data, count: int) -> tuple[str, Any]:
     return f"KID, {count} images", lambda features: kernel_distance(features, real).mean
 
 
+def _way(row: dict[str, Any]) -> tuple[str, str]:
+    """Method, and what chooses its steps."""
+    by = {"uniform": "equal steps"}.get(row["grid"], f"grid {row['grid']}") if "steps" in row else "adaptive"
+    return row["method"], by
+
+
 def _draw(path: pathlib.Path, rows: list[dict[str, Any]], measured: str, limit: float | None, name: str) -> None:
     done = [r for r in rows if "failed" not in r]
     if limit is None or not done:
@@ -181,12 +200,10 @@ def _draw(path: pathlib.Path, rows: list[dict[str, Any]], measured: str, limit: 
     from scoreflow_jax import plots
 
     curves = []
-    for kind in ("steps", "tolerance"):
-        for method in dict.fromkeys(r["method"] for r in done if kind in r):
-            points = sorted((r["nfe"], r["distance"]) for r in done if r["method"] == method and kind in r)
-            label = f"{method}, {'equal steps' if kind == 'steps' else 'adaptive'}"
-            x, y = [p[0] for p in points], [p[1] for p in points]
-            curves.append(plots.Curve(label, x, y, group=method, dashed=kind == "tolerance"))
+    for way in dict.fromkeys(_way(r) for r in done):
+        points = sorted((r["nfe"], r["distance"]) for r in done if _way(r) == way)
+        x, y = [p[0] for p in points], [p[1] for p in points]
+        curves.append(plots.Curve(", ".join(way), x, y, group=way[0], dashed=way[1] != "equal steps"))
     axes = plots.Axes(
         f"{name}: distance to the reference against network calls",
         "network calls (NFE)",

@@ -35,7 +35,7 @@ def follow(
     times: Float[Array, " times"] | None = None,
     guidance: PerExample | None = None,
 ) -> Solution:
-    """Jumps from t0 to t1, forwards or backwards, by `solver.num_steps` equal jumps or those that meet at `solver.between`.
+    """Jumps from t0 to t1, forwards or backwards, by the steps of the solver.
 
     Args:
         drift: which knows where it leads.
@@ -49,11 +49,7 @@ def follow(
     """
     count: Any = solver.num_steps
     corrections = solver.corrections if t1 < t0 else 0
-    if solver.between:
-        meet = jnp.asarray([t0, *(solver.between if t0 < t1 else solver.between[::-1]), t1], jnp.float32)
-        place = lambda k: meet[k]  # noqa: E731
-    else:
-        place = lambda k: jnp.where(k >= count, jnp.float32(t1), t0 + (t1 - t0) * (k / count).astype(jnp.float32))  # noqa: E731
+    place = solver.steps(t0, t1)
 
     def jump(x: State, t: Time, s: Time) -> State:
         """X from t to s, one time for all."""

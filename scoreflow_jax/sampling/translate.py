@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from scoreflow_jax.ode import Solution, Solver
 from scoreflow_jax.sampling.flow import WHOLE, Span, as_field, encode, generate
+from scoreflow_jax.settings.solve import OF_ONE_DRIFT
 from scoreflow_jax.typing import Condition, DriftFn, State, Time
 
 
@@ -110,5 +111,5 @@ TRANSLATIONS = {
 
 
 def methods_by(solver: Solver) -> tuple[str, ...]:
-    """Names of the methods that a solver can: a flow map jumps along the ODE of one drift, and so not by `difference`."""
-    return tuple(m for m in TRANSLATIONS if m != "difference" or solver.method != "flow_map")
+    """Names of the methods that a solver can: what follows the ODE of one drift does not solve that of `difference`."""
+    return tuple(m for m in TRANSLATIONS if m != "difference" or solver.method not in OF_ONE_DRIFT)

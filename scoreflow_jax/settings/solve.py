@@ -1,16 +1,64 @@
 """Fields of `config.solver` and `config.sampler`. What they configure: scoreflow_jax/ode.py and sampling/stochastic.py."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from scoreflow_jax.settings.fields import FieldError, Section, field
+from scoreflow_jax.settings.fields import FieldError, Section, defaults, field
 
 Variance = Literal["posterior", "forward"]
 """The variance of an ancestral step: given the data (SMLD's, and DDPM's lower bound), or DDPM's beta, its upper bound."""
 
-Method = Literal["euler", "heun", "midpoint", "bosh3", "dopri5", "tsit5", "dopri8", "flow_map"]
-WITHOUT_ESTIMATE = ("euler", "flow_map")
+Method = Literal[
+    "euler",
+    "heun",
+    "midpoint",
+    "bosh3",
+    "dopri5",
+    "tsit5",
+    "dopri8",
+    "ab2",
+    "ab3",
+    "dpmpp_2m",
+    "unipc2",
+    "unipc3",
+    "flow_map",
+]
+OF_DATA = ("dpmpp_2m", "unipc2", "unipc3")
+"""Methods of several steps that extrapolate the data that the drift expects, and so solve its own ODE only."""
+
+MULTISTEP = ("ab2", "ab3", *OF_DATA)
+"""Methods that remember the calls of the steps before: one call a step."""
+
+WITHOUT_ESTIMATE = ("euler", *MULTISTEP, "flow_map")
 """Methods that cannot choose their steps, since nothing tells their error."""
+
+OF_ONE_DRIFT = (*OF_DATA, "flow_map")
+"""Methods that follow the ODE of one drift, not any field: no translation by difference, no likelihood."""
+
+Grid = Literal["uniform", "edm", "measured"]
+
+Preset = Literal["fast"]
+PRESETS: Mapping[Any, dict[str, Any]] = {"fast": {"method": "heun", "grid": "uniform", "num_steps": 10}}
+"""Fields by the name of what `config.solver.preset` makes of them where they are at their defaults."""
+
+
+def of_preset(name: Any) -> dict[str, Any]:
+    """The fields that a preset stands for; none where there is no such preset, which is refused where the section is built."""
+    return PRESETS.get(name, {}) if isinstance(name, str) else {}
+
+
+def preset_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a solver with those of its preset, which take the place of defaults; stated ones win.
+
+    Args:
+        values: of `config.solver`, with or without a preset.
+    """
+    known = defaults(SolverFields)
+    return {
+        **values,
+        **{n: v for n, v in of_preset(values.get("preset")).items() if values.get(n, known[n]) == known[n]},
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,11 +67,12 @@ class SolverFields(Section):
 
     method: Method = field(
         "dopri5",
-        "a Runge-Kutta method, or flow_map, by a network that is told two times; euler and flow_map take num_steps",
+        "a Runge-Kutta method; one of several steps, ab2, ab3, dpmpp_2m, unipc2 or unipc3, with one network call a step; or "
+        "flow_map, by a network that is told two times. Euler, those of several steps and flow_map take num_steps",
     )
     rtol: float = field(1e-5, "relative tolerance of adaptive steps", above=0)
     atol: float = field(1e-5, "absolute tolerance of adaptive steps", above=0)
-    num_steps: int | None = field(None, "this many equal steps instead of adaptive ones", least=1)
+    num_steps: int | None = field(None, "this many steps of config.solver.grid instead of adaptive ones", least=1)
     per_sample: bool = field(False, "step sizes chosen for each image instead of for the batch")
     max_steps: int = field(4096, "steps, rejected ones included, after which a solve fails", least=1)
     precision: str = field(
@@ -31,7 +80,7 @@ class SolverFields(Section):
     )
     between: tuple[float, ...] = field(
         (),
-        "times at which the jumps of flow_map meet, one fewer than num_steps; none: equal ones",
+        "times at which num_steps steps meet, one fewer than these; none: those of grid",
         added=True,
         above=0,
         below=1,
@@ -42,21 +91,35 @@ class SolverFields(Section):
         added=True,
         least=0,
     )
+    grid: Grid = field(
+        "uniform",
+        "where num_steps steps meet: equal steps; edm: at EDM's noise levels; measured: steps of equal local error, found by one "
+        "adaptive solve and kept with the run",
+        added=True,
+    )
+    preset: Preset | None = field(
+        None,
+        "method, grid and num_steps by one name, for fields that are at their defaults; fast: the fewest network calls whose FID "
+        "was within 2 % of dopri5's (docs/results.md)",
+        added=True,
+    )
 
     def __post_init__(self) -> None:
         """Refuses methods without an error estimate that are given no steps, and more steps than may be made."""
         super().__post_init__()
         if self.num_steps is None and self.method in WITHOUT_ESTIMATE:
-            example = 100 if self.method == "euler" else 4
+            example = {"euler": 100, "flow_map": 4}.get(self.method, 20)
             raise ValueError(
                 f"{self.method} has no error estimate to choose its steps by: give num_steps, for example {example}"
             )
-        if self.per_sample and self.method == "flow_map":
-            raise FieldError("per_sample is True, but flow_map controls no error: set it to False")
-        if self.between and (self.method != "flow_map" or len(self.between) != (self.num_steps or 0) - 1):
-            raise FieldError(
-                f"between is {self.between}, expected one fewer times than num_steps, {self.num_steps}, of the method flow_map"
-            )
+        if self.per_sample and self.method in ("flow_map", *MULTISTEP):
+            raise FieldError(f"per_sample is True, but {self.method} controls no error: set it to False")
+        if self.between and len(self.between) != (self.num_steps or 0) - 1:
+            raise FieldError(f"between is {self.between}, expected one fewer times than num_steps, {self.num_steps}")
+        if self.grid != "uniform" and self.num_steps is None:
+            raise FieldError(f"grid is {self.grid!r}, of num_steps steps: give num_steps, or leave it 'uniform'")
+        if self.grid != "uniform" and self.between:
+            raise FieldError(f"grid is {self.grid!r}, but between states the times: give one of them")
         if list(self.between) != sorted(set(self.between)):
             raise FieldError(f"between is {self.between}, expected times that ascend")
         if self.corrections and self.method != "flow_map":

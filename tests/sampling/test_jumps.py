@@ -139,7 +139,7 @@ def test_a_model_jumps_and_says_what_it_cannot():
     images = more.y
     np.testing.assert_allclose(jumping.solve(Encode(), images, label).y, x0, atol=1e-3)
     for program, labels, words in (
-        (LogLikelihood(), (label,), "likelihoods integrate along the ODE"),
+        (LogLikelihood(), (label,), "likelihoods integrate more than the drift"),
         (Generate(guidance=2.0), (label,), "was trained without guidance"),
         (Translate("difference"), (label, 1 - label), "method 'difference' solves an ODE of two drifts"),
     ):
