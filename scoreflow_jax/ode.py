@@ -313,8 +313,8 @@ class Solver(SolverFields):
         steps = None if self.num_steps is None else len(self.between) + 1
         return dataclasses.replace(self, rtol=1.0, atol=1.0, num_steps=steps, path=None)
 
-    def fixed_calls(self) -> int:
-        """The calls of the field that its fixed steps make."""
+    def fixed_calls(self) -> Any:
+        """The calls of the field that its fixed steps make, whose number may be traced."""
         assert self.num_steps is not None
         stages, fsal = _stages(self.method)
         return self.num_steps * (stages - fsal) + fsal

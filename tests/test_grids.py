@@ -8,6 +8,7 @@ from scoreflow_jax.grids import PARTS, Steps, edm_sigma, equal_parts
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.paths import LinearPath
 from scoreflow_jax.paths.variance_preserving import VPPath
+from tests.changes import of_config
 
 
 def times(grid, count, t0=0.0, t1=1.0, path=None, parts=None):
@@ -100,4 +101,4 @@ def test_local_errors_are_those_of_the_control():
 )
 def test_refusals(fields, match):
     with pytest.raises(ValueError, match=match):
-        Solver(**fields)
+        of_config(Solver, **fields)

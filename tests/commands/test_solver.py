@@ -113,7 +113,7 @@ def test_explicit_fields_win():
     assert experiment_of("digits.py", solver__preset="fast", solver__num_steps=4).solver.num_steps == 4
     assert Solver.of_preset("fast", num_steps=4).num_steps == 4
     with pytest.raises(UserError, match="config.solver.preset is 'quick', expected one of fast"):
-        Solver.of_preset("quick")
+        experiment_of("digits.py", solver__preset="quick")
 
 
 def test_a_report_says_that_a_preset_was_used(run):
@@ -129,6 +129,6 @@ def test_a_report_says_that_a_preset_was_used(run):
 def test_a_path_without_noise_levels_is_refused(solver):
     changes = {f"solver__{name}": value for name, value in {"num_steps": 4, **solver}.items()}
     experiment_of("digits.py", **changes)
-    learned = {"objective": {"name": "interpolant"}, "path": {"name": "learned"}}
+    learned = {"objective": {"name": "interpolant"}, "path__name": "learned"}
     with pytest.raises(UserError, match="goes by noise levels, but those of a learned path"):
         experiment_of("digits.py", **changes, **learned)
