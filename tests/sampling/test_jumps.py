@@ -175,7 +175,7 @@ def test_refusals():
         with pytest.raises((FieldError, ValueError), match=words):
             Solver(**{"method": "flow_map", "num_steps": 1, **fields})
     with pytest.raises(ValueError, match="one fewer times than num_steps"):
-        Solver(num_steps=2, between=(0.5,))
+        Solver(between=(0.5,))
     adaptive = dataclasses.replace(solver(3, between=(0.1, 0.7)).adaptive, rtol=1e-3)
     assert (adaptive.method, adaptive.num_steps, adaptive.between) == ("dopri5", None, ())
     with pytest.raises(ValueError, match="follows the ODE of its own drift only"):
