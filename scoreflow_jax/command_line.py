@@ -21,10 +21,20 @@ from typing import Any
 from absl import app
 
 from scoreflow_jax import __version__, plain_config
-from scoreflow_jax.commands import ALONE, FLAGS, MODES, OPTIONS, TRAINING, WITHOUT_DEVICES, WITHOUT_EXPERIMENT
+from scoreflow_jax.commands import (
+    ALONE,
+    FLAGS,
+    MODES,
+    OF_PUBLISHED,
+    OPTIONS,
+    TRAINING,
+    WITHOUT_DEVICES,
+    WITHOUT_EXPERIMENT,
+)
 from scoreflow_jax.errors import UserError, first_line, nearest
 from scoreflow_jax.processor import prepare_bfloat16
 from scoreflow_jax.progress import peak_memory
+from scoreflow_jax.published import is_published, locate, shipped
 from scoreflow_jax.sections import SECTIONS, help_of
 from scoreflow_jax.settings import PROCESS_FLAGS
 from scoreflow_jax.terminal import outlive_readers
@@ -49,12 +59,15 @@ modes:
 flags:
   --config     a file of configs/, default {config}; with :smoke a tiny variant that runs in seconds. Or the config.json
                of a run, to repeat it in another workdir
-  --workdir    where the run lives, default runs/<name of the config>
+  --workdir    where the run lives, default runs/<name of the config>. Or a published model, which is only read, with its own
+               config by default: its folder, hf://owner/name[@revision], or one that is shipped with the package:
+               {shipped}
   --config.SECTION.FIELD=VALUE    changes one field, for example --config.train.num_steps=1000
   --out        of --mode=pack: the folder to write; of --mode=config: the file. Of other modes the folder to write in place of
                the workdir's, which is then only read:
                {out}
   --verify     of --mode=status: compare all that the run has stored with its sums
+  --push       of --mode=publish: owner/name on the Hugging Face hub, to upload the folder to
   --source     of --mode=import: the PyTorch checkpoint, such as checkpoint.pth
   --reports    of --mode=compare: folders of evaluations, such as runs/a/eval/1000,runs/b/eval/1000
   --coordinator=HOST:PORT --num_processes=N --process_id=I
@@ -96,7 +109,8 @@ def usage() -> str:
     modes = "\n".join(f"  {name:15s} {description}" for name, (_, description) in MODES.items())
     out = ", ".join(mode for mode, names in OPTIONS.items() if "out" in names)
     sections = textwrap.indent(textwrap.fill(", ".join(SECTIONS), 105), " " * 15)
-    return _USAGE.format(modes=modes, config=DEFAULT_CONFIG, out=out, sections=sections)
+    names = ", ".join(f"pretrained:{name}" for name in shipped())
+    return _USAGE.format(shipped=names, modes=modes, config=DEFAULT_CONFIG, out=out, sections=sections)
 
 
 def parse(argv: list[str]) -> tuple[str, dict[str, Any], pathlib.Path, dict[str, str]]:
@@ -118,10 +132,30 @@ def parse(argv: list[str]) -> tuple[str, dict[str, Any], pathlib.Path, dict[str,
     if mode in ALONE and any(name in given for name in PROCESS_FLAGS):
         raise UserError(f"--mode={mode} runs in one process: leave out --{', --'.join(PROCESS_FLAGS)}")
     more = {name: given[name] for name in (*FLAGS.get(mode, ()), *OPTIONS.get(mode, ())) if name in given}
-    if mode in WITHOUT_EXPERIMENT and "workdir" in given and "config" not in given:
-        return mode, {}, user_path(given["workdir"]), more
+    workdir = _located(mode, given)
+    if mode in WITHOUT_EXPERIMENT and workdir is not None and "config" not in given:
+        return mode, {}, workdir, more
+    if workdir is not None and is_published(workdir) and "config" not in given:
+        given["config"] = str(workdir / "config.json")
     config = _changed_config(given)
-    return mode, config, user_path(given.get("workdir", f"runs/{config['name']}")), more
+    return mode, config, workdir or user_path(f"runs/{config['name']}"), more
+
+
+def _located(mode: str, given: dict[str, str]) -> pathlib.Path | None:
+    """The workdir, or the folder of the published model that is named in its place; None: neither is named.
+
+    Raises:
+        UserError: a mode that writes to its workdir is given a published model.
+    """
+    if "workdir" not in given:
+        return None
+    workdir = locate(given["workdir"])
+    if is_published(workdir) and mode not in OF_PUBLISHED:
+        raise UserError(
+            f"{given['workdir']} is a published model, which is only read: --mode={mode} needs a workdir of its own. Modes that "
+            f"take such a model are {', '.join(OF_PUBLISHED)}"
+        )
+    return workdir
 
 
 def _changed_config(given: dict[str, str]) -> dict[str, Any]:

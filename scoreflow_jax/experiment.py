@@ -30,6 +30,7 @@ from scoreflow_jax.settings.commands import (
     DifferenceSettings,
     FiguresSettings,
     InterpolateSettings,
+    PublishSettings,
     ReflowSettings,
     SampleSettings,
     StudySettings,
@@ -67,7 +68,7 @@ class Experiment:
         spec: shape, classes and levels of the data.
         conditional: whether the drift takes labels.
         path, parameterization, objective, times, network, optimizer, solver, sampler: the parts.
-        data, train, sample, translate, interpolate, figures, eval, reflow, difference, study: the commands' own settings.
+        data, train, sample, translate, interpolate, figures, eval, reflow, difference, study, publish: the commands' own.
         trained_on: the data of the run in hand, which those that are opened must be; None: there is no run.
         teacher: the experiment of the run that the objective learns from; None: of none, or it is not opened.
     """
@@ -96,6 +97,7 @@ class Experiment:
     reflow: ReflowSettings
     difference: DifferenceSettings
     study: StudySettings
+    publish: PublishSettings
     trained_on: TrainedOn | None = None
     teacher: "Experiment | None" = None
 
@@ -152,7 +154,7 @@ class Experiment:
                 "config.objective.rule is 'eulerian', which differentiates by t, but this network's embedding of t is too steep: "
                 "set config.model.time_scale to 4 and embedding to 'positional', or the rule to 'lagrangian' or 'semigroup'"
             )
-        if self.jumps and network.most_guidance and not (network.label_dropout or objective.teacher_run[0]):
+        if self.jumps and network.most_guidance and not (network.label_dropout or any(objective.teacher_run)):
             raise UserError(
                 "config.model.most_guidance needs the drift without a label too: set config.model.label_dropout to 0.1, say, or "
                 "take a config.objective.teacher that was trained so"

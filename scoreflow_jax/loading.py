@@ -1,4 +1,4 @@
-"""Loads trained models from their workdirs."""
+"""Loads trained models from their workdirs, and from the folders of published ones."""
 
 import dataclasses
 import pathlib
@@ -7,6 +7,7 @@ import jax
 
 from scoreflow_jax.checkpoints import restore_ema
 from scoreflow_jax.data import TrainedOn
+from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment, build
 from scoreflow_jax.model import Model
 from scoreflow_jax.parallel import Layout, make_layout
@@ -19,28 +20,30 @@ from scoreflow_jax.plain_config import (
     to_plain,
     with_end,
 )
-from scoreflow_jax.user_paths import user_path
+from scoreflow_jax.published import is_published, locate, read_weights
 
 
 def load(
-    workdir: str | pathlib.Path,
+    place: str | pathlib.Path,
     *,
     step: int | None = None,
     batch_size: int = 256,
     devices: list[jax.Device] | None = None,
 ) -> Model:
-    """Loads a trained model from its workdir.
+    """Loads a trained model.
 
     Args:
-        workdir: of a run of `--mode=train`, such as "runs/digits".
+        place: the workdir of a run of `--mode=train`, such as "runs/digits"; the folder of a published model; its place on the
+            Hugging Face hub, "hf://owner/name" or "hf://owner/name@revision"; or the name of one that is shipped with the
+            package, such as "cifar10-small" (`published.locate`). Nothing that a file holds is executed.
         step: the checkpoint; by default the newest.
         batch_size: examples solved for at a time.
         devices: among which to divide them; by default all.
 
     Raises:
-        UserError: no run or no whole checkpoint there.
+        UserError: no run or no whole checkpoint there, or no way to the hub.
     """
-    workdir = user_path(workdir)
+    workdir = locate(place)
     layout = make_layout(devices) if devices else make_layout()
     return load_model(build(read_config(workdir)), workdir, step=step, batch_size=batch_size, layout=layout)
 
@@ -57,7 +60,7 @@ def load_model(
 
     Args:
         experiment: whose settings count, in place of those that the run was trained with.
-        workdir: of the run.
+        workdir: of the run, or the folder of a published model.
         step: the checkpoint; None: the newest.
         batch_size: examples solved for at a time.
         layout: of the devices; None: all.
@@ -66,8 +69,13 @@ def load_model(
     layout = layout or make_layout()
     on_all = lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=layout.replicated)  # noqa: E731
     shapes = jax.tree.map(on_all, experiment.parameter_shapes())
+    more = {"batch_size": batch_size, "layout": layout, "folder": workdir}
+    if is_published(workdir):
+        weights = read_weights(workdir, shapes)
+        if step not in (None, weights.step):
+            raise UserError(f"{workdir} holds the weights of step {weights.step} alone, not of step {step}")
+        return Model(experiment, weights.params, weights.step, trained_config=read_config(workdir), **more)
     restored = restore_ema(workdir / "checkpoints", ema=shapes, step=step)
     trained = to_plain(with_end(restored.meta["config"]))
     say_edited(workdir, restored.step, differences(to_plain(experiment.config), trained, MODEL_FIELDS, TRAINING_ONLY))
-    more = {"batch_size": batch_size, "trained_config": trained, "layout": layout, "folder": workdir}
-    return Model(experiment, restored.ema, restored.step, **more)
+    return Model(experiment, restored.ema, restored.step, trained_config=trained, **more)

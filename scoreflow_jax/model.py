@@ -41,6 +41,7 @@ from scoreflow_jax.programs import (
     Sample,
     Translate,
 )
+from scoreflow_jax.published import is_published
 from scoreflow_jax.randomness import KeyLike, as_key, key_of
 from scoreflow_jax.sampling import Sampler, Solved
 from scoreflow_jax.typing import HostState, PRNGKey, PyTree
@@ -144,7 +145,7 @@ class Model:
 
     def _keep_parts(self, count: int) -> None:
         assert self._parts is not None
-        if self.folder is None or jax.process_index():
+        if self.folder is None or is_published(self.folder) or jax.process_index():
             return
         how = {"method": "bosh3", "tolerance": _GRID_TOLERANCE, "examples": count}
         about = {"parameters_sha256": self.fingerprint, "step": self.step, **how, "times": self._parts.tolist()}

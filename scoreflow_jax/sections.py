@@ -14,6 +14,7 @@ from scoreflow_jax.settings.commands import (
     DifferenceSettings,
     FiguresSettings,
     InterpolateSettings,
+    PublishSettings,
     ReflowSettings,
     SampleSettings,
     StudySettings,
@@ -90,6 +91,7 @@ SECTIONS: dict[str, type | Family] = {
     "reflow": ReflowSettings,
     "difference": DifferenceSettings,
     "study": StudySettings,
+    "publish": PublishSettings,
 }
 """Every section of a config: the class of its fields, or the family of which its `name` chooses one."""
 

@@ -53,6 +53,10 @@ MODES = {
         "scoreflow_jax.commands.write_config",
         "write the config with its changes as JSON, --out=FILE.json, which --config takes where ml_collections is missing",
     ),
+    "publish": (
+        "scoreflow_jax.commands.publish",
+        "make a folder of the model, to be shared as it is, --out=DIR: weights, config, sums, model card, preview",
+    ),
     "import": (
         "scoreflow_jax.commands.import_checkpoint",
         "make a run of a PyTorch checkpoint of score_sde or RectifiedFlow, given by --source=FILE",
@@ -64,12 +68,14 @@ FLAGS = {
     "pack": {"out": "DIR"},
     "config": {"out": "FILE.json"},
     "import": {"source": "FILE"},
+    "publish": {"out": "DIR"},
     "compare": {"reports": "DIR,DIR"},
 }
 """Flags besides the common ones and what they take, for the modes that have some; they are required."""
 
 OPTIONS: dict[str, dict[str, str]] = {
     "status": {"verify": ""},
+    "publish": {"push": "OWNER/NAME"},
     **{
         mode: {"out": "DIR"}
         for mode in ("sample", "translate", "interpolate", "figures", "eval", "statistics", "difference-flow")
@@ -80,11 +86,14 @@ OPTIONS: dict[str, dict[str, str]] = {
 WITHOUT_EXPERIMENT = ("status", "diagnose")
 """Modes that look at a workdir alone: run_command(workdir, **flags). They need neither data nor the run's config."""
 
-ALONE = ("difference-flow", "compare", "pack", "config", "import")
+ALONE = ("difference-flow", "compare", "pack", "config", "import", "publish")
 """Modes that run in one process: what they do is not divided."""
 
 WITHOUT_DEVICES = ("status",)
 """Modes that leave the devices, and other processes, alone: they may belong to a run in progress."""
+
+OF_PUBLISHED = ("sample", "translate", "interpolate", "figures", "eval")
+"""Modes whose --workdir may be a published model, which is only read."""
 
 TRAINING = ("train", "reflow", "study")
 """Modes that make training steps."""

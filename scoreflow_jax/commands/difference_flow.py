@@ -85,7 +85,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     learned = settings.scores == "learned"  # the others need no run, and know classes of no other data than these
     data = Data(workdirs.of_run(experiment, workdir) if learned else experiment)
     training = _examples(data, settings.target, settings.num_data)
-    folder = reports.out_folder("difference-flow", workdir / "difference_flow", out)
+    folder = reports.out_folder("difference-flow", workdir, "difference_flow", out)
     start = _start(data)
     began = time.perf_counter()
     mover = {"kernel": _by_kernels, "learned": _by_models, "classifier": _by_classifier}[settings.scores](

@@ -95,7 +95,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     """
     _check(experiment)
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.figures.batch_size)
-    folder = reports.out_folder("figures", workdir / "figures", out)
+    folder = reports.out_folder("figures", workdir, "figures", out)
     case = _Case(model, workdirs.class_names(experiment, workdir))
     left_out = _left_out(experiment)
     for why in dict.fromkeys(left_out.values()):

@@ -30,7 +30,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     """
     chosen = chosen_parts(experiment)
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.eval.batch_size)
-    folder = reports.out_folder("eval", workdir / "eval" / str(model.step), out)
+    folder = reports.out_folder("eval", workdir, f"eval/{model.step}", out)
     data = Data(model.experiment)
     for split in ("train", "test"):
         data.split(split)

@@ -34,7 +34,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     classes = settings.labels or tuple(range(experiment.num_classes))
     labels = balanced_labels(settings.num_pairs, classes)
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)
-    folder = reports.out_folder("interpolate", workdir / "interpolate", out)
+    folder = reports.out_folder("interpolate", workdir, "interpolate", out)
     pairs = None if latents else _real_pairs(model.experiment, labels, settings.num_pairs)
     first, second = _latent_pairs(model, settings.seed, settings.num_pairs) if pairs is None else pairs
     encoded = None

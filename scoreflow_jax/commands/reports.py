@@ -16,24 +16,29 @@ from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.model import Model
 from scoreflow_jax.plain_config import config_hash
+from scoreflow_jax.published import outputs_of
 from scoreflow_jax.sampling import SolveStats
 from scoreflow_jax.user_paths import user_path, writable_folder
 
 _PACKAGES = ("scoreflow_jax", "jax", "jaxlib", "flax", "diffrax", "optax", "numpy", "scikit-learn")
 
 
-def out_folder(mode: str, default: pathlib.Path, given: str | None) -> pathlib.Path:
+def out_folder(mode: str, workdir: pathlib.Path, name: str, given: str | None) -> pathlib.Path:
     """Returns the folder that a mode writes to, found to be writable before it computes.
 
     Args:
         mode: of the command line.
-        default: in the workdir.
+        workdir: of the run, or the folder of a published model, which is only read: then a folder below runs/, and it is said.
+        name: of the mode's folder in it.
         given: by --out, in its place.
 
     Raises:
         UserError: it cannot be written, or holds the report of another mode, over which this one's would be written.
     """
-    folder = default if given is None else user_path(given)
+    home = outputs_of(workdir)
+    folder = home / name if given is None else user_path(given)
+    if given is None and home != workdir:
+        print(f"{workdir.name} is a published model, which is only read: what is made of it goes to {folder}")
     report = folder / "report.json"
     if given is not None and report.exists() and _mode_of(report) != mode:
         raise UserError(f"{report} is not of --mode={mode}, which would write over it: give --out another folder")

@@ -29,7 +29,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     """
     settings = experiment.sample
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size, with_data=False)
-    folder = reports.out_folder("sample", workdir / "sample", out)
+    folder = reports.out_folder("sample", workdir, "sample", out)
     labels = balanced_labels(settings.num_images, settings.labels or tuple(range(experiment.num_classes)))
     key = jax.random.key(settings.seed)
     if settings.likelihood and settings.guidance != 1.0:

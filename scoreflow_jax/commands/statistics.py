@@ -24,7 +24,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
         out: the folder to write to; None: statistics/ in the workdir.
     """
     data = Data(experiment)
-    folder = reports.out_folder("statistics", workdir / "statistics", out)
+    folder = reports.out_folder("statistics", workdir, "statistics", out)
     splits = {split: data.statistics(split) for split in ("train", "test")}
     for split, statistics in splits.items():
         if statistics.gaussian is not None:

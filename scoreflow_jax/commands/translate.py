@@ -41,7 +41,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
             f"{experiment.solver.method!r} follows that of one: set the first to 'latent', or the second to 'dopri5'"
         )
     model = workdirs.open_model(experiment, workdir, batch_size=settings.batch_size)
-    folder = reports.out_folder("translate", workdir / "translate", out)
+    folder = reports.out_folder("translate", workdir, "translate", out)
     experiment = model.experiment
     job, names, taken = _job(experiment, workdir)
     times = np.linspace(0.0, 1.0, settings.num_times)

@@ -42,7 +42,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str | None =
     if experiment.spec.is_points and experiment.translate.images is not None:
         raise UserError("config.translate.images is a folder of pictures, but these data are points: leave it empty")
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.translate.batch_size)
-    folder = reports.out_folder("translate", workdir / "translate", out)
+    folder = reports.out_folder("translate", workdir, "translate", out)
     names, pixels, taken = _names_and_pixels(model.experiment, ways)
     levels = 256 if experiment.translate.images is not None else experiment.spec.levels
     scaling = dataclasses.replace(experiment.scaling, levels=levels)

@@ -54,18 +54,27 @@ _PICTURE = re.compile(r"\n+!\[.*?\]\(.*?\)")
 def page(report: dict[str, Any]) -> str:
     """report.md, without links where no picture can be drawn."""
     title = f"# {report['name']}, step {report['step']}"
-    manifest = table(["", ""], [[name, shown(value)] for name, value in matters(report).items()])
     appendices = [PARTS[name].appendix(report[name]) for name in PARTS if name in report]
     text = "\n\n".join(
         [
             title,
             *_sections(report),
-            f"## How it was measured\n\n{manifest}",
+            f"## How it was measured\n\n{table(['', ''], manifest(report))}",
             *filter(None, appendices),
             "All figures: report.json.",
         ]
     )
-    return text if plots.can_save() else _PICTURE.sub("", text)
+    return text if plots.can_save() else without_pictures(text)
+
+
+def without_pictures(text: str) -> str:
+    """A page without its links to pictures."""
+    return _PICTURE.sub("", text)
+
+
+def manifest(report: dict[str, Any]) -> list[list[str]]:
+    """How a report's figures were measured, as rows of a table."""
+    return [[name, shown(value)] for name, value in matters(report).items()]
 
 
 def summary(report: dict[str, Any]) -> str:
