@@ -3,9 +3,9 @@
     python main.py --config=RUN/config.json --mode=publish --workdir=RUN --out=FOLDER
     python -m benchmarks.ship FOLDER cifar10-small --config=configs/cifar10_small.py --classes=airplane,automobile,bird,...
 
-A run may have read its images from an npz, which names no classes. In its config and data.json stand then, in place of that, how the
-config of the repository reads the same images, and the classes' names, so that both fit what users have. The weights and all else
-stay as they were published.
+A run may have read its images from an npz, which names no classes. In its config and data.json stand then, in place of that, how
+the config of the repository reads the same images, and the classes' names, so that both fit what users have. The weights and all
+else stay as they were published.
 """
 
 import argparse
