@@ -1,4 +1,4 @@
-"""Makes a run of the weights in scoreflow_jax/pretrained: a checkpoint at their step, from which --mode=train goes on.
+"""Makes a run of the photographs' weights in the package: a checkpoint at their step, from which --mode=train goes on.
 
     python -m benchmarks.begin_again RUN --config.data.source=arrays --config.data.path=cifar10.npz
 
@@ -13,15 +13,13 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from benchmarks.accelerator import read_weights
-from scoreflow_jax import files, plain_config
+from scoreflow_jax import files, plain_config, published
 from scoreflow_jax.checkpoints import Checkpoints
 from scoreflow_jax.commands.train import save_state
 from scoreflow_jax.experiment import build
 from scoreflow_jax.training import is_compensated, state_of
 
-FOLDER = pathlib.Path(__file__).parent.parent / "scoreflow_jax" / "pretrained" / "cifar10_small"
-STEP = 15_630  # of the weights, batches of 64
+FOLDER = published.locate("pretrained:cifar10-small")
 
 
 def begin_again(workdir: pathlib.Path, changes: dict[str, str]) -> None:
@@ -33,21 +31,22 @@ def begin_again(workdir: pathlib.Path, changes: dict[str, str]) -> None:
     """
     stored = plain_config.to_plain(json.loads((FOLDER / "config.json").read_text()))
     experiment = build(plain_config.changed(stored, changes))
-    params = jax.tree.map(jnp.asarray, read_weights(FOLDER / "weights.npz", experiment.parameter_shapes()))
+    weights = published.read_weights(FOLDER, experiment.parameter_shapes())
+    params, step = weights.params, weights.step
     state = state_of(
         params,
         jax.tree.map(jnp.copy, params),
         experiment.optimizer,
         experiment.seed,
-        step=STEP,
+        step=step,
         compensated=is_compensated(experiment.train.ema_decay),
     )
     workdir.mkdir(parents=True)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=experiment.train.keep_checkpoints)
-    save_state(checkpoints, STEP, state, experiment, STEP)
+    save_state(checkpoints, step, state, experiment, step)
     checkpoints.close()
     files.write_json(workdir / "config.json", experiment.config)
-    print(f"{workdir} stands at step {STEP}; go on by --mode=train with the same changes")
+    print(f"{workdir} stands at step {step}; go on by --mode=train with the same changes")
 
 
 def main() -> None:

@@ -48,11 +48,11 @@ def ship(folder: pathlib.Path, name: str, config: str, classes: list[str]) -> pa
     out = published.SHIPPED / name
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(folder, out)
-    files.write_json(out / "config.json", {**trained, "data": data})
+    files.write_json(out / "config.json", {**trained, "name": name, "data": data})
     facts = {k: v for k, v in sums.read_json(out / "data.json").items() if k not in _OF_THE_READER}
     facts.pop("sha256", None)
     sums.write_json(out / "data.json", {**facts, "class_names": classes})
-    card = (out / published.CARD).read_text()
+    card = (out / published.CARD).read_text().replace(f"# {trained['name']}\n", f"# {name}\n")
     numbers = ", ".join(map(str, range(len(classes))))
     card = card.replace(f"({numbers})", f"({', '.join(classes)})").replace('load("FOLDER")', f'load("{name}")')
     (out / published.CARD).write_text(card.replace("--workdir=FOLDER", f"--workdir={published.PREFIX}{name}"))
