@@ -380,7 +380,10 @@ def test_flags_that_may_be_left_out_and_switches():
     assert parse("--mode=eval")[3] == {}
     for arguments, match in (
         (("--mode=train", "--verify"), "--verify is a flag of --mode=status, not of --mode=train"),
-        (("--mode=train", "--out=x"), r"--out is a flag of --mode=pack\|config\|sample.*, not of --mode=train"),
+        (
+            ("--mode=train", "--out=x"),
+            r"--out is a flag of --mode=pack\|config\|publish\|sample.*, not of --mode=train",
+        ),
         (("--mode=status", "--verify=no"), "--verify is a switch and takes no value: leave out =no"),
         (("--mode=pack",), "--mode=pack needs --out=DIR"),
     ):

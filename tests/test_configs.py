@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import common
-from scoreflow_jax import models
+from scoreflow_jax import models, multistep
 from scoreflow_jax.command_line import load_config, parse
 from scoreflow_jax.commands import study, workdir
 from scoreflow_jax.data import SOURCES
@@ -289,7 +289,11 @@ def test_differences_names_what_changed_below_the_fields_asked_for():
         ("eval.likelihood_probe", "sobol", "expected one of rademacher, gaussian, exact"),
         ("eval.sweep_methods", ("rk45",), "config.eval.sweep.methods is \\('rk45',\\), expected values among euler"),
         ("study.seeds", (1, 1), "config.study.seeds is .1, 1., expected different whole numbers"),
-        ("eval.sweep", {"on": True, "methods": ()}, "config.eval.sweep.methods or both steps and tolerances are empty"),
+        (
+            "eval.sweep",
+            {"on": True, "methods": ()},
+            "config.eval.sweep.methods or all of steps, calls and tolerances are empty",
+        ),
         (
             "eval.likelihood",
             {"probe": "exact", "probes": 2},
@@ -353,7 +357,7 @@ def test_members_are_their_sections_and_have_no_default_of_their_own(section, ta
 
 def test_names_that_a_field_lists_are_those_that_are_implemented():
     for owner, field, table in (
-        (SECTIONS["solver"], "method", {*METHODS, "flow_map"}),  # of sampling/jumps.py
+        (SECTIONS["solver"], "method", {*METHODS, *multistep.METHODS, "flow_map"}),  # of sampling/jumps.py
         (SECTIONS["translate"], "method", TRANSLATIONS),
         (SECTIONS["data"], "source", SOURCES),
         (SECTIONS["eval"], "resize", RESIZES),

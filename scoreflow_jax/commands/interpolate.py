@@ -63,7 +63,8 @@ def _draw(
         title = f"interpolation, {experiment.interpolate.rule}"
         points.point_plots(experiment, workdir).tracks(path, walks, labels, title)
         return
-    captions = None if labels is None else [f"class {label}" for label in labels]
+    names = workdirs.class_names(experiment, workdir)
+    captions = None if labels is None else [f"class {n}" if (n := names[label]).isdigit() else n for label in labels]
     heads = [f"{alpha:.2f}" for alpha in np.linspace(0, 1, experiment.interpolate.num_steps)]
     with files.whole_file(path) as temporary:
         figures.save_rows(temporary, list(walks), captions=captions, heads=heads)
