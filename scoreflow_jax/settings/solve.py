@@ -99,8 +99,8 @@ class SolverFields(Section):
     )
     preset: Preset | None = field(
         None,
-        "method, grid and num_steps by one name, for fields that are at their defaults; fast: 20 network calls, which came within "
-        "a grey level of the exact photographs (docs/results.md)",
+        "method, grid and num_steps by one name, for fields that are at their defaults; fast: 20 network calls, which came "
+        "within a grey level of the exact photographs (docs/results.md)",
         added=True,
     )
 
