@@ -50,6 +50,7 @@ PARAMETERS = {
     "celeba_male_female.py": None,
     "celeba_metfaces.py": None,
     "cifar10.py": None,
+    "cifar10_best.py": None,
     "cifar10_deep.py": None,
     "cifar10_small.py": None,
     "cifar10_unconditional.py": 61_804_419,
