@@ -36,10 +36,13 @@ class Sweep(Part):
         was="sweep_tolerances",
     )
     calls: tuple[int, ...] = field(
-        (), "numbers of network calls, each tried with every method of which steps make just so many", least=1
+        (),
+        "numbers of network calls, each tried with every method of which steps make just so many",
+        least=1,
+        added=True,
     )
     grids: tuple[Grid, ...] = field(
-        ("uniform",), "grids of fixed steps, each tried with every number of steps and of calls"
+        ("uniform",), "grids of fixed steps, each tried with every number of steps and of calls", added=True
     )
 
     smoke = {"images": 20, "steps": (2, 4), "tolerances": (1e-2,)}
