@@ -62,8 +62,8 @@ class CompiledPrograms:
             def run(params: PyTree, numbers: dict[str, Any], constants: PyTree, x: Any, *rest: Any) -> Any:
                 times = None if how.times is None else jnp.asarray(how.times, jnp.float32)
                 drift = self._drift(params)
-                solver = how.solver.along(drift.path).with_numbers(numbers)
-                return kind(drift, x, *rest, how=How(solver, times, how.span, constants))
+                solver = how.solver.along(drift.path) if how.solver.of_levels else how.solver
+                return kind(drift, x, *rest, how=How(solver.with_numbers(numbers), times, how.span, constants))
 
             # Every process is given all of the solution: what comes of it is computed by all alike.
             jitted = jax.jit(run, out_shardings=self._layout.replicated)

@@ -260,6 +260,11 @@ class Solver(SolverFields):
         """
         return build_section(cls, "solver", {**preset_values({"preset": name}), **fields})
 
+    @property
+    def of_levels(self) -> bool:
+        """Whether its method or its grid goes by the path's noise levels: then it has to be told the path."""
+        return self.method in OF_DATA or self.grid == "edm"
+
     def along(self, path: Any) -> "Solver":
         """This solver on a path, whose noise levels a grid of EDM's or a method of data takes."""
         return self.with_numbers({"path": path})

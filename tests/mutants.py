@@ -297,8 +297,8 @@ FAULTS = (
     Fault(
         "a program keeps the tolerances that it was compiled with",
         "compiled.py",
-        ".along(drift.path).with_numbers(numbers)",
-        ".along(drift.path)",
+        "How(solver.with_numbers(numbers), times",
+        "How(solver, times",
         "test_model.py::test_one_program_serves_all_tolerances_and_numbers_of_steps",
     ),
     Fault(

@@ -84,7 +84,7 @@ def test_an_evaluation_by_jumps_leaves_densities_out(moons, capsys):
     off = {f"eval__{part}__on": False for part in ("generation", "reversibility")}
     with pytest.raises(UserError, match="nothing that is asked for can be measured"):
         evaluate.run_command(points(**JUMPS, **off, eval__translation__on=False), moons)
-    assert "likelihood is left out: densities integrate along the ODE" in capsys.readouterr().err
+    assert "likelihood is left out: densities integrate more than the drift" in capsys.readouterr().err
 
 
 def test_reversibility_is_measured_by_calls(moons):

@@ -23,8 +23,9 @@ QUICK = {"solver__method": "heun", "solver__num_steps": 4, "publish__columns": 2
 
 @pytest.fixture(scope="module")
 def shared(digits_run, tmp_path_factory):
-    """The digits' run, published in both precisions."""
+    """The digits' run, which other tests may have evaluated, published in both precisions without that."""
     folder = tmp_path_factory.mktemp("shared")
+    digits_run = shutil.copytree(digits_run, folder / "run", ignore=shutil.ignore_patterns("eval"))
     for dtype in ("float32", "bfloat16"):
         publish.run_command(experiment_of("digits.py", publish__dtype=dtype, **QUICK), digits_run, str(folder / dtype))
     return folder

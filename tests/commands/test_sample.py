@@ -147,8 +147,8 @@ def test_out_does_not_write_over_another_modes_report(tmp_path, text):
     with pytest.raises(
         UserError, match="report.json is not of --mode=sample, which would write over it: give --out another"
     ):
-        reports.out_folder("sample", tmp_path / "run", str(tmp_path))
+        reports.out_folder("sample", tmp_path / "run", "sample", str(tmp_path))
     assert report.read_text() == text
     report.write_text('{"mode": "sample"}')
-    assert reports.out_folder("sample", tmp_path / "run", str(tmp_path)) == tmp_path
-    assert reports.out_folder("sample", tmp_path / "run" / "sample", None) == tmp_path / "run" / "sample"
+    assert reports.out_folder("sample", tmp_path / "run", "sample", str(tmp_path)) == tmp_path
+    assert reports.out_folder("sample", tmp_path / "run", "sample", None) == tmp_path / "run" / "sample"
