@@ -1,7 +1,7 @@
 # These commands do their own set-up on a machine with Python >= 3.11 and make:
 #   make quickstart    photographs by a shipped model; then train on the embedded digits, sample, translate, interpolate, evaluate:
 #                      about 6 minutes on 2 idle cores
-#   make test          the whole suite: about 21 minutes
+#   make test          the whole suite: about 24 minutes
 # And while working:
 #   make check         lint, types and the tests of closed forms: about 3 minutes
 PYTHON ?= python3
