@@ -119,7 +119,6 @@ class Steps:
     def _part(self, k: Array) -> Array:
         """The k-th time from the noise's end, of a solve from 0 to 1."""
         if self.grid == "measured":
-            assert self.parts is not None, "the grid 'measured' was not measured: `Model` does it"
             return jnp.interp(k / self.count, jnp.linspace(0.0, 1.0, len(self.parts)), jnp.asarray(self.parts))
         sigma = edm_sigma(k, self.count)
         if self.path is None:

@@ -90,7 +90,7 @@ class Model:
         self.step = step
         self.batch_size = batch_size
         self.folder = folder
-        self._parts: Float[np.ndarray, " parts"] | None = None
+        self._measured: dict[str, Float[np.ndarray, " parts"]] = {}  # shared by all that solve with these parameters
         self._bases: dict[str, DataSource] = {}
         self._programs = CompiledPrograms(experiment.drift, self.layout)
         self._drift = jax.jit(lambda params, x, t, label: experiment.drift(params)(x, t, label))
@@ -111,9 +111,9 @@ class Model:
         Found by one adaptive solve, of 64 noises by bosh3 at 1e-3 (`grids.equal_parts`), and kept with the run. What was kept of
         other parameters, or is damaged, is measured anew.
         """
-        if self._parts is None:
-            self._parts = self._kept_parts()
-        if self._parts is None:
+        if "parts" not in self._measured and (kept := self._kept_parts()) is not None:
+            self._measured["parts"] = kept
+        if "parts" not in self._measured:
             tolerances = {
                 "rtol": _GRID_TOLERANCE,
                 "atol": _GRID_TOLERANCE,
@@ -127,28 +127,37 @@ class Model:
             ends, errors = (each[0] for each in self.with_solver(adaptive).solve(LocalErrors(), noise, labels).y)
             made = np.flatnonzero(errors)[-1] + 1
             path = self.experiment.path
-            self._parts = equal_parts((ends[:made] - path.t_min) / (path.t_max - path.t_min), errors[:made]).round(6)
+            self._measured["parts"] = equal_parts(
+                (ends[:made] - path.t_min) / (path.t_max - path.t_min), errors[:made]
+            ).round(6)
             self._keep_parts(count)
-        return self._parts
+        return self._measured["parts"]
 
     def _kept_parts(self) -> Float[np.ndarray, " parts"] | None:
         """What the run has kept of these parameters, the same in all processes; None: nothing, or nothing whole."""
         if self.folder is None:
             return None
-        found = {}
-        if jax.process_index() == 0:
-            with contextlib.suppress(OSError, sums.Damaged):
-                found = sums.read_json(self.folder / KEPT_GRID)
-        text = json.dumps(found.get("times") if found.get("parameters_sha256") == self.fingerprint else None)
-        times = json.loads(processes.gather_text(text)[0])
+        found = self.kept_grid() if jax.process_index() == 0 else None
+        times = json.loads(processes.gather_text(json.dumps(found and found.get("times")))[0])
         return np.asarray(times) if times and len(times) == PARTS + 1 else None
 
+    def kept_grid(self) -> dict[str, Any] | None:
+        """What its folder has kept of `parts`; None where it has nothing of these parameters, or nothing whole."""
+        with contextlib.suppress(OSError, sums.Damaged):
+            found = {} if self.folder is None else sums.read_json(self.folder / KEPT_GRID)
+            return found if found.get("parameters_sha256") == self.fingerprint else None
+        return None
+
     def _keep_parts(self, count: int) -> None:
-        assert self._parts is not None
         if self.folder is None or is_published(self.folder) or jax.process_index():
             return
         how = {"method": "bosh3", "tolerance": _GRID_TOLERANCE, "examples": count}
-        about = {"parameters_sha256": self.fingerprint, "step": self.step, **how, "times": self._parts.tolist()}
+        about = {
+            "parameters_sha256": self.fingerprint,
+            "step": self.step,
+            **how,
+            "times": self._measured["parts"].tolist(),
+        }
         with contextlib.suppress(OSError):  # a folder that is only read
             sums.write_json(self.folder / KEPT_GRID, about)
 
@@ -390,7 +399,7 @@ class Model:
     def with_solver(self, solver: Solver) -> "Model":
         """The same model solving its ODEs otherwise; what is compiled serves both, but for another method."""
         other = self.with_experiment(dataclasses.replace(self.experiment, solver=solver))
-        other._programs, other._parts = self._programs, self._parts
+        other._programs, other._measured = self._programs, self._measured
         return other
 
     def with_sampler(self, sampler: Sampler) -> "Model":

@@ -205,7 +205,7 @@ class ScipyStepControl(diffrax.AbstractAdaptiveStepSizeController):
 
 
 class _StepTo(diffrax.AbstractStepSizeController):
-    """Steps between given times."""
+    """Steps between given times, whose number may be traced: diffrax's own StepTo has them in an array of fixed length."""
 
     steps: Steps
     direction: Any = 1
@@ -270,7 +270,13 @@ class Solver(SolverFields):
         return self.with_numbers({"path": path})
 
     def steps(self, t0: float, t1: float) -> Steps:
-        """The times between which its fixed steps are made."""
+        """The times between which its fixed steps are made.
+
+        Raises:
+            ValueError: its grid is measured, and nobody has.
+        """
+        if self.grid == "measured" and self.parts is None:
+            raise ValueError("the grid 'measured' is that of a model, which measures it: solve by Model.with_solver")
         return Steps(self.num_steps, self.parts, t0, t1, self.grid, self.between, self.path)
 
     @property

@@ -1443,11 +1443,25 @@ FAULTS = (
         "commands/test_publish.py::test_a_model_of_the_hub",
     ),
     Fault(
+        "a grid is measured again for every solver",
+        "model.py",
+        "other._programs, other._measured = self._programs, self._measured",
+        "other._programs = self._programs",
+        "commands/test_publish.py::test_a_grid_is_measured_once_and_not_written_there",
+    ),
+    Fault(
+        "a published grid is of the weights before they were rounded",
+        "commands/publish.py",
+        '{**kept, "parameters_sha256": rounded.fingerprint}',
+        "kept",
+        "commands/test_publish.py::test_the_runs_grid_goes_with_it",
+    ),
+    Fault(
         "a grid is written into a published folder",
         "model.py",
         "is_published(self.folder) or ",
         "",
-        "commands/test_publish.py::test_a_grid_is_measured_and_not_written_there",
+        "commands/test_publish.py::test_a_grid_is_measured_once_and_not_written_there",
     ),
     Fault(
         "the third divided difference has the other sign",
@@ -1536,8 +1550,8 @@ FAULTS = (
     Fault(
         "a grid of other parameters is taken for the model's",
         "model.py",
-        'found.get("times") if found.get("parameters_sha256") == self.fingerprint else None',
-        'found.get("times")',
+        'return found if found.get("parameters_sha256") == self.fingerprint else None',
+        "return found",
         "commands/test_solver.py::test_a_grid_that_is_not_the_runs_is_measured_anew",
     ),
     Fault(

@@ -76,6 +76,11 @@ def test_a_runge_kutta_method_steps_from_time_to_time(how, ends):
     assert int(found.num_evaluations) == 8
 
 
+def test_a_grid_that_nobody_measured_is_refused():
+    with pytest.raises(ValueError, match="the grid 'measured' is that of a model"):
+        Solver(method="ab2", num_steps=3, grid="measured").solve(lambda t, y, args: y, jnp.ones((1, 1)), 0.0, 1.0)
+
+
 def test_local_errors_are_those_of_the_control():
     """Every accepted step ends where the next begins, the last at the end, with an error below the tolerance."""
     field = lambda t, y, args: y * 0.05 / (0.01 + (t - 0.5) ** 2)

@@ -52,12 +52,15 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str, push: s
     published.write_weights(folder, model.params, step=model.step, dtype=settings.dtype, about=about)
     files.write_json(folder / "config.json", shared_config(model.trained_config))
     for name in (FACTS, KEPT_GRID):
-        if (workdir / name).is_file():
-            shutil.copyfile(workdir / name, folder / name)
-        else:
-            (folder / name).unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
+    if (workdir / FACTS).is_file():
+        shutil.copyfile(workdir / FACTS, folder / FACTS)
     published.finish(folder)  # before the model in it is loaded, which checks them
     rounded = load_model(experiment, folder, batch_size=settings.batch_size)
+    if (
+        kept := model.kept_grid()
+    ) is not None:  # the rounded weights' too: rounding moves their errors by less than grids differ
+        sums.write_json(folder / KEPT_GRID, {**kept, "parameters_sha256": rounded.fingerprint})
     preview, difference = _generate(model, rounded)
     (folder / published.PREVIEW).unlink(missing_ok=True)
     if not experiment.spec.is_points:

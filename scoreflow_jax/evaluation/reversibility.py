@@ -38,11 +38,13 @@ class Reversibility(Part):
         images, labels = data.images("test", data.some(self.images))
         chosen = labels if model.num_classes else None
         if solver.between:
-            ways = {f"{solver.num_steps} jumps that meet at {', '.join(f'{t:g}' for t in solver.between)}": solver}
+            what = "jumps" if solver.method == "flow_map" else "steps"
+            ways = {f"{solver.num_steps} {what} that meet at {', '.join(f'{t:g}' for t in solver.between)}": solver}
         elif solver.method == "flow_map":
             ways = {f"{n} jump{'s' * (n > 1)}": solver.jumps(n) for n in self.calls}
         elif solver.num_steps is not None:
-            ways = {f"{solver.num_steps} steps": solver}
+            grid = f", {solver.grid}" * (solver.grid != "uniform")
+            ways = {f"{solver.num_steps} steps{grid}": solver}
         else:
             ways = {f"{e:g}": dataclasses.replace(solver, rtol=e, atol=e) for e in self.tolerances}
         drawn = as_trained(model, data, self.images)

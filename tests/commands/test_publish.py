@@ -15,6 +15,8 @@ from scoreflow_jax import hub, load, published, sums
 from scoreflow_jax.command_line import parse
 from scoreflow_jax.commands import publish, sample
 from scoreflow_jax.errors import UserError
+from scoreflow_jax.model import Model
+from scoreflow_jax.ode import Solver
 from scoreflow_jax.published import OWN, WEIGHTS, flatten, locate, outputs_of
 from tests.commands.runs import experiment_of, report
 
@@ -186,12 +188,23 @@ def test_a_mode_takes_the_folder_and_writes_elsewhere(model_folder, elsewhere, c
     assert before == {name: (model_folder / name).read_bytes() for name in sums.files_below(model_folder)}
 
 
-def test_a_grid_is_measured_and_not_written_there(model_folder):
-    from scoreflow_jax.ode import Solver
-
-    model = load(model_folder)
-    model.with_solver(Solver(method="heun", num_steps=2, grid="measured")).generate(0, [1])
+def test_a_grid_is_measured_once_and_not_written_there(model_folder, monkeypatch):
+    model, measured = load(model_folder), []
+    keep = Model._keep_parts  # called after each measurement
+    monkeypatch.setattr(Model, "_keep_parts", lambda self, count: measured.append(count) or keep(self, count))
+    for steps in (2, 3):
+        model.with_solver(Solver(method="heun", num_steps=steps, grid="measured")).generate(0, [1])
+    assert measured == [64]
     assert set(sums.files_below(model_folder)) == {*OWN, sums.SUMS} - {"solver_grid.json"}
+
+
+def test_the_runs_grid_goes_with_it(digits_run, tmp_path, monkeypatch):
+    """To the rounded weights, which do not measure it again."""
+    run = pathlib.Path(shutil.copytree(digits_run, tmp_path / "run"))
+    expected = load(run).parts
+    publish.run_command(experiment_of("digits.py", **QUICK), run, str(tmp_path / "out"))
+    monkeypatch.setattr(Solver, "local_errors", lambda *_, **__: pytest.fail("measured again"))
+    np.testing.assert_array_equal(load(tmp_path / "out").parts, expected)
 
 
 @pytest.mark.parametrize("mode", ["train", "reflow", "status", "publish"])
