@@ -24,7 +24,7 @@ MEANS = {0: (0.051, 0.121, 0.178), 6: (-0.060, -0.123, -0.310)}
 """Of CIFAR-10's training images of aeroplanes and of frogs, by colour."""
 
 KID = 0.05
-"""That 200 photographs stay below, of Inception's features, against 100 test images; by Heun's method they were at 0.077 (against 200)."""
+"""That 200 photographs stay below, of Inception's features, against 100 test images (Heun's: 0.077 against 200)."""
 
 
 @pytest.fixture(scope="module")
