@@ -181,7 +181,7 @@ def read_weights(folder: pathlib.Path, like: Any) -> Weights:
                     f"{expected.get(other[0])}"
                 )
             arrays = {name: file.get_tensor(name).astype(np.float32) for name in wanted}
-        return Weights(_placed(like, arrays), int(about["step"]), about["dtype"])
+        return Weights(placed(like, arrays), int(about["step"]), about["dtype"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(f"{folder / WEIGHTS} cannot be read ({first_line(error)}). Fetch it again") from error
 
@@ -191,10 +191,16 @@ def _safetensors() -> None:
         raise UserError(f"{WEIGHTS} is of the package safetensors, which is not installed: pip install safetensors")
 
 
-def _placed(like: Any, arrays: dict[str, np.ndarray], outer: tuple[str, ...] = ()) -> Any:
-    """The arrays in the tree of shapes, on the devices that these name."""
+def placed(like: Any, arrays: dict[str, np.ndarray], outer: tuple[str, ...] = ()) -> Any:
+    """The arrays of `flatten` in the tree of shapes again, on the devices that these name.
+
+    Args:
+        like: shapes, with shardings or without.
+        arrays: by their dotted names.
+        outer: names of the trees that `like` stands in.
+    """
     if isinstance(like, dict):
-        return {name: _placed(inner, arrays, (*outer, name)) for name, inner in like.items()}
+        return {name: placed(inner, arrays, (*outer, name)) for name, inner in like.items()}
     import jax  # not where the command line asks for names
 
     return jax.device_put(arrays[".".join(outer)], getattr(like, "sharding", None))

@@ -11,12 +11,12 @@ from tests.changes import set_fields
 from tests.conftest import ROOT
 
 
-def known_model(drift, system="rectified_flow", *, batch_size=4096, **changes):
-    """A `Model` of points of the plane in eight classes, on a system's path, whose drift is f(x, t, label).
+def known_model(drift, system="rectified_flow", *, variant="gaussians", batch_size=4096, **changes):
+    """A `Model` of points of the plane in eight classes, or of a config's data, whose drift is f(x, t, label).
 
     `changes` are fields of the config, solver__rtol=1e-6; labels may be left out, as of a model trained with label dropout.
     """
-    config = to_plain(load_config(f"{ROOT / 'configs' / system}.py:gaussians"))
+    config = to_plain(load_config(f"{ROOT / 'configs' / system}.py:{variant}"))
     set_fields(config, {"model__label_dropout": 0.1, "eval__translation__on": False, **changes})
     built = build(resolve(config))
 

@@ -171,12 +171,17 @@ class Data:
 
     @functools.cached_property
     def judge(self) -> Any:
-        """A classifier trained on the real training images, where the config wants one; else None."""
+        """A classifier trained on the real training images, of their features, where the config wants one; else None."""
         if not self.settings.classifier or not self.experiment.conditional:
             return None
-        from scoreflow_jax.metrics.recognition import Recognizer
+        from scoreflow_jax.metrics.recognition import FeatureRecognizer, PixelRecognizer
 
-        return Recognizer(*self.images("train"))
+        if self.settings.extractor == "pixels":
+            return PixelRecognizer(*self.images("train"))
+        real, to_pixels = self.statistics("train"), self.experiment.scaling.to_pixels
+        assert real.features is not None
+        assert real.labels is not None
+        return FeatureRecognizer(lambda images: self.extractor(to_pixels(images)), real.features, real.labels)
 
     @functools.cached_property
     def perceptual_distance(self) -> Callable[[Any, Any], Any] | None:

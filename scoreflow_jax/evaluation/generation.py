@@ -53,8 +53,8 @@ class Generation(Part):
             Figures by seed, their mean and standard deviation; those of held-out real images, of at most as many; and where
             held-out images are fewer those of as many generated ones, since most figures depend on the number.
         """
+        from scoreflow_jax.evaluation.copies import find_copies
         from scoreflow_jax.evaluation.samples import generate, of_features
-        from scoreflow_jax.metrics import recognition
         from scoreflow_jax.metrics.precision_recall import NEIGHBOURS
 
         count, held_out = model.at_most(self.images), len(data.split("test"))
@@ -62,6 +62,8 @@ class Generation(Part):
         for seed in data.settings.seeds:
             generated = generate(model, data, out, seed)
             by_seed[str(seed)] = _figures(generated, data, self.first_images)
+            if seed == data.seed and _by_features(data):
+                by_seed[str(seed)] |= find_copies(out / "nearest.png", generated, data)
             if seed == data.seed:
                 _draw(out / "grid.png", generated, data)
                 if held_out < count:
@@ -75,7 +77,7 @@ class Generation(Part):
             "kid": "unbiased, cubic kernel; mean over 100 random subsets of 1,000 images, or of small sets all images once",
             "precision_recall": f"k = {NEIGHBOURS}, on the extractor's features",
             "inception_score": "10 splits, without the output layer's bias",
-            "classifier": None if data.judge is None else recognition.DESCRIPTION,
+            "classifier": None if data.judge is None else data.judge.description,
             "by_seed": by_seed,
             "real": _real(data, min(count, held_out)),
         }
@@ -104,6 +106,8 @@ class Generation(Part):
             ("recognized", "recognized by a classifier", ".1%"),
             ("within_class_std", "standard deviation within a class", ".3f"),
             ("nearest_training_distance", "distance to the nearest training image", ".3f"),
+            ("nearest_training_feature_distance", "distance by features to the nearest training image", ".2f"),
+            ("nearer_than_held_out", "nearer to one than 99 % of held-out images", ".1%"),
             ("nfe", "NFE", ".0f"),
             ("seconds_per_image", "seconds per image", ".3g"),
         ):
@@ -115,9 +119,9 @@ class Generation(Part):
         if fewer:
             head.insert(2, f"generated, the first {real['images']}")
         warning = f"\n\n**Warning**: {g['warning']}." if "warning" in g else ""
-        return (
-            f"## Generation\n\n{table(head, rows)}\n\n{_notes(g, first, real)}{warning}\n\n![first samples](grid.png)"
-        )
+        copies = "\n\n![nearest training images](nearest.png)" if "nearer_than_held_out" in first else ""
+        text = f"## Generation\n\n{table(head, rows)}\n\n{_notes(g, first, real)}{warning}"
+        return f"{text}\n\n![first samples](grid.png){copies}"
 
     @staticmethod
     def for_study(figures: Figures) -> Figures:
@@ -154,7 +158,7 @@ def over_seeds(figures: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 def _figures(generated: Any, data: Data, few: int) -> Figures:
     """All that is measured of one set of images, of the first few the distance too."""
-    from scoreflow_jax.evaluation.samples import distances, of_features, on_pixels
+    from scoreflow_jax.evaluation.samples import distances, of_features, on_pixels, recognized_by_features
 
     cost = generated.stats.summary(data.experiment.guided_calls(data.experiment.sample.guidance))
     figures = of_features(generated.features, data)
@@ -169,22 +173,39 @@ def _figures(generated: Any, data: Data, few: int) -> Figures:
         images = data.experiment.scaling.from_eight_bits(generated.first)
         labels = None if generated.labels is None else generated.labels[: len(images)]
         figures |= on_pixels(images, labels, data)
+    else:
+        figures |= recognized_by_features(generated.features, generated.labels, data)
     return figures
+
+
+def _by_features(data: Data) -> bool:
+    """Whether copies are looked for by features: where pixels say little, and the training images' are at hand."""
+    from scoreflow_jax.evaluation.copies import known_training_features
+
+    return not data.small and known_training_features(data)
 
 
 def _real(data: Data, count: int) -> dict[str, Any]:
     """The figures of `count` test images: about what a perfect model would reach with as many."""
-    from scoreflow_jax.evaluation.samples import ON_PIXELS, of_features, on_pixels
+    from scoreflow_jax.evaluation.copies import nearest_training
+    from scoreflow_jax.evaluation.samples import ON_PIXELS, of_features, on_pixels, recognized_by_features
 
     held_out, chosen = data.statistics("test"), data.some(count)
     assert held_out.features is not None
     figures: dict[str, Any] = {"images": count, "split": held_out.facts["split"]}
+    if not data.small:
+        assert held_out.labels is not None
+        figures |= recognized_by_features(held_out.features[chosen], held_out.labels[chosen], data)
     if data.settings.split == "test" and data.settings.reference is None:
         return figures | {"note": "not measured: the reference is these very images"}
     figures |= of_features(held_out.features[chosen], data)
     if data.small:
         images, labels = data.images("test", chosen[:ON_PIXELS])
         figures |= on_pixels(images, labels if data.experiment.conditional else None, data)
+    elif _by_features(data):
+        figures["nearest_training_feature_distance"] = float(
+            nearest_training(held_out.features[chosen], data)[0].mean()
+        )
     return figures
 
 

@@ -21,6 +21,7 @@ from scoreflow_jax.metrics.frechet import Gaussian, frechet_distance
 from scoreflow_jax.metrics.inception_score import inception_score
 from scoreflow_jax.metrics.kernel import kernel_distance
 from scoreflow_jax.metrics.precision_recall import NEIGHBOURS, precision_recall
+from scoreflow_jax.metrics.recognition import FeatureRecognizer
 from scoreflow_jax.progress import progress
 from scoreflow_jax.sampling import SolveStats
 from scoreflow_jax.typing import HostState, Stored
@@ -207,6 +208,19 @@ def on_pixels(images: Float[np.ndarray, "_ ..."], labels: Int[np.ndarray, " _"] 
     if data.judge is not None and labels is not None:
         figures["recognized"] = data.judge.share(images, labels)
     return figures
+
+
+def recognized_by_features(features: Features, labels: Int[np.ndarray, " _"] | None, data: Data) -> dict[str, float]:
+    """Measures the share that a classifier of features recognizes; nothing where there is none, or one of pixels.
+
+    Args:
+        features: of the images.
+        labels: the class of each; None: there are none.
+        data: has the classifier.
+    """
+    if labels is None or not isinstance(data.judge, FeatureRecognizer):
+        return {}
+    return {"recognized": float(np.mean(data.judge.predict_features(features) == labels))}
 
 
 def of_samples(

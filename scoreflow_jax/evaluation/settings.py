@@ -31,7 +31,8 @@ class SharedSettings(Section):
     reference: str | None = field(None, "an npz of mu and sigma to compare with instead of the split")
     cache: str | None = field(None, "folder of data features; None: ~/.cache/scoreflow_jax/features")
     classifier: bool = field(
-        False, "train a classifier on the real pixels, which recognizes samples: for small images only"
+        False,
+        "train a classifier on the real training images, on pixels or Inception's features, which recognizes samples",
     )
     labels: Literal["reference", "even"] = field(
         "reference", "classes of what is generated: shared as in what it is compared with, or even"

@@ -40,6 +40,20 @@ def nearest_distance(images: HostState, reference: Float[np.ndarray, "reference 
     return float(distances.mean())
 
 
+def nearest_by_products(
+    features: Float[np.ndarray, "batch features"], reference: Float[np.ndarray, "reference features"]
+) -> tuple[Float[np.ndarray, " batch"], Int[np.ndarray, " batch"]]:
+    """Like `nearest`, for long vectors: distances by matrix products, which lose those far below the vectors' length.
+
+    Raises:
+        ModuleNotFoundError: scikit-learn is missing.
+    """
+    from sklearn.metrics import pairwise_distances_argmin_min
+
+    numbers, distances = pairwise_distances_argmin_min(features, reference)
+    return distances, numbers
+
+
 def nearest(
     images: HostState, reference: Float[np.ndarray, "reference ..."]
 ) -> tuple[Float[np.ndarray, " batch"], Int[np.ndarray, " batch"]]:

@@ -8,7 +8,7 @@ from scoreflow_jax.data import Digits, read_all
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.metrics.diversity import distances_to_sources, nearest_distance, within_class_std
 from scoreflow_jax.metrics.frechet import Gaussian, Moments, frechet_distance, gaussian_of
-from scoreflow_jax.metrics.recognition import Recognizer
+from scoreflow_jax.metrics.recognition import FeatureRecognizer, PixelRecognizer
 from scoreflow_jax.pixels import to_unit_range_host
 
 RNG = np.random.default_rng(0)
@@ -71,11 +71,23 @@ def test_distances_to_sources_by_hand():
 
 def test_recognizer_knows_real_digits():
     train, test = (read_all(Digits(s)) for s in ("train", "test"))
-    judge = Recognizer(to_unit_range_host(train["image"], 17), train["label"])
+    judge = PixelRecognizer(to_unit_range_host(train["image"], 17), train["label"])
     share = judge.share(to_unit_range_host(test["image"], 17), test["label"])
     assert share > 0.97
     wrong = (test["label"] + 1) % 10
     assert judge.share(to_unit_range_host(test["image"], 17), wrong) < 0.03
+
+
+def test_recognizer_of_features_knows_real_digits():
+    """Pixels are the features here, one of them in other units, which standardizing takes out."""
+    train, test = (read_all(Digits(s)) for s in ("train", "test"))
+    units = np.ones(64, np.float32)
+    units[20] = 1e4
+    features = lambda images: images.reshape(len(images), -1) * units
+    real, held_out = (to_unit_range_host(each["image"], 17) for each in (train, test))
+    judge = FeatureRecognizer(features, features(real), train["label"])
+    assert judge.share(held_out, test["label"]) > 0.9
+    np.testing.assert_array_equal(judge.predict(held_out), judge.predict_features(features(held_out)))
 
 
 def test_a_source_that_stands_there_several_times_is_not_another_one():
