@@ -91,6 +91,7 @@ def _opened(data: Data, chosen: list[Part]) -> dict[str, Any]:
         facts["extractor"] = data.extractor.facts
         if data.jpeg_warning is not None:  # computes the reference
             print(f"warning: {data.jpeg_warning}", file=sys.stderr)
+        _ = data.judge  # a classifier that is wanted is trained now, since scikit-learn may be missing
     for part in chosen:
         part.open(data)
     return facts
