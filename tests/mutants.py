@@ -1659,4 +1659,32 @@ FAULTS = (
         "weight == 1.0",
         "sampling/test_jumps.py::test_a_guided_map_is_told_its_weights_and_costs_one_call",
     ),
+    Fault(
+        "images farther from the training images than held-out ones count as copies",
+        "evaluation/copies.py",
+        "distances < np.quantile(real, _QUANTILE)",
+        "distances > np.quantile(real, _QUANTILE)",
+        "evaluation/test_copies.py::test_copies_are_counted_and_shown",
+    ),
+    Fault(
+        "the farthest images are shown as copies",
+        "evaluation/copies.py",
+        'np.argsort(distances[: len(generated.first)], kind="stable")',
+        'np.argsort(-distances[: len(generated.first)], kind="stable")',
+        "evaluation/test_copies.py::test_copies_are_counted_and_shown",
+    ),
+    Fault(
+        "a classifier's penalty that does not go by the number of examples",
+        "metrics/recognition.py",
+        "C=1 / (_PENALTY * len(labels))",
+        "C=_PENALTY / len(labels)",
+        "evaluation/test_copies.py::test_photographs_are_recognized_by_their_features",
+    ),
+    Fault(
+        "features of unlike units are not standardized",
+        "metrics/recognition.py",
+        "make_pipeline(scaled, classifier)",
+        "make_pipeline(classifier)",
+        "metrics/test_metrics.py::test_recognizer_of_features_knows_real_digits",
+    ),
 )

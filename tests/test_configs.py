@@ -110,10 +110,12 @@ def test_full_size_builds_steps_and_samples_without_computing(name, variant):
         after, metrics = jax.eval_shape(experiment.train_step(), state, batch)
         assert shapes_of(after) == shapes_of(state)
         assert metrics["loss"].shape == ()
-    else:  # the optimizer and the average, a third of the time, go through any tree alike
+    else:  # the optimizer and the average, a third of the time, go through any tree alike; so do gradients, a smaller one's too
         loss = experiment.train_loss()
         drawn = jax.eval_shape(loss.draw, jax.random.key(0), batch)
-        assert shapes_of(jax.eval_shape(jax.grad(loss.mean), params, drawn)) == shapes_of(params)
+        assert jax.eval_shape(loss.mean, params, drawn).shape == ()
+        if variant == "smoke":
+            assert shapes_of(jax.eval_shape(jax.grad(loss.mean), params, drawn)) == shapes_of(params)
     label = batch["label"] if experiment.conditional else None
     drift = lambda p, x, t, c: experiment.drift(p)(x, t, c)
     n, shape = experiment.train.batch_size, experiment.spec.shape
@@ -158,13 +160,18 @@ def test_every_cell_of_a_study_builds_and_steps(name, variant):
     cells = study.cells_of(experiment)
     assert tuple(cells) == experiment.study.order
     assert experiment.study.baseline in cells
+    traced = []
     for cell in cells.values() if not variant else ():
         if cell.trained == cell.name:
             config = to_plain(cell.config)
             network = build(config).network.clone(outputs=1, two_times=False)
             assert network == experiment.network or name == "ablation_recipe.py"
             config["model"].update(SHRUNK)
-            build(config).check_trainable()
+            # Rows that differ in rates, times and the like are one program but for its numbers.
+            parts = {name: config[name] for name in ("model", "path", "objective", "parameterization")}
+            if (key := (parts, config["train"]["coupling"], config["train"]["microbatches"])) not in traced:
+                build(config).check_trainable()
+                traced.append(key)
         build(merged(cell.config, cell.changes))
 
 

@@ -33,7 +33,8 @@ def test_smoke_variant_really_trains_and_samples(name, tmp_path, request):
     if name == "digits.py":
         experiment, tmp_path = experiment_of(name), request.getfixturevalue("digits_run")
     else:
-        experiment = experiment_of(name, request.getfixturevalue("pictures_dir") / "images")
+        folder = request.getfixturevalue("pictures_dir") / "images"
+        experiment = experiment_of(name, folder, data__shape=(64, 64, 3))  # 256x256 takes a minute more
         train.run_command(experiment, tmp_path)
     assert checkpoint_steps(tmp_path / "checkpoints") == [2, 4]
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
