@@ -201,7 +201,9 @@ def _count(jaxpr: Any) -> int:
     """Operations of the convolutions and products of a program, those of its inner programs included."""
     total = 0
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "conv_general_dilated":
+        if equation.primitive.name == "convolve3x3":
+            total += 2 * equation.outvars[0].aval.size * math.prod(equation.invars[1].aval.shape[:3])
+        elif equation.primitive.name == "conv_general_dilated":
             out, kernel = equation.outvars[0].aval, equation.invars[1].aval
             numbers = equation.params["dimension_numbers"]
             spatial = math.prod(kernel.shape[d] for d in numbers.rhs_spec[2:])

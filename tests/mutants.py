@@ -1687,4 +1687,32 @@ FAULTS = (
         "make_pipeline(classifier)",
         "metrics/test_metrics.py::test_recognizer_of_features_knows_real_digits",
     ),
+    Fault(
+        "the gradient by the images with the kernel as it is",
+        "models/convolution.py",
+        "kernel[::-1, ::-1].swapaxes(2, 3)",
+        "kernel.swapaxes(2, 3)",
+        "models/test_convolution.py::test_both_modes_of_differentiation_and_their_mixture",
+    ),
+    Fault(
+        "the kernel is turned round right before the convolution, which oneDNN does not take",
+        "models/convolution.py",
+        "cpu=_by_turned_kernel, default=_by_autodiff",
+        "cpu=_by_autodiff, default=_by_autodiff",
+        "models/test_convolution.py::test_on_cpu_the_kernel_is_turned_round_before_the_convolution",
+    ),
+    Fault(
+        "kernel gradients go by columns however many pixels a batch has",
+        "models/convolution.py",
+        "_by_columns if few else _by_transposition",
+        "_by_columns",
+        "models/test_convolution.py::test_on_cpu_the_kernel_gradient_goes_by_columns_where_pixels_are_few",
+    ),
+    Fault(
+        "under vmap images are taken for those of another batch",
+        "models/convolution.py",
+        "x = jnp.moveaxis(x, axes[0], 0)",
+        "x = jnp.moveaxis(x, 0, axes[0])",
+        "models/test_convolution.py::test_batches_of_batches_and_gradients_of_each_example",
+    ),
 )
