@@ -95,7 +95,7 @@ def test_photographs_are_recognized_by_their_features(tmp_path, monkeypatch, off
     assert real["recognized"] > 0.9
     assert "logistic regression" in figures["classifier"]
     assert 0 < real["nearest_training_feature_distance"] < generated["nearest_training_feature_distance"]
-    assert generated["nearer_than_held_out"] == 0
+    assert generated["nearer_than_held_out"] < 0.05
     page = Generation.page(figures, {"extractor": {"extractor": "colours"}})
     assert "| recognized by a classifier |" in page
     assert "nearest.png" in page
