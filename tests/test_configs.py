@@ -152,7 +152,10 @@ def test_is_a_runnable_document(name):
     )
 
 
-@pytest.mark.parametrize(("name", "variant"), [(name, v) for name, other in STUDIES.items() for v in ("", other)])
+CELLS = [(name, variant) for name, other in STUDIES.items() for variant in ("", other)]
+
+
+@pytest.mark.parametrize(("name", "variant"), [*CELLS, ("ablation_weight.py", "photographs")])
 def test_every_cell_of_a_study_builds_and_steps(name, variant):
     """Rows in the order that the config states them, the baseline among them. A step is traced of a smaller network: none of them
     changes it."""
@@ -200,9 +203,10 @@ def test_the_papers_choices_are_the_defaults():
     assert not build(config_of("cifar10_unconditional.py")).conditional
 
 
-def test_the_small_network_is_folded_and_in_bfloat16_in_both_variants():
-    for variant in ("", "smoke"):
+def test_the_small_network_is_folded_and_in_bfloat16_in_every_variant():
+    for variant in ("", "smoke", "flow_map"):
         network = experiment_of("cifar10_small.py", variant).network
+        assert network.two_times == (variant == "flow_map")
         assert (network.patch, network.dtype) == (2, "bfloat16")
     assert models.num_parameters(experiment_of("cifar10_small.py").parameter_shapes()) < 5_600_000
 
