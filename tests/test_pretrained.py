@@ -12,13 +12,18 @@ from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
 from scoreflow_jax import load, to_pixels
+from scoreflow_jax.command_line import load_config
+from scoreflow_jax.commands.teacher import begun_from, open_teacher
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.extractors import inception_extractor
+from scoreflow_jax.experiment import build, resolve
 from scoreflow_jax.metrics.kernel import squared_mmd
 from scoreflow_jax.ode import Solver
+from scoreflow_jax.parallel import make_layout
+from scoreflow_jax.plain_config import to_plain
 from scoreflow_jax.published import SHIPPED, WEIGHTS, shipped
 from scoreflow_jax.sums import check_sums, files_below
-from tests.conftest import shared
+from tests.conftest import ROOT, shared
 
 MEANS = {0: (0.051, 0.121, 0.178), 6: (-0.060, -0.123, -0.310)}
 """Of CIFAR-10's training images of aeroplanes and of frogs, by colour."""
@@ -102,3 +107,17 @@ def test_digits_are_translated_in_few_calls(calls):
     found = model.translate(images, labels[:100], (labels[:100] + 1) % 10)
     levels = np.clip(np.floor(17 * (found + 1) / 2), 0, 16).reshape(100, 64)
     assert np.mean(judge.predict(levels) == (labels[:100] + 1) % 10) > 0.93
+
+
+def test_a_shipped_model_can_be_the_teacher_of_a_flow_map():
+    """Named as everywhere; the run then knows it by its weights, and begins with them."""
+    config = to_plain(load_config(str(ROOT / "configs" / "cifar10_small.py") + ":flow_map"))
+    config["objective"]["teacher"] = "pretrained:cifar10-small"
+    taught, teacher = open_teacher(build(resolve(config)), make_layout())
+    assert taught.config["objective"]["teacher_sha256"] == teacher.fingerprint
+    assert teacher.fingerprint == load("cifar10-small").fingerprint
+    fresh = {**jax.tree.map(jnp.zeros_like, teacher.params), "jump_0": {"kernel": jnp.ones((1, 1))}}
+    begun, theirs = begun_from(fresh, teacher, taught)
+    assert theirs
+    np.testing.assert_array_equal(begun["in_conv"]["kernel"], teacher.params["in_conv"]["kernel"])
+    assert begun["jump_0"]["kernel"] == 1

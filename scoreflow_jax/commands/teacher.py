@@ -17,9 +17,9 @@ from scoreflow_jax.loading import load_model
 from scoreflow_jax.model import Model
 from scoreflow_jax.parallel import Layout
 from scoreflow_jax.plain_config import TRAINING_ONLY, differences, read_config, to_plain
+from scoreflow_jax.published import locate
 from scoreflow_jax.training import TrainState
 from scoreflow_jax.typing import PyTree
-from scoreflow_jax.user_paths import user_path
 
 _SHARED = ("data.name", "data.shape", "data.num_classes", "data.levels", "model.conditional", "path")
 """Fields that a flow map and its teacher have in common: of what, and along which path."""
@@ -51,8 +51,8 @@ def open_teacher(
                 "folder, or train in another workdir"
             )
         return experiment, None
-    folder = user_path(place)
     try:
+        folder = locate(place)
         config = read_config(folder)
     except UserError as error:
         raise UserError(

@@ -80,7 +80,8 @@ class FlowMapFields(Section):
     )
     teacher: str | None = field(
         None,
-        "workdir of a run whose averaged drift is learned from and begun with; None: the network's own and the data",
+        "workdir of a run, or a published model such as pretrained:cifar10-small, whose averaged drift is learned from and begun "
+        "with; None: the network's own and the data",
     )
     teacher_sha256: str | None = field(None, "fingerprint of its weights: training fills it in")
     reversal: float = field(0.0, "weight of the error after the way there and back; 0: none", least=0)
