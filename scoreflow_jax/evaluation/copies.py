@@ -30,7 +30,7 @@ def nearest_training(
     return nearest_by_products(features[:ON_PIXELS], training)
 
 
-def find_copies(path: pathlib.Path, generated: Generated, data: Data) -> Figures:
+def find_copies(path: pathlib.Path, generated: Generated, data: Data) -> tuple[Figures, Figures]:
     """Measures how near generated images are to training images, and draws the nearest pairs.
 
     Args:
@@ -39,15 +39,20 @@ def find_copies(path: pathlib.Path, generated: Generated, data: Data) -> Figures
         data: has the training images.
 
     Returns:
-        `nearest_training_feature_distance`, the mean; and `nearer_than_held_out`, the share that is nearer than all but one in a
-        hundred held-out images: 0.01 of a model that copies no more than they do.
+        Figures of the generated and of held-out images: `nearest_training_feature_distance`, the mean; and of the generated
+        `nearer_than_held_out`, the share that is nearer than all but one in a hundred held-out images: 0.01 of a model that
+        copies no more than they do.
     """
     from scoreflow_jax import figures
 
-    distances, numbers = nearest_training(generated.features, data)
     held_out = data.statistics("test").features
     assert held_out is not None
-    real, _ = nearest_training(held_out[data.some(ON_PIXELS)], data)
+    try:
+        distances, numbers = nearest_training(generated.features, data)
+        real, _ = nearest_training(held_out[data.some(ON_PIXELS)], data)
+    except ModuleNotFoundError:
+        unknown = {"nearest_training_feature_distance": "not measured: scikit-learn is not installed"}
+        return unknown, unknown
     closest = np.argsort(distances[: len(generated.first)], kind="stable")[:_SHOWN]
     to_images = data.experiment.scaling.from_eight_bits
     rows = [to_images(generated.first[closest]), data.images("train", numbers[closest])[0]]
@@ -55,7 +60,6 @@ def find_copies(path: pathlib.Path, generated: Generated, data: Data) -> Figures
         figures.save_rows(
             temporary, rows, captions=["generated", "nearest"], heads=[f"{d:.1f}" for d in distances[closest]]
         )
-    return {
-        "nearest_training_feature_distance": float(distances.mean()),
-        "nearer_than_held_out": float(np.mean(distances < np.quantile(real, _QUANTILE))),
-    }
+    share = float(np.mean(distances < np.quantile(real, _QUANTILE)))
+    mean = lambda found: {"nearest_training_feature_distance": float(found.mean())}  # noqa: E731
+    return mean(distances) | {"nearer_than_held_out": share}, mean(real)

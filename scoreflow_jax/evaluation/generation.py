@@ -58,12 +58,13 @@ class Generation(Part):
         from scoreflow_jax.metrics.precision_recall import NEIGHBOURS
 
         count, held_out = model.at_most(self.images), len(data.split("test"))
-        by_seed, of_as_many = {}, {}
+        by_seed, of_as_many, of_real = {}, {}, {}
         for seed in data.settings.seeds:
             generated = generate(model, data, out, seed)
             by_seed[str(seed)] = _figures(generated, data, self.first_images)
             if seed == data.seed and _by_features(data):
-                by_seed[str(seed)] |= find_copies(out / "nearest.png", generated, data)
+                own, of_real = find_copies(out / "nearest.png", generated, data)
+                by_seed[str(seed)] |= own
             if seed == data.seed:
                 _draw(out / "grid.png", generated, data)
                 if held_out < count:
@@ -79,7 +80,7 @@ class Generation(Part):
             "inception_score": "10 splits, without the output layer's bias",
             "classifier": None if data.judge is None else data.judge.description,
             "by_seed": by_seed,
-            "real": _real(data, min(count, held_out)),
+            "real": _real(data, min(count, held_out)) | of_real,
         }
         if data.jpeg_warning is not None:
             report["warning"] = data.jpeg_warning
@@ -187,7 +188,6 @@ def _by_features(data: Data) -> bool:
 
 def _real(data: Data, count: int) -> dict[str, Any]:
     """The figures of `count` test images: about what a perfect model would reach with as many."""
-    from scoreflow_jax.evaluation.copies import nearest_training
     from scoreflow_jax.evaluation.samples import ON_PIXELS, of_features, on_pixels, recognized_by_features
 
     held_out, chosen = data.statistics("test"), data.some(count)
@@ -202,10 +202,6 @@ def _real(data: Data, count: int) -> dict[str, Any]:
     if data.small:
         images, labels = data.images("test", chosen[:ON_PIXELS])
         figures |= on_pixels(images, labels if data.experiment.conditional else None, data)
-    elif _by_features(data):
-        figures["nearest_training_feature_distance"] = float(
-            nearest_training(held_out.features[chosen], data)[0].mean()
-        )
     return figures
 
 

@@ -1,5 +1,6 @@
 """Copies among generated photographs are found by features, and shown beside what they are copies of."""
 
+import sys
 import types
 
 import jax.numpy as jnp
@@ -46,10 +47,12 @@ def test_copies_are_counted_and_shown(tmp_path):
     copied = np.arange(20) * 10
     features[copied] = TRAINING[copied] + 0.01 * np.arange(1, 21, dtype=np.float32)[:, None]
     first = RNG.integers(0, 256, (200, 32, 32, 3), np.uint8)
-    found = find_copies(tmp_path / "nearest.png", Generated(features, None, first, SolveStats()), Data())
+    found, real = find_copies(tmp_path / "nearest.png", Generated(features, None, first, SolveStats()), Data())
     assert 0.1 <= found["nearer_than_held_out"] < 0.14  # one in a hundred of the others besides
     exact, _ = nearest(features, TRAINING)
     np.testing.assert_allclose(found["nearest_training_feature_distance"], exact.mean(), rtol=1e-4)
+    held_out, _ = nearest(HELD_OUT, TRAINING)
+    np.testing.assert_allclose(real["nearest_training_feature_distance"], held_out.mean(), rtol=1e-4)
     picture = np.asarray(Image.open(tmp_path / "nearest.png").convert("RGB"))
     assert has(picture, first[copied[0]])
     assert has(picture, PIXELS[copied[0]])
@@ -112,6 +115,13 @@ def has(picture, image):
             if part.shape == large.shape and np.array_equal(part, large):
                 return True
     return False
+
+
+def test_without_scikit_learn_hours_of_work_are_not_lost(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    generated = Generated(HELD_OUT, None, PIXELS[:300], SolveStats())
+    for found in find_copies(tmp_path / "nearest.png", generated, Data()):
+        assert found == {"nearest_training_feature_distance": "not measured: scikit-learn is not installed"}
 
 
 def test_nearest_by_products_is_nearest():
