@@ -5,8 +5,8 @@
     python -m benchmarks.side_by_side --torch-python PYTHON --train FOLDER --images cifar10.npz --steps 300 --seeds 0 1 2
 
 PYTHON has PyTorch, NumPy and safetensors; what runs there is benchmarks/torch_loop.py. The first form times both, taking turns:
-the training step, the network alone, 20 calls of the midpoint method from noise to images and from images to noise (this
-package solves in float32, whatever it trains in). It begins by comparing the two networks on the same weights. The second form
+the training step, the network alone, 20 calls of the midpoint method from noise to images and from images to noise, all in one
+type (--config.solver.dtype, which else is float32). It begins by comparing the two networks on the same weights. The second form
 trains one run each by both from the same initial weights, on the same images in orders of their own, and has this package
 evaluate both.
 """
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--torch-python", required=True, help="a Python that has PyTorch, NumPy and safetensors")
     parser.add_argument("--config", default="configs/cifar10_small.py")
     parser.add_argument("--batch", type=int, help="default the config's")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of training, default the config's")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default the config's of training")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=("step", "forward", "sample", "encode"))
     parser.add_argument(
@@ -129,7 +129,7 @@ def timed(args: argparse.Namespace, config: dict[str, Any]) -> None:
         here, there = statistics.median(seconds[name]), statistics.median(seconds[f"{name} by PyTorch"])
         line = {
             "program": name,
-            "dtype": dtype if name in ("step", "forward") else f"float32 here, {dtype} there",
+            "dtype": dtype,
             "batch": batch,
             "seconds": round(here, 4),
             "seconds_by_torch": round(there, 4),
@@ -191,7 +191,8 @@ def _forward(experiment: Experiment, state: Any, layout: Any) -> Callable[[], An
 
 
 def _model(experiment: Experiment, state: Any) -> Model:
-    solver = dataclasses.replace(experiment.solver, method="midpoint", num_steps=10)
+    fields = {"method": "midpoint", "num_steps": 10, "dtype": experiment.network.dtype}
+    solver = dataclasses.replace(experiment.solver, **fields)
     return Model(experiment, state.params, 0, batch_size=experiment.train.batch_size).with_solver(solver)
 
 

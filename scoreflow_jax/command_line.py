@@ -254,7 +254,8 @@ def _check_fields(names: Iterable[str], known: list[str], file: str) -> None:
 def _run(mode: str, config: dict[str, Any], workdir: pathlib.Path, more: dict[str, str], peers: dict[str, str]) -> int:
     """Imports the mode's module, runs it and says how long it took; returns the exit code."""
     start = time.perf_counter()
-    set_up_process(in_bfloat16=mode in TRAINING and config["model"].get("dtype") == "bfloat16")
+    section = config.get("model" if mode in TRAINING else "solver", {})
+    set_up_process(in_bfloat16=section.get("dtype") == "bfloat16")
     from jax.distributed import is_initialized
     from jax.errors import JaxRuntimeError
 
@@ -324,10 +325,10 @@ def set_up_process(*, in_bfloat16: bool = False) -> None:
     """Quiets libraries' chatter and turns on JAX's compilation cache: the second start of a command compiles nothing.
 
     The cache lies in $JAX_COMPILATION_CACHE_DIR, else in $XDG_CACHE_HOME/scoreflow_jax, else in ~/.cache/scoreflow_jax.
-    What trains in bfloat16 on a processor is compiled anew at each start: XLA cannot write such programs down.
+    What computes in bfloat16 on a processor is compiled anew at each start: XLA cannot write such programs down.
 
     Args:
-        in_bfloat16: whether it is to train in bfloat16, for which XLA has to be told on some processors before JAX starts.
+        in_bfloat16: whether it is to train or solve in bfloat16, of which some XLAs have to be told before JAX starts.
     """
     if in_bfloat16 and (message := prepare_bfloat16(os.environ)):
         print(message, flush=True)

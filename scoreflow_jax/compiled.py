@@ -19,11 +19,11 @@ KEPT = 24
 class CompiledPrograms:
     """Programs compiled for a drift and devices, those that were used last."""
 
-    def __init__(self, drift: Callable[[PyTree], Any], layout: Layout) -> None:
+    def __init__(self, drift: Callable[[PyTree, str], Any], layout: Layout) -> None:
         """Begins without any.
 
         Args:
-            drift: the drift of parameters.
+            drift: the drift of parameters, computing in a type.
             layout: the devices.
         """
         self._drift = drift
@@ -61,7 +61,7 @@ class CompiledPrograms:
 
             def run(params: PyTree, numbers: dict[str, Any], constants: PyTree, x: Any, *rest: Any) -> Any:
                 times = None if how.times is None else jnp.asarray(how.times, jnp.float32)
-                drift = self._drift(params)
+                drift = self._drift(params, how.solver.dtype)
                 solver = how.solver.along(drift.path) if how.solver.of_levels else how.solver
                 return kind(drift, x, *rest, how=How(solver.with_numbers(numbers), times, how.span, constants))
 

@@ -334,12 +334,17 @@ class Experiment:
         """The same with another network, or one that computes otherwise."""
         return dataclasses.replace(self, network=network)
 
-    def drift(self, params: PyTree) -> NetworkDrift:
-        """f(x, t, c) for solves, and what else the network says: without dropout, in float32."""
+    def drift(self, params: PyTree, dtype: str = "float32") -> NetworkDrift:
+        """f(x, t, c) for solves, and what else the network says: without dropout.
+
+        Args:
+            params: the network's, and the path's where it has any.
+            dtype: to compute in, whatever the network was trained in: rounding in the drift costs an adaptive solver steps.
+        """
         path = self.path
         if path.num_parameters:
             path = path.with_parameters(params[PATH_PARAMETERS])
-        network = models.make_drift(models.float32_compute(self.network), _network_parameters(params))
+        network = models.make_drift(models.computing_in(dtype, self.network), _network_parameters(params))
         return NetworkDrift(network, path, self.parameterization)
 
 

@@ -291,7 +291,7 @@ class Solver(SolverFields):
         """This solver with steps by its tolerances, by dopri5 where its method has no error estimate."""
         method = "dopri5" if self.method in WITHOUT_ESTIMATE else self.method
         return dataclasses.replace(
-            self, method=method, num_steps=None, between=(), corrections=0, grid="uniform", preset=None
+            self, method=method, num_steps=None, between=(), corrections=0, grid="uniform", dtype="float32", preset=None
         )
 
     def jumps(self, count: int) -> "Solver":
@@ -314,7 +314,7 @@ class Solver(SolverFields):
     @property
     def stated(self) -> dict[str, Any]:
         """All fields, by which solves are told apart, without those that came after solves were kept where they say nothing."""
-        later = {"between": (), "corrections": 0, "grid": "uniform"}
+        later = {"between": (), "corrections": 0, "grid": "uniform", "dtype": "float32"}
         stated = {n: getattr(self, n) for n in declared(type(self)) if n != "preset"}  # what it stands for says it all
         return {n: value for n, value in stated.items() if n not in later or value != later[n]}
 

@@ -92,6 +92,24 @@ def test_another_method_is_another_program(model):
     assert cost == {"euler": [5], "midpoint": [10]}
 
 
+def test_solves_in_bfloat16_where_the_solver_says_so_and_only_there(model):
+    """The state stays float32 and the network alone is coarse: Euler's steps by it, made here, are what is solved."""
+    noise, labels = model.source_points(jax.random.key(4), 2), jnp.asarray(LABELS[:2])
+    fine = Solver(method="euler", num_steps=4)
+    coarse = dataclasses.replace(fine, dtype="bfloat16")
+    found = {s.dtype: model.with_solver(s).decode(noise, LABELS[:2]) for s in (fine, coarse, fine)}
+    drift, x = jax.jit(model.experiment.drift(model.params, "bfloat16")), jnp.asarray(noise)
+    for i in range(4):
+        x = x + drift(x, jnp.full(2, i / 4), labels) / 4
+    assert x.dtype == jnp.float32
+    rounding = np.abs(found["bfloat16"] - found["float32"]).mean()
+    assert rounding > 1e-5
+    assert np.abs(found["bfloat16"] - x).mean() < 0.2 * rounding
+    assert coarse.stated != fine.stated == {n: v for n, v in coarse.stated.items() if n != "dtype"}
+    with pytest.raises(ValueError, match="give num_steps, or preset"):
+        Solver(dtype="bfloat16")
+
+
 def test_drift_takes_one_time_or_many_and_numpy(model):
     x = np.zeros((2, 8, 8, 1))
     one, many = model.drift(x, 0.3, 7), model.drift(x, np.array([0.3, 0.3]), np.array([7, 7]))

@@ -126,7 +126,7 @@ def run_command(workdir: pathlib.Path) -> None:
     batch = read_examples(folder)
     found = _repeat(experiment, state, batch)
     if experiment.config["model"]["dtype"] != "float32":
-        exact = experiment.with_network(models.float32_compute(experiment.network))
+        exact = experiment.with_network(models.computing_in("float32", experiment.network))
         found["loss_in_float32"] = _repeat(exact, state, batch)["loss"]
     files.write_json(folder / "diagnosis.json", found)
     for line in _lines(found, int(state.step) + 1):

@@ -82,7 +82,7 @@ def report_head(model: Model, mode: str, *, seed: int | None, by_sampler: bool =
             **({"grid": e.solver.grid} if e.solver.num_steps is not None else {}),
             **({"preset": e.solver.preset} if e.solver.preset is not None else {}),
             "step_control": "per sample" if e.solver.per_sample else "one for the batch, scipy's rule",
-            "dtype": "float32",
+            "dtype": e.solver.dtype,
             "matmul_precision": e.solver.precision,
         },
         "sampler": _sampler(e) if by_sampler else {"name": "ode"},

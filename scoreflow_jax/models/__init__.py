@@ -2,7 +2,7 @@
 
 from scoreflow_jax.models.base import (
     Network,
-    float32_compute,
+    computing_in,
     init_parameters,
     make_drift,
     num_parameters,
@@ -23,7 +23,7 @@ __all__ = [
     "NCSNpp",
     "Network",
     "PublishedEntry",
-    "float32_compute",
+    "computing_in",
     "import_published",
     "init_parameters",
     "make_drift",

@@ -125,9 +125,9 @@ def make_drift(network: Network, params: PyTree, *, dropout_key: PRNGKey | None 
     return drift
 
 
-def float32_compute(network: Network) -> Network:
-    """The same network computing in float32, as ODE solves need it: noise in the drift costs an adaptive solver steps."""
-    return network.clone(dtype="float32")
+def computing_in(dtype: str, network: Network) -> Network:
+    """The same network computing in another type: "float32" or "bfloat16"."""
+    return network.clone(dtype=dtype)
 
 
 def parameter_shapes(network: Network, shape: tuple[int, ...]) -> PyTree:

@@ -78,6 +78,12 @@ class SolverFields(Section):
     precision: str = field(
         "highest", "precision of matrix products: on GPU and TPU the default for float32 is not float32", added=True
     )
+    dtype: Literal["float32", "bfloat16"] = field(
+        "float32",
+        "type that the network computes in while an ODE is solved; bfloat16, for accelerators and processors that have it, goes "
+        "with num_steps",
+        added=True,
+    )
     between: tuple[float, ...] = field(
         (),
         "times at which num_steps steps meet, one fewer than these; none: those of grid",
@@ -114,6 +120,10 @@ class SolverFields(Section):
             )
         if self.per_sample and self.method in ("flow_map", *MULTISTEP):
             raise FieldError(f"per_sample is True, but {self.method} controls no error: set it to False")
+        if self.dtype == "bfloat16" and self.num_steps is None:
+            raise FieldError(
+                "dtype is bfloat16, whose rounding adaptive steps would take for error and follow: give num_steps, or preset"
+            )
         if self.between and len(self.between) != (self.num_steps or 0) - 1:
             raise FieldError(f"between is {self.between}, expected one fewer times than num_steps, {self.num_steps}")
         if self.grid != "uniform" and self.num_steps is None:

@@ -182,7 +182,7 @@ def test_bfloat16_computes_in_it_and_returns_float32():
     network = NCSNpp(num_classes=3, **TINY, dtype="bfloat16")
     params = randomized(network)
     coarse = drift_of(network, params)(X, T, LABEL)
-    fine = drift_of(models.float32_compute(network), params)(X, T, LABEL)
+    fine = drift_of(models.computing_in("float32", network), params)(X, T, LABEL)
     assert coarse.dtype == jnp.float32
     difference = float(jnp.abs(coarse - fine).max())
     assert 1e-6 < difference < 0.1 * float(jnp.abs(fine).max())
