@@ -44,7 +44,7 @@ from scoreflow_jax.programs import (
 from scoreflow_jax.published import is_published
 from scoreflow_jax.randomness import KeyLike, as_key, key_of
 from scoreflow_jax.sampling import Sampler, Solved
-from scoreflow_jax.typing import HostState, PRNGKey, PyTree
+from scoreflow_jax.typing import HostState, PyTree
 
 KEPT_GRID = "solver_grid.json"
 """Where a run keeps what `Model.parts` has measured."""
@@ -212,7 +212,7 @@ class Model:
         Raises:
             UserError: labels outside the classes, or neither labels nor num_images, or guidance for a model without it.
         """
-        return self.solve_samples(as_key(key), count_of(labels, num_images), labels, guidance=guidance).y
+        return self.solve_samples(key, count_of(labels, num_images), labels, guidance=guidance).y
 
     def encode(self, images: ArrayLike, labels: LabelsLike = None) -> HostState:
         """Carries images at t = 1 to their latents at t = 0, the inverse of `decode`.
@@ -362,7 +362,7 @@ class Model:
         return images, density
 
     def source_points(
-        self, key: PRNGKey, count: int, *, first: int = 0, split: str = "test"
+        self, key: KeyLike, count: int, *, first: int = 0, split: str = "test"
     ) -> Float[Array, "batch ..."]:
         """Draws points first .. first + count - 1 at t = 0 of this key: noise, or what `config.data.base` describes.
 
@@ -370,7 +370,7 @@ class Model:
         that the key shuffles it to, again and again.
 
         Args:
-            key: of the samples.
+            key: of the samples, or a seed.
             count: how many.
             first: the number of the first.
             split: of the data set at t = 0, "train" or "test"; noise has none.
@@ -378,6 +378,7 @@ class Model:
         Raises:
             UserError: that data set is not there.
         """
+        key = as_key(key)
         if not self.experiment.data.base:
             indices = jax.device_put(np.arange(first, first + sampling.padded(count)))  # few programs here too
             noise = self._noise(key, indices)
@@ -425,7 +426,7 @@ class Model:
 
     def solve_samples(
         self,
-        key: PRNGKey,
+        key: KeyLike,
         count: int,
         labels: LabelsLike,
         *,
@@ -435,12 +436,13 @@ class Model:
         """Generates samples first .. first + count - 1 of this key, by the sampler of the config, with what they cost.
 
         Args:
-            key: of the samples.
+            key: of the samples, or a seed.
             count: how many.
             labels: a class for all, or one for each; None for an unconditional model.
             first: the number of the first.
             guidance: weight of classifier-free guidance, one for all or one for each; 1 or None: off.
         """
+        key = as_key(key)
         points = self.source_points(key, count, first=first)
         if self.experiment.sampler.is_ode:
             return self.solve(Generate(guidance, denoise=True), points, labels)
@@ -448,12 +450,12 @@ class Model:
         return self.solve(Sample(keys, guidance), points, labels)
 
     def solve_stochastic(
-        self, key: PRNGKey, points: ArrayLike, labels: LabelsLike = None, *, backwards: bool = False
+        self, key: KeyLike, points: ArrayLike, labels: LabelsLike = None, *, backwards: bool = False
     ) -> Solved:
         """Carries points at t = 0 to t = 1 by the config's sampler, or data back to the source: at random, where the ODE is not.
 
         Args:
-            key: of the noise on the way.
+            key: of the noise on the way, or a seed.
             points: at t = 0, or backwards data, (batch, ...).
             labels: a class for all, or one for each; None for an unconditional model.
             backwards: from t = 1 to t = 0.
@@ -461,7 +463,7 @@ class Model:
         Raises:
             UserError: the ODE, which `decode` and `encode` are of; backwards another sampler than euler_maruyama.
         """
-        keys = sampling.sample_keys(key_of(key, "sampler"), np.arange(len(as_states(self.experiment, points))))
+        keys = sampling.sample_keys(key_of(as_key(key), "sampler"), np.arange(len(as_states(self.experiment, points))))
         return self.solve(Sample(keys, backwards=backwards), points, labels)
 
     def solve_between(
