@@ -8,6 +8,8 @@ Expect      KID 0.384 of the baseline, 0.347 at twice the rate, 0.415 at half, 0
             0.395 with uniform times, 0.440 with later ones, 0.441 with p = 1; the table is in docs/results.md
 Variants    configs/ablation_recipe.py:full        100,000 images in place of 20,000
             configs/ablation_recipe.py:bfloat16    that type against float32 alone: 500 steps of 16 images, three seeds
+            configs/ablation_recipe.py:size        the chosen recipe, by a network of half as many channels again, and by one
+                                                   whose images are not folded, which take some two and four times as long
 
 The baseline is what the recipe began as, a rate of 5e-4 and a time scale of 30. All rows but the one of another batch take about
 the same time. Distances are KID of 1,000 images: FID wants more.
@@ -19,13 +21,13 @@ from ml_collections import ConfigDict
 
 from configs import cifar10_small, common
 
-_IMAGES = {"": 20_000, "full": 100_000, "bfloat16": 500 * 16}
+_IMAGES = {"": 20_000, "full": 100_000, "bfloat16": 500 * 16, "size": 20_000}
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The grid, in its small or its full form, or the two rows that differ in type."""
+    """The grid, in its small or its full form, the two rows that differ in type, or those that differ in size."""
     if variant not in _IMAGES:
-        raise ValueError(f"no variant {variant!r} of ablation_recipe, expected full, bfloat16 or none")
+        raise ValueError(f"no variant {variant!r} of ablation_recipe, expected full, bfloat16, size or none")
     images = _IMAGES[variant]
     config = cifar10_small.get_config()
     if variant == "bfloat16":
@@ -67,6 +69,13 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "bfloat16":
         cells = {"baseline": {}, "float32": {"changes": {"model": {"dtype": "float32"}}}}
         config.eval.generation.on = False  # what counts is the held-out error
+    if variant == "size":
+        config.optimizer.learning_rate, config.model.time_scale = 1e-3, 4.0
+        cells = {
+            "baseline": {},
+            "half as many channels again": {"changes": {"model": {"base_channels": 96}}},
+            "not folded": {"changes": {"model": {"patch": 1}}},
+        }
     config = common.study(config, f"ablation_recipe{variant and '_' + variant}", "baseline", cells)
     config.study.seeds = (0, 1, 2) if variant == "bfloat16" else (0,)
     return config

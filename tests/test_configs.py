@@ -155,7 +155,9 @@ def test_is_a_runnable_document(name):
 CELLS = [(name, variant) for name, other in STUDIES.items() for variant in ("", other)]
 
 
-@pytest.mark.parametrize(("name", "variant"), [*CELLS, ("ablation_weight.py", "photographs")])
+@pytest.mark.parametrize(
+    ("name", "variant"), [*CELLS, ("ablation_weight.py", "photographs"), ("ablation_recipe.py", "size")]
+)
 def test_every_cell_of_a_study_builds_and_steps(name, variant):
     """Rows in the order that the config states them, the baseline among them. A step is traced of a smaller network: none of them
     changes it."""
