@@ -10,9 +10,9 @@ Variants    configs/cifar10_best.py:smoke          a few steps of a tiny network
             configs/cifar10_best.py:conditional    told classes, so that it translates; with label dropout for guidance
 
 55,732,739 parameters. Sources: the example "image" of facebookresearch/flow_matching, its README's row for CIFAR-10, its
-arguments, model_configs and ema, read in copies of it. What is not the same is said at the line. What the field has found since, EDM2's magnitude-preserving
-layers (Karras et al. 2024, arXiv:2312.02696) and nonleaking augmentation (EDM), is not in it: neither was measured to help this
-network.
+arguments, model_configs and ema, read in copies of it. What is not the same is said at the line. What the field has found
+since, EDM2's magnitude-preserving layers (Karras et al. 2024, arXiv:2312.02696) and nonleaking augmentation (EDM), is not in
+it: neither was measured to help this network.
 """
 
 from ml_collections import ConfigDict
