@@ -283,9 +283,9 @@ FAULTS = (
     Fault(
         "XLA's flag for bfloat16 is set by every mode",
         "command_line.py",
-        "in_bfloat16=mode in TRAINING and config",
-        "in_bfloat16=config",
-        "test_processor.py::test_training_in_bfloat16_alone_sets_it_and_before_jax_starts",
+        'config.get("model" if mode in TRAINING else "solver", {})',
+        'config.get("model", {})',
+        "test_processor.py::test_what_computes_in_bfloat16_sets_it_and_before_jax_starts",
     ),
     Fault(
         "the cool-down comes after the end",

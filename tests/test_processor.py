@@ -69,11 +69,17 @@ finally:
 
 
 @pytest.mark.parametrize(
-    ("mode", "dtype", "told"), [("train", "bfloat16", True), ("train", "float32", False), ("sample", "bfloat16", False)]
+    ("mode", "field", "told"),
+    [
+        ("train", "model.dtype=bfloat16", True),
+        ("train", "model.dtype=float32", False),
+        ("sample", "model.dtype=bfloat16", False),
+        ("sample", "solver.dtype=bfloat16", True),
+    ],
 )
-def test_training_in_bfloat16_alone_sets_it_and_before_jax_starts(able, tmp_path, mode, dtype, told):
+def test_what_computes_in_bfloat16_sets_it_and_before_jax_starts(able, tmp_path, mode, field, told):
     """The command ends at its data, which are not there, but has begun by then."""
-    arguments = ["--config=configs/cifar10_small.py:smoke", f"--mode={mode}", f"--config.model.dtype={dtype}"]
+    arguments = ["--config=configs/cifar10_small.py:smoke", f"--mode={mode}", f"--config.{field}"]
     arguments += [
         f"--workdir={tmp_path / 'run'}",
         "--config.data.source=arrays",
