@@ -6,7 +6,8 @@ both directions go through the same times, and one compiled program serves every
 **edm**: noise levels sigma_i = (80^(1/7) + i / (n - 1) (0.002^(1/7) - 80^(1/7)))^7 for i < n, and 0 at i = n (Karras et al.
 2022, arXiv:2206.00364, eq. 5), at the times where noise / data is that level: t = 1 / (1 + sigma) on the linear path. At
 sigma = 80 that is t = 0.0123, where EDM's own samplers begin, with noise in place of the state there. Ours is an ODE from t = 0
-that is to be undone again, so the first step begins at 0 and goes on to the second of these times; the others are EDM's.
+that is to be undone again, so the first step begins at 0 and goes on to the second of these times; the others are EDM's. A path
+that begins with less noise than 80, or ends with more than 0.002, has its own first or last level in place of those.
 
 **measured**: each step has an equal part of the drift's own local error, as one adaptive solve has found it (`equal_parts`).
 """
@@ -54,11 +55,18 @@ class Levels(Protocol):
         ...
 
 
-def edm_sigma(k: ArrayLike, count: ArrayLike) -> Float[Array, "*k"]:
-    """EDM's k-th noise level of so many steps, 80 at k = 0 and 0 at k = count (Karras et al. 2022, eq. 5)."""
-    top, bottom = SIGMA_MAX ** (1 / RHO), SIGMA_MIN ** (1 / RHO)
-    part = jnp.asarray(k) / jnp.maximum(jnp.asarray(count) - 1, 1)
-    return jnp.where(jnp.asarray(k) >= count, 0.0, (top + part * (bottom - top)) ** RHO)
+def edm_sigma(k: ArrayLike, count: ArrayLike, first: ArrayLike = np.inf, last: ArrayLike = 0.0) -> Float[Array, "*k"]:
+    """EDM's k-th noise level of so many steps, 80 at k = 0 and 0 at k = count (Karras et al. 2022, eq. 5).
+
+    Args:
+        k: which.
+        count: of the steps.
+        first, last: the levels at the ends of the path, which the grid does not leave: all of its levels are different.
+    """
+    noisy = jnp.asarray(last) > SIGMA_MIN  # then the last level is the path's end itself, else the last but one is SIGMA_MIN
+    top, bottom = (x ** (1 / RHO) for x in (jnp.minimum(SIGMA_MAX, first), jnp.maximum(SIGMA_MIN, last)))
+    part = jnp.asarray(k) / jnp.maximum(jnp.asarray(count) - jnp.where(noisy, 0, 1), 1)
+    return jnp.where(jnp.asarray(k) >= count, last, (top + part * (bottom - top)) ** RHO)
 
 
 def equal_parts(ends: Float[np.ndarray, " steps"], errors: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " parts"]:
@@ -120,8 +128,11 @@ class Steps:
         """The k-th time from the noise's end, of a solve from 0 to 1."""
         if self.grid == "measured":
             return jnp.interp(k / self.count, jnp.linspace(0.0, 1.0, len(self.parts)), jnp.asarray(self.parts))
-        sigma = edm_sigma(k, self.count)
         if self.path is None:
-            return 1.0 / (1.0 + sigma)
+            return 1.0 / (1.0 + edm_sigma(k, self.count))
+        ends = jnp.asarray([self.path.t_min, self.path.t_max])
+        data, noise = jnp.abs(self.path.alpha(ends)), self.path.noise_std(ends)
+        level = jnp.where(data > 0, noise / jnp.where(data > 0, data, 1.0), jnp.inf)
+        sigma = edm_sigma(k, self.count, level[0], level[1])
         t = self.path.time_at(-2.0 * jnp.log(jnp.maximum(sigma, 1e-30)))
         return (t - self.path.t_min) / (self.path.t_max - self.path.t_min)

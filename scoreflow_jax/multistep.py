@@ -239,8 +239,8 @@ class _Rule:
         """h, z1, z2 of a step from nodes[0], and whether orders 2 and 3 are to be had; 1 and -1 where they are not."""
         last, first, second = nodes[:3]
         there = jnp.isfinite(last.u) & jnp.isfinite(to.u)
-        two = (k >= 1) & there & jnp.isfinite(first.u) & (self.method.order >= 2)
-        three = (k >= 2) & two & jnp.isfinite(second.u) & (self.method.order >= 3)
+        two = (k >= 1) & there & jnp.isfinite(first.u) & (first.u != last.u) & (self.method.order >= 2)
+        three = (k >= 2) & two & jnp.isfinite(second.u) & (second.u != first.u) & (self.method.order >= 3)
         h = to.u - last.u
         still = h == 0  # a state that is kept at the very beginning of a step
         safe = jnp.where(still | ~there, 1.0, h)

@@ -258,7 +258,7 @@ class Solver(SolverFields):
         Raises:
             UserError: no such preset, or fields that do not go with it.
         """
-        return build_section(cls, "solver", {**preset_values({"preset": name}), **fields})
+        return build_section(cls, "solver", preset_values({**fields, "preset": name}, fields))
 
     @property
     def of_levels(self) -> bool:

@@ -22,13 +22,12 @@ from scoreflow_jax.settings.fields import (
     choices,
     declared,
     default_of,
-    defaults,
     may_be_none,
     nested,
     plain_type,
 )
 from scoreflow_jax.settings.path import PATHS
-from scoreflow_jax.settings.solve import SolverFields, of_preset, preset_values
+from scoreflow_jax.settings.solve import of_preset, preset_values
 from scoreflow_jax.user_paths import user_path
 
 TRAINING_FIELDS = (
@@ -205,13 +204,15 @@ def changed(config: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, A
 
 
 def _with_preset(solver: dict[str, Any], given: set[str]) -> dict[str, Any]:
-    """`config.solver`, with its preset's other fields in the preset's place where a default was given against it.
+    """`config.solver` with the fields of its preset, but for those that were given.
 
-    Where it is built, a preset takes the place of all fields at their defaults (`settings.solve.preset_values`).
+    A preset that was given takes the place of whatever a run has stored; one that the run has stored, of defaults alone.
     """
-    of, known = of_preset(solver.get("preset")), defaults(SolverFields)
-    against = {n: known[n] for n in given & of.keys() if solver[n] == known[n] != of[n]}
-    return {**preset_values(solver), **against, "preset": None} if against else solver
+    of = of_preset(solver.get("preset"))
+    if not given & {"preset", *of}:
+        return solver
+    stated = {n: v for n, v in solver.items() if "preset" not in given or n in given or n not in of}
+    return {**solver, **preset_values(stated, given)}
 
 
 def _place(name: str) -> tuple[str, ...]:

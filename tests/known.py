@@ -23,7 +23,7 @@ def known_model(drift, system="rectified_flow", *, variant="gaussians", batch_si
     class Known(Experiment):
         """The experiment with that drift in place of its network's."""
 
-        def drift(self, params):
+        def drift(self, params, dtype="float32"):
             return NetworkDrift(drift, self.path)
 
     experiment = Known(**{field.name: getattr(built, field.name) for field in dataclasses.fields(built)})

@@ -7,6 +7,7 @@ import pytest
 from scoreflow_jax.grids import PARTS, Steps, edm_sigma, equal_parts
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.paths import LinearPath
+from scoreflow_jax.paths.variance_exploding import VEPath
 from scoreflow_jax.paths.variance_preserving import VPPath
 from tests.changes import of_config
 
@@ -34,12 +35,18 @@ def test_edms_times_are_where_noise_is_at_its_levels():
     np.testing.assert_allclose(times("edm", 10, path=LinearPath()), found, atol=1e-6)
 
 
-def test_edms_times_on_another_path():
-    path = VPPath()
-    found = times("edm", 6, path.t_min, path.t_max, path)
-    ratio = np.asarray(path.noise_std(jnp.asarray(found[1:-1])) / path.alpha(jnp.asarray(found[1:-1])))
-    np.testing.assert_allclose(ratio[:-1], np.asarray(edm_sigma(np.arange(1, 5), 6)), rtol=1e-3)
-    assert (np.diff(found) >= 0).all()
+@pytest.mark.parametrize(
+    ("path", "first", "last"),
+    [(VPPath(), 80.0, 0.01049), (VEPath(), 80.0, 0.02), (VEPath(sigma_min=0.01, sigma_max=20.0), 20.0, 0.01)],
+)
+def test_edms_times_on_a_path_that_does_not_span_its_levels(path, first, last):
+    """They go from the noisier of 80 and the path's own beginning to the path's own end, by eq. 5, and none comes twice."""
+    found = times("edm", 20, path.t_min, path.t_max, path)
+    assert (np.diff(found) > 0).all()
+    np.testing.assert_allclose(times("edm", 20, path.t_max, path.t_min, path), found[::-1], atol=1e-6)
+    ratio = np.asarray(path.noise_std(jnp.asarray(found[1:])) / path.alpha(jnp.asarray(found[1:])))
+    known = (first ** (1 / 7) + np.arange(1, 21) / 20 * (last ** (1 / 7) - first ** (1 / 7))) ** 7
+    np.testing.assert_allclose(ratio, known, rtol=2e-3)
 
 
 def test_equal_parts_do_not_depend_on_the_steps_that_found_them():

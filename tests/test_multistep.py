@@ -8,6 +8,7 @@ import pytest
 from scoreflow_jax.multistep import METHODS
 from scoreflow_jax.ode import Solver
 from scoreflow_jax.paths import LinearPath
+from scoreflow_jax.paths.variance_exploding import VEPath
 from scoreflow_jax.paths.variance_preserving import VPPath
 from scoreflow_jax.settings.solve import MULTISTEP
 from tests import oracles
@@ -42,6 +43,20 @@ def test_observed_order(name):
         ends = [solver(name, n).solve(drift, y0, 0.1, 0.9).y for n in (80, 160)]
         errors = [float(jnp.sqrt(jnp.mean((y - exact) ** 2))) for y in ends]
     assert np.log2(errors[0] / errors[1]) == pytest.approx(ORDERS[name], abs=0.4)
+
+
+@pytest.mark.parametrize("name", MULTISTEP)
+@pytest.mark.parametrize("path", [VPPath(), VEPath(sigma_min=0.01, sigma_max=20.0)], ids=["vp", "ve"])
+def test_edms_grid_on_paths_that_do_not_span_its_levels(name, path):
+    """Both ways: no step of length 0, at which divided differences are not finite."""
+    oracle = oracles.three_modes(path, dim=4)
+    field = lambda t, x, args: oracle.velocity(x, jnp.broadcast_to(t, x.shape[:1]))
+    noise = path.prior_scale * jax.random.normal(jax.random.key(0), (6, 4))
+    for ends in ((path.t_min, path.t_max), (path.t_max, path.t_min)):
+        y0 = noise if ends[0] == path.t_min else data
+        data = Solver(rtol=1e-6, atol=1e-6).solve(field, y0, *ends).y
+        found = solver(name, 40, path, grid="edm").solve(field, y0, *ends).y
+        assert float(jnp.sqrt(jnp.mean((found - data) ** 2) / jnp.mean(data**2))) < 0.05
 
 
 @pytest.mark.parametrize(("name", "coefficients"), [("ab2", (3 / 2, -1 / 2)), ("ab3", (23 / 12, -16 / 12, 5 / 12))])

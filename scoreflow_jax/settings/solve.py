@@ -1,7 +1,7 @@
 """Fields of `config.solver` and `config.sampler`. What they configure: scoreflow_jax/ode.py and sampling/stochastic.py."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from scoreflow_jax.settings.fields import FieldError, Section, defaults, field
@@ -48,17 +48,20 @@ def of_preset(name: Any) -> dict[str, Any]:
     return PRESETS.get(name, {}) if isinstance(name, str) else {}
 
 
-def preset_values(values: Mapping[str, Any]) -> dict[str, Any]:
+def preset_values(values: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
     """The fields of a solver with those of its preset, which take the place of defaults; stated ones win.
 
     Args:
         values: of `config.solver`, with or without a preset.
+        given: names of fields that are stated even where they are defaults.
+
+    Returns:
+        The fields, with the preset's name only where all of it holds.
     """
-    known = defaults(SolverFields)
-    return {
-        **values,
-        **{n: v for n, v in of_preset(values.get("preset")).items() if values.get(n, known[n]) == known[n]},
-    }
+    of, known = of_preset(values.get("preset")), defaults(SolverFields)
+    taken = {n: v for n, v in of.items() if n not in given and values.get(n, known[n]) == known[n]}
+    found = {**values, **taken}
+    return found if all(found[n] == v for n, v in of.items()) else {**found, "preset": None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

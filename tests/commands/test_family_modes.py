@@ -352,7 +352,7 @@ def test_likelihood_on_the_way(monkeypatch):
     mean, std = np.array([1.0, -2.0], np.float32), 0.4
     experiment = toy("rectified_flow")
     oracle = oracles.gaussian(experiment.path, mean, std)
-    monkeypatch.setattr(type(experiment), "drift", lambda self, params: lambda x, t, label: oracle.velocity(x, t))
+    monkeypatch.setattr(type(experiment), "drift", lambda self, *_: lambda x, t, label: oracle.velocity(x, t))
     model = Model(experiment, {}, 0)
     x = np.asarray(jax.random.normal(jax.random.key(0), (6, 2)))
     for t in (0.3, 0.7, 1.0):

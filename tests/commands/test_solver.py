@@ -17,6 +17,7 @@ from scoreflow_jax.experiment import build, resolve
 from scoreflow_jax.grids import PARTS
 from scoreflow_jax.model import KEPT_GRID
 from scoreflow_jax.ode import Solver
+from scoreflow_jax.plain_config import changed
 from scoreflow_jax.programs import Encode, Generate
 from scoreflow_jax.settings.solve import PRESETS
 from tests.commands.runs import experiment_of
@@ -111,9 +112,21 @@ def test_explicit_fields_win():
     found = solver_of("--config.solver.preset=fast", "--config.solver.method=dopri5")
     assert (found.method, found.num_steps, found.preset) == ("dopri5", PRESETS["fast"]["num_steps"], None)
     assert experiment_of("digits.py", solver__preset="fast", solver__num_steps=4).solver.num_steps == 4
-    assert Solver.of_preset("fast", num_steps=4).num_steps == 4
+    assert (Solver.of_preset("fast", num_steps=4).num_steps, Solver.of_preset("fast", num_steps=4).preset) == (4, None)
+    assert experiment_of("digits.py", solver__preset="fast", solver__num_steps=4).solver.preset is None
+    assert solver_of("--config.solver.preset=fast", "--config.solver.method=heun").preset is None
+    assert Solver.of_preset("fast", rtol=1e-3).preset == "fast"
     with pytest.raises(UserError, match="config.solver.preset is 'quick', expected one of fast"):
         experiment_of("digits.py", solver__preset="quick")
+
+
+def test_a_preset_that_is_given_takes_the_place_of_what_a_run_has_stored():
+    stored = {"solver": {"method": "midpoint", "num_steps": 40, "grid": "uniform", "preset": None, "rtol": 1e-3}}
+    named = changed(stored, {"solver.preset": "fast"})["solver"]
+    assert named == {**stored["solver"], **PRESETS["fast"], "preset": "fast"}
+    other = changed(stored, {"solver.preset": "fast", "solver.num_steps": "40"})["solver"]
+    assert other == {**named, "num_steps": 40, "preset": None}
+    assert changed({"solver": named}, {"solver.rtol": "1e-4"})["solver"] == {**named, "rtol": 1e-4}
 
 
 def test_a_report_says_that_a_preset_was_used(run):
