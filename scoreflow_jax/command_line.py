@@ -135,9 +135,8 @@ def parse(argv: list[str]) -> tuple[str, dict[str, Any], pathlib.Path, dict[str,
     workdir = _located(mode, given)
     if mode in WITHOUT_EXPERIMENT and workdir is not None and "config" not in given:
         return mode, {}, workdir, more
-    if workdir is not None and is_published(workdir) and "config" not in given:
-        given["config"] = str(workdir / "config.json")
-    config = _changed_config(given)
+    own = workdir is not None and is_published(workdir) and "config" not in given
+    config = _changed_config(given, workdir if own else None)
     return mode, config, workdir or user_path(f"runs/{config['name']}"), more
 
 
@@ -158,11 +157,11 @@ def _located(mode: str, given: dict[str, str]) -> pathlib.Path | None:
     return workdir
 
 
-def _changed_config(given: dict[str, str]) -> dict[str, Any]:
-    """The config that the flags name, with the changes of others of them."""
-    file = given.get("config", DEFAULT_CONFIG)
+def _changed_config(given: dict[str, str], published: pathlib.Path | None = None) -> dict[str, Any]:
+    """The config that the flags name, or that of a published model, with the changes of others of them."""
+    file = given.get("config", DEFAULT_CONFIG) if published is None else str(published / "config.json")
     overrides = {name.removeprefix("config."): given[name] for name in given if name.startswith("config.")}
-    config = load_config(file)
+    config = load_config(file) if published is None else plain_config.read_config(published)
     _check_fields(overrides, plain_config.known_names(config), file)
     return plain_config.changed(config, overrides)
 

@@ -63,7 +63,9 @@ def edm_sigma(k: ArrayLike, count: ArrayLike, first: ArrayLike = np.inf, last: A
         count: of the steps.
         first, last: the levels at the ends of the path, which the grid does not leave: all of its levels are different.
     """
-    noisy = jnp.asarray(last) > SIGMA_MIN  # then the last level is the path's end itself, else the last but one is SIGMA_MIN
+    noisy = (
+        jnp.asarray(last) > SIGMA_MIN
+    )  # then the last level is the path's end itself, else the last but one is SIGMA_MIN
     top, bottom = (x ** (1 / RHO) for x in (jnp.minimum(SIGMA_MAX, first), jnp.maximum(SIGMA_MIN, last)))
     part = jnp.asarray(k) / jnp.maximum(jnp.asarray(count) - jnp.where(noisy, 0, 1), 1)
     return jnp.where(jnp.asarray(k) >= count, last, (top + part * (bottom - top)) ** RHO)

@@ -41,6 +41,8 @@ def fetch(place: str, names: Sequence[str]) -> pathlib.Path:
 def push(folder: pathlib.Path, repository: str, names: Sequence[str]) -> str:
     """Uploads a model's files to the hub, and makes its repository there where it is not; returns its address.
 
+    Files of a version before that this one has not are deleted there: they would have no sum.
+
     Args:
         folder: of the model.
         repository: owner/name.
@@ -54,7 +56,9 @@ def push(folder: pathlib.Path, repository: str, names: Sequence[str]) -> str:
     try:
         api = hub.HfApi()
         api.create_repo(repository, exist_ok=True)
-        done = api.upload_folder(repo_id=repository, folder_path=str(folder), allow_patterns=list(names))
+        done = api.upload_folder(
+            repo_id=repository, folder_path=str(folder), allow_patterns=list(names), delete_patterns=list(names)
+        )
     except Exception as error:
         raise UserError(
             f"cannot push to {repository}: {_why(error)}. {folder} is whole and can be uploaded as it is"

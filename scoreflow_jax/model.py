@@ -108,8 +108,8 @@ class Model:
     def parts(self) -> Float[np.ndarray, " parts"]:
         """Times that cut the way from noise to data into parts of equal local error, for config.solver.grid = "measured".
 
-        Found by one adaptive solve, of 64 noises by bosh3 at 1e-3 (`grids.equal_parts`), and kept with the run. What was kept of
-        other parameters, or is damaged, is measured anew.
+        Found by one adaptive solve, of a batch of at most 64 noises by bosh3 at 1e-3 (`grids.equal_parts`), and kept with the
+        run. What was kept of other parameters, or is damaged, is measured anew. Of a drift without any error parts are even.
         """
         if "parts" not in self._measured and (kept := self._kept_parts()) is not None:
             self._measured["parts"] = kept
@@ -121,15 +121,14 @@ class Model:
                 "per_sample": False,
             }
             adaptive = dataclasses.replace(self.experiment.solver.adaptive, method="bosh3", **tolerances)
-            count = self.at_most(_GRID_IMAGES)
+            count = self.at_most(min(_GRID_IMAGES, self.batch_size))
             labels = np.arange(count) % self.num_classes if self.num_classes else None
             noise = self.source_points(jax.random.key(0), count)
             ends, errors = (each[0] for each in self.with_solver(adaptive).solve(LocalErrors(), noise, labels).y)
-            made = np.flatnonzero(errors)[-1] + 1
+            made = errors.nonzero()[0].max(initial=-1) + 1
             path = self.experiment.path
-            self._measured["parts"] = equal_parts(
-                (ends[:made] - path.t_min) / (path.t_max - path.t_min), errors[:made]
-            ).round(6)
+            ends = (ends[:made] - path.t_min) / (path.t_max - path.t_min) if made else np.ones(1)
+            self._measured["parts"] = equal_parts(ends, errors[: max(made, 1)]).round(6)
             self._keep_parts(count)
         return self._measured["parts"]
 
@@ -401,6 +400,12 @@ class Model:
         """The same model solving its ODEs otherwise; what is compiled serves both, but for another method."""
         other = self.with_experiment(dataclasses.replace(self.experiment, solver=solver))
         other._programs, other._measured = self._programs, self._measured
+        return other
+
+    def with_params(self, params: PyTree) -> "Model":
+        """The same model with other parameters, of which nothing is measured; what is compiled serves both."""
+        other = self.with_experiment(self.experiment)
+        other.params, other._programs, other._noise = params, self._programs, self._noise
         return other
 
     def with_sampler(self, sampler: Sampler) -> "Model":

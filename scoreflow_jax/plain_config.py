@@ -5,6 +5,7 @@ The fields are those of `sections.SECTIONS`. Configs of earlier versions are rea
 
 import ast
 import copy
+import fnmatch
 import hashlib
 import json
 import pathlib
@@ -16,6 +17,7 @@ import numpy as np
 
 from scoreflow_jax.errors import UserError, first_line, nearest
 from scoreflow_jax.evaluation.settings import EvalSettings
+from scoreflow_jax.published import is_published
 from scoreflow_jax.sections import FAMILIES, SECTIONS, Family, every_field, field_at, flatten
 from scoreflow_jax.settings.fields import (
     annotations,
@@ -39,6 +41,13 @@ TRAINING_FIELDS = (
 FREE = ("data.path", "data.strict", "data.pairs", "objective.teacher", "objective.teacher_sha256")
 """Fields that may always differ: where the data are is not what they are (commands/workdir.py looks at that), nor where a teacher
 is (commands/teacher.py)."""
+
+PLACES = (
+    "data.path", "data.pairs", "data.base.path", "data.parts.*.path", "objective.teacher", "*.lpips_backbone", "*.lpips_heads",
+    "eval.cache", "eval.reference", "eval.inception_weights", "translate.images", "difference.other",
+)  # fmt: skip
+"""Fields that name a file or a folder of a machine: published configs are written without them and read without them, since a
+stranger's are of no use and no business of anybody's."""
 
 MODEL_FIELDS = ("data.shape", "data.num_classes", "data.dequantize", "path", "parameterization", "model")
 """Fields that sampling and evaluation must share with the run whose checkpoint they read, but for `TRAINING_ONLY`."""
@@ -106,6 +115,8 @@ def read_json(file: str) -> dict[str, Any]:
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     """The config that a run was trained with, from its workdir, in today's form and with its path's end as it was.
 
+    That of a published model without `PLACES`, whatever stands there.
+
     Raises:
         UserError: there is none, or it is not JSON.
     """
@@ -118,7 +129,20 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{workdir} holds no run (no {path.name}): train first, or give the workdir of a run") from None
     except ValueError as error:  # not JSON, or not text at all
         raise UserError(f"{path} is damaged ({first_line(error)}): restore it, or train in another workdir") from error
-    return with_end(to_plain(config))
+    plain = with_end(to_plain(config))
+    return without_places(plain) if is_published(workdir) else plain
+
+
+def without_places(config: Mapping[str, Any], outer: str = "") -> dict[str, Any]:
+    """The config with None where `PLACES` stand in it."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        place = f"{outer}{name}"
+        if isinstance(value, Mapping):
+            found[name] = without_places(value, f"{place}.")
+        else:
+            found[name] = None if any(fnmatch.fnmatchcase(place, each) for each in PLACES) else copy.deepcopy(value)
+    return found
 
 
 def to_plain(config: Config) -> dict[str, Any]:
@@ -354,7 +378,9 @@ def _canonical(plain: Mapping[str, Any], name: str = "") -> dict[str, Any]:
         if owner is not None:
             found.update(_flat(key, declared(owner), value))
         elif not _came_later(_member(name, key), value):
-            found[key] = _canonical(value, key) if isinstance(value, Mapping) else value
+            inner = _canonical(value, key) if isinstance(value, Mapping) else value
+            if inner != {} or value == {}:  # a section of which every field came later did so itself
+                found[key] = inner
     return found
 
 

@@ -89,12 +89,16 @@ def is_published(folder: pathlib.Path) -> bool:
 
 
 def outputs_of(folder: pathlib.Path) -> pathlib.Path:
-    """Where what is made with a folder's model goes: the workdir itself, of a published one runs/NAME, as this is only read."""
+    """Where what is made with a folder's model goes: the workdir itself, of a published one runs/NAME, as this is only read.
+
+    Where runs/NAME is that folder, or a run, whose own results lie there, it is runs/NAME-made.
+    """
     if not is_published(folder):
         return folder
     cached = [part.removeprefix("models--") for part in folder.parts if part.startswith("models--")]
     made = pathlib.Path("runs") / (cached[-1] if cached else folder.resolve().name)
-    return made.with_name(made.name + "-made") if made.resolve() == folder.resolve() else made
+    taken = made.resolve() == folder.resolve() or (made / "checkpoints").exists()
+    return made.with_name(made.name + "-made") if taken else made
 
 
 def flatten(params: Any) -> dict[str, Any]:
@@ -144,9 +148,13 @@ def check(folder: pathlib.Path) -> None:
         stated = sums.read_sums(folder)
         if stated is None:
             raise sums.Damaged(f"{sums.SUMS} is missing")
+        if others := sorted({*stated} - {*OWN}):  # which may lie anywhere on this machine
+            raise sums.Damaged(f"{sums.SUMS} names {others[0]!r}, which is no file of a model")
         sums.check_files(folder, stated, {*stated, *(name for name in OWN if (folder / name).is_file())})
     except sums.Damaged as error:
-        raise UserError(f"{folder} is not as it was published: {error}. Fetch it again") from error
+        raise UserError(
+            f"{folder} is not as it was published: {error}. Fetch it again, or tell who published it"
+        ) from error
 
 
 def read_weights(folder: pathlib.Path, like: Any) -> Weights:

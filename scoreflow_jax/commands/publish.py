@@ -1,6 +1,5 @@
 """--mode=publish: makes a folder of a run's model, to be shared as it is (published.py), and uploads it if asked to."""
 
-import copy
 import pathlib
 import shutil
 from typing import Any
@@ -21,7 +20,7 @@ from scoreflow_jax.evaluation.report import summary as summary_of
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.loading import load_model
 from scoreflow_jax.model import KEPT_GRID, Model
-from scoreflow_jax.plain_config import FREE
+from scoreflow_jax.plain_config import without_places
 from scoreflow_jax.user_paths import user_path
 
 _COMPARED = 64  # images, of the rounded weights against the whole ones
@@ -50,7 +49,7 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str, push: s
     folder = reports.out_folder("publish", workdir, "", out)
     about = {"name": experiment.name, "parameters_sha256": model.fingerprint}
     published.write_weights(folder, model.params, step=model.step, dtype=settings.dtype, about=about)
-    files.write_json(folder / "config.json", shared_config(model.trained_config))
+    files.write_json(folder / "config.json", without_places(model.trained_config))
     for name in (FACTS, KEPT_GRID):
         (folder / name).unlink(missing_ok=True)
     if (workdir / FACTS).is_file():
@@ -76,16 +75,6 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, out: str, push: s
     )
     if push is not None:
         print(f"uploaded to {hub.push(folder, push, (*published.OWN, sums.SUMS))}")
-
-
-def shared_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The config without where things lie on the machine that trained, which is nobody else's business and of no use to them."""
-    shared = copy.deepcopy(config)
-    for place in FREE:
-        section, name = place.split(".")
-        if isinstance(shared.get(section, {}).get(name), str) and name != "teacher_sha256":
-            shared[section][name] = None
-    return shared
 
 
 def _generate(model: Model, rounded: Model) -> tuple[np.ndarray, float]:
@@ -120,6 +109,7 @@ def card(model: Model, workdir: pathlib.Path, place: str | None, difference: flo
     )
     seen = model.step * config["train"]["batch_size"]
     size = sum(np.size(leaf) for leaf in jax.tree.leaves(model.params))
+    labels = [i % e.num_classes for i in range(3)] if e.num_classes else None
     lines = [
         "---",
         "library_name: scoreflow_jax",
@@ -138,8 +128,8 @@ def card(model: Model, workdir: pathlib.Path, place: str | None, difference: flo
         "```python",
         "import scoreflow_jax",
         f'model = scoreflow_jax.load("{where}")',
-        f"images = model.generate(0, {'labels=[0, 1, 2]' if e.num_classes else 'num_images=3'})  # in [-1, 1]",
-        *(["other = model.translate(images, source=[0, 1, 2], target=1)"] if e.num_classes else []),
+        f"images = model.generate(0, {f'labels={labels}' if labels else 'num_images=3'})  # in [-1, 1]",
+        *([f"other = model.translate(images, source={labels}, target=1)"] if e.num_classes > 1 else []),
         "```",
         "",
         f"or `python main.py --workdir={where} --mode=sample` (translate, interpolate, eval likewise).",

@@ -336,9 +336,9 @@ def _sampler(experiment: Experiment, workdir: pathlib.Path, source: DataSource, 
 
     def sample(step: int, state: TrainState) -> None:
         """Writes train/samples_<step>.png; without Pillow the samples themselves, as npz."""
-        model.params = replicate(state.ema_params, layout)
+        current = model.with_params(replicate(state.ema_params, layout))
         try:
-            images = model.generate(jax.random.key(experiment.sample.seed), labels, num_images=count)
+            images = current.generate(jax.random.key(experiment.sample.seed), labels, num_images=count)
             show(step, images)
         # A drift still too steep to solve, or a full disk, is no reason to stop training.
         except (UserError, OSError) as error:
@@ -347,8 +347,6 @@ def _sampler(experiment: Experiment, workdir: pathlib.Path, source: DataSource, 
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             print(f"no samples at step {step}: too little memory beside the training state", file=sys.stderr)
-        finally:
-            model.params = None
 
     def show(step: int, images: Any) -> None:
         path = workdir / "train" / f"samples_{step:07d}.png"

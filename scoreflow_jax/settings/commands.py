@@ -116,12 +116,16 @@ class StudySettings(Section):
 class PublishSettings(Section):
     """--mode=publish."""
 
-    dtype: Literal["bfloat16", "float32"] = field("bfloat16", "to which the weights are rounded")
-    license: str = field("", "of the weights, as the hub names it, such as cc-by-4.0; empty: the card names none")
-    data_terms: str = field("", "the terms of the data, a sentence for the card")
-    limits: str = field("", "what the model is not good for, sentences for the card; empty: what holds of any")
-    columns: int = field(8, "samples of each class in the preview", least=1)
-    batch_size: int = field(80, "images solved for at a time", least=1)
+    dtype: Literal["bfloat16", "float32"] = field("bfloat16", "to which the weights are rounded", added=True)
+    license: str = field(
+        "", "of the weights, as the hub names it, such as cc-by-4.0; empty: the card names none", added=True
+    )
+    data_terms: str = field("", "the terms of the data, a sentence for the card", added=True)
+    limits: str = field(
+        "", "what the model is not good for, sentences for the card; empty: what holds of any", added=True
+    )
+    columns: int = field(8, "samples of each class in the preview", least=1, added=True)
+    batch_size: int = field(80, "images solved for at a time", least=1, added=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

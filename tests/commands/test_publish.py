@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from scoreflow_jax import hub, load, published, sums
+from scoreflow_jax import files, hub, load, published, sums
 from scoreflow_jax.command_line import parse
 from scoreflow_jax.commands import publish, sample
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.model import Model
 from scoreflow_jax.ode import Solver
+from scoreflow_jax.plain_config import without_places
 from scoreflow_jax.published import OWN, WEIGHTS, flatten, locate, outputs_of
 from tests.commands.runs import experiment_of, report
 
@@ -84,9 +85,55 @@ def test_every_file_has_a_sum_and_no_path_of_the_machine(shared, digits_run):
     assert sums.check_sums(folder)
     config = json.loads((folder / "config.json").read_text())
     assert config["data"]["path"] is None
-    teacher = {"teacher": "/home/ada/run", "teacher_sha256": "5"}
-    moved = publish.shared_config({"data": {"path": "/home/ada/digits", "name": "d"}, "objective": teacher})
-    assert moved == {"data": {"path": None, "name": "d"}, "objective": {**teacher, "teacher": None}}
+
+
+PRIVATE = {
+    "data": {
+        "path": "/home/ada/d", "pairs": "/home/ada/p", "base": {"path": "/home/ada/b"}, "parts": {"train": {"path": "/home/ada/t"}},
+    },
+    "objective": {"teacher": "/home/ada/run", "lpips_heads": "/home/ada/l"},
+    "reflow": {"lpips_backbone": "/home/ada/l"},
+    "eval": {"cache": "/home/ada/c", "reference": "/r.npz", "inception_weights": "/w", "translation": {"lpips_heads": "/l"}},
+    "translate": {"images": "/home/ada/i"},
+    "difference": {"other": "/home/ada/run"},
+}  # fmt: skip
+"""Every field that names a place."""
+
+
+def test_a_strangers_config_names_no_place_here(model_folder, monkeypatch):
+    """Neither in Python nor on the command line, and what says no place stays."""
+    file = model_folder / "config.json"
+    config = json.loads(file.read_text())
+    for section, fields in PRIVATE.items():
+        kept = {name: value for name, value in fields.items() if name in config.get(section, {})}
+        config.setdefault(section, {}).update(kept if section == "objective" else fields)
+    files.write_json(file, config)
+    sums.write_sums(model_folder, [name for name in OWN if (model_folder / name).is_file()])
+    _, parsed, _, _ = parse(["main.py", "--mode=sample", f"--workdir={model_folder}", "--config.eval.cache=/mine"])
+    assert "/home" not in json.dumps(load(model_folder).trained_config)
+    assert "/home" not in json.dumps(parsed)
+    assert (parsed["eval"]["cache"], parsed["eval"]["reference"]) == ("/mine", None)
+    shared = without_places(
+        {**PRIVATE, "data": {**PRIVATE["data"], "name": "d"}, "eval": {**PRIVATE["eval"], "batch_size": 5}}
+    )
+    assert "/" not in json.dumps(shared)
+    assert (shared["data"]["name"], shared["eval"]["batch_size"]) == ("d", 5)
+
+
+def test_sums_of_files_elsewhere_are_refused(model_folder):
+    with (model_folder / sums.SUMS).open("a") as file:
+        file.write(f"{'0' * 64}  ../../etc/passwd\n")
+    with pytest.raises(UserError, match="names '../../etc/passwd', which is no file of a model"):
+        load(model_folder)
+
+
+@pytest.mark.parametrize(("classes", "use"), [(0, "num_images=3"), (1, "labels=[0, 0, 0]"), (2, "labels=[0, 1, 0]")])
+def test_the_card_names_classes_that_there_are(shared, classes, use, monkeypatch):
+    model = load(shared / "float32")
+    monkeypatch.setattr(type(model.experiment), "num_classes", classes)
+    text = publish.card(model, shared / "float32", None, 0.1)
+    assert f"model.generate(0, {use})" in text
+    assert ("model.translate" in text) == (classes > 1)
 
 
 def test_the_card_is_of_the_run(shared):
@@ -226,6 +273,8 @@ def test_outputs_never_go_into_the_folder(model_folder, monkeypatch):
     cached.parent.mkdir(parents=True)
     shutil.move(inside, cached)
     assert outputs_of(cached) == pathlib.Path("runs/ada--digits")
+    (inside.parent / "ada--digits" / "checkpoints").mkdir(parents=True)
+    assert outputs_of(cached) == pathlib.Path("runs/ada--digits-made")
 
 
 def test_out_has_to_be_new_or_a_model(digits_run, tmp_path):
@@ -324,7 +373,7 @@ def test_push_uploads_the_folder(monkeypatch, digits_run, tmp_path, capsys):
     (created, _), (_, uploaded) = asked
     assert created == ("ada/digits",)
     assert (uploaded["repo_id"], uploaded["folder_path"]) == ("ada/digits", str(tmp_path / "out"))
-    assert set(uploaded["allow_patterns"]) == {*OWN, sums.SUMS}
+    assert set(uploaded["allow_patterns"]) == set(uploaded["delete_patterns"]) == {*OWN, sums.SUMS}
     assert 'load("hf://ada/digits")' in (tmp_path / "out" / "README.md").read_text()
     assert "uploaded to hf://ada/digits" in capsys.readouterr().out
 
