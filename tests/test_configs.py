@@ -220,6 +220,14 @@ def test_hash_survives_json_and_sees_every_change():
     assert config_hash(plain) != config_hash(to_plain(config_of("digits.py")))
 
 
+def test_a_section_that_came_later_changes_no_hash():
+    plain = to_plain(config_of("digits.py"))
+    before = {name: section for name, section in plain.items() if name != "publish"}
+    assert config_hash(plain) == config_hash(before)
+    plain["publish"]["columns"] = 3
+    assert config_hash(plain) != config_hash(before)
+
+
 def test_configs_of_before_are_read_with_the_defaults_of_new_fields():
     """A config.json without later fields builds, and differs only where a new field is not at its default."""
     old, new = to_plain(config_of("digits.py")), to_plain(config_of("digits.py"))

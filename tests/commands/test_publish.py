@@ -89,7 +89,8 @@ def test_every_file_has_a_sum_and_no_path_of_the_machine(shared, digits_run):
 
 PRIVATE = {
     "data": {
-        "path": "/home/ada/d", "pairs": "/home/ada/p", "base": {"path": "/home/ada/b"}, "parts": {"train": {"path": "/home/ada/t"}},
+        "path": "/home/ada/d", "pairs": "/home/ada/p", "base": {"path": "/home/ada/b"},
+        "parts": {"train": {"path": "/home/ada/t"}},
     },
     "objective": {"teacher": "/home/ada/run", "lpips_heads": "/home/ada/l"},
     "reflow": {"lpips_backbone": "/home/ada/l"},

@@ -49,6 +49,18 @@ def test_a_run_keeps_its_grid(run, monkeypatch):
     np.testing.assert_allclose(again.solve(Generate(), noise, labels).y, found, atol=1e-6)
 
 
+def test_a_grid_is_of_one_batch_and_of_the_models_own_parameters(run):
+    """Times of other parameters are not taken over, and a drift without any error has even ones."""
+    model = load(run, batch_size=8)
+    first = model.parts
+    assert json.loads((run / KEPT_GRID).read_text())["examples"] == 8
+    other = model.with_params(jax.tree.map(lambda p: 1.5 * p, model.params))
+    assert np.abs(other.parts - first).max() > 1e-3
+    still = model.with_params(jax.tree.map(np.zeros_like, model.params))
+    np.testing.assert_allclose(still.parts, np.linspace(0, 1, PARTS + 1), atol=1e-6)
+    np.testing.assert_array_equal(model.parts, first)
+
+
 @pytest.mark.parametrize("what", ["damaged", "of other parameters"])
 def test_a_grid_that_is_not_the_runs_is_measured_anew(run, what):
     expected = load(run).parts
