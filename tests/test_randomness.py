@@ -131,7 +131,7 @@ def two_points(monkeypatch):
     experiment = build(config)
     weights, means, stds = np.full(2, 0.5), np.array([[1.0, 1.0], [-1.0, -1.0]]), np.full(2, 0.3)
     oracle = oracles.Mixture(experiment.path, weights, means, stds)
-    monkeypatch.setattr(type(experiment), "drift", lambda self, params: Exact(oracle, experiment.path))
+    monkeypatch.setattr(type(experiment), "drift", lambda self, *_: Exact(oracle, experiment.path))
     return Model(experiment, {}, 0, batch_size=4000)
 
 
