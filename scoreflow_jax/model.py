@@ -403,8 +403,9 @@ class Model:
         return other
 
     def with_params(self, params: PyTree) -> "Model":
-        """The same model with other parameters, of which nothing is measured; what is compiled serves both."""
+        """The same model with other parameters, of no run and of which nothing is measured; what is compiled serves both."""
         other = self.with_experiment(self.experiment)
+        other.folder = None  # the run keeps what is measured of its own
         other.params, other._programs, other._noise = params, self._programs, self._noise
         return other
 

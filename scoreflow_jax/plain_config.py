@@ -38,16 +38,16 @@ TRAINING_FIELDS = (
 )  # fmt: skip
 """Fields that a resumed run must share with the run it goes on with, but for `FREE`."""
 
-FREE = ("data.path", "data.strict", "data.pairs", "objective.teacher", "objective.teacher_sha256")
-"""Fields that may always differ: where the data are is not what they are (commands/workdir.py looks at that), nor where a teacher
-is (commands/teacher.py)."""
-
 PLACES = (
-    "data.path", "data.pairs", "data.base.path", "data.parts.*.path", "objective.teacher", "*.lpips_backbone", "*.lpips_heads",
-    "eval.cache", "eval.reference", "eval.inception_weights", "translate.images", "difference.other",
+    "data.path", "data.pairs", "data.parts.*.path", "data.base.path", "data.base.*.path", "objective.teacher", "*.lpips_backbone",
+    "*.lpips_heads", "eval.cache", "eval.reference", "eval.inception_weights", "translate.images", "difference.other",
 )  # fmt: skip
-"""Fields that name a file or a folder of a machine: published configs are written without them and read without them, since a
+"""Fields that name a file or a folder of a machine. Published configs are written without them and read without them, since a
 stranger's are of no use and no business of anybody's."""
+
+FREE = ("data.strict", "objective.teacher_sha256")
+"""Fields that may always differ, as `PLACES` may: where the data are is not what they are (commands/workdir.py looks at that),
+nor where a teacher is (commands/teacher.py)."""
 
 MODEL_FIELDS = ("data.shape", "data.num_classes", "data.dequantize", "path", "parameterization", "model")
 """Fields that sampling and evaluation must share with the run whose checkpoint they read, but for `TRAINING_ONLY`."""
@@ -141,8 +141,12 @@ def without_places(config: Mapping[str, Any], outer: str = "") -> dict[str, Any]
         if isinstance(value, Mapping):
             found[name] = without_places(value, f"{place}.")
         else:
-            found[name] = None if any(fnmatch.fnmatchcase(place, each) for each in PLACES) else copy.deepcopy(value)
+            found[name] = None if _is_place(place) else copy.deepcopy(value)
     return found
+
+
+def _is_place(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, each) for each in PLACES)
 
 
 def to_plain(config: Config) -> dict[str, Any]:
@@ -447,8 +451,7 @@ def say_edited(workdir: pathlib.Path, step: int, changed: list[str]) -> None:
 
 
 def _is_free(name: str, free: tuple[str, ...]) -> bool:
-    """Also where parts and base of the data have a path of their own."""
-    return name in (*FREE, *free) or (name.startswith(("data.parts.", "data.base.")) and name.endswith(".path"))
+    return name in (*FREE, *free) or _is_place(name)
 
 
 def _with_defaults(plain: Mapping[str, Any]) -> dict[str, Any]:

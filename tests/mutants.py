@@ -1785,4 +1785,18 @@ FAULTS = (
         "        other = self.with_solver(self.experiment.solver)\n        other.params,",
         "commands/test_solver.py::test_a_grid_is_of_one_batch_and_of_the_models_own_parameters",
     ),
+    Fault(
+        "a time that comes twice is divided by",
+        "multistep.py",
+        "(first.u != last.u) & (self.method",
+        "(self.method",
+        "test_multistep.py::test_a_time_that_comes_twice_costs_a_call_and_nothing_else",
+    ),
+    Fault(
+        "a run's grid is written over by that of other parameters",
+        "model.py",
+        "other.folder = None",
+        "pass",
+        "commands/test_solver.py::test_a_grid_is_of_one_batch_and_of_the_models_own_parameters",
+    ),
 )

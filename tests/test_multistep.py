@@ -59,6 +59,18 @@ def test_edms_grid_on_paths_that_do_not_span_its_levels(name, path):
         assert float(jnp.sqrt(jnp.mean((found - data) ** 2) / jnp.mean(data**2))) < 0.05
 
 
+@pytest.mark.parametrize("name", MULTISTEP)
+def test_a_time_that_comes_twice_costs_a_call_and_nothing_else(name):
+    """As a measured grid may have one: its times are rounded."""
+    y0 = jax.random.normal(jax.random.key(0), (6, 12))
+    exact = Solver(rtol=1e-6, atol=1e-6).solve(drift, y0, 0.0, 1.0).y
+    twice = np.repeat(np.linspace(0, 1, 21), [1] + 19 * [2] + [1])
+    steps = solver(name, len(twice) - 1, grid="measured").with_numbers({"parts": jnp.asarray(twice)})
+    found = steps.solve(drift, y0, 0.0, 1.0)
+    assert int(found.num_evaluations) == len(twice) - 1
+    assert float(jnp.sqrt(jnp.mean((found.y - exact) ** 2))) < 0.05
+
+
 @pytest.mark.parametrize(("name", "coefficients"), [("ab2", (3 / 2, -1 / 2)), ("ab3", (23 / 12, -16 / 12, 5 / 12))])
 def test_adams_bashforth_is_the_textbooks_on_equal_steps(name, coefficients):
     """Hairer, Norsett and Wanner, III.1, eq. 1.5', after a beginning by Euler's step and the trapezoidal rule."""

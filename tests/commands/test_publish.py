@@ -101,8 +101,8 @@ def test_no_file_has_a_path_of_the_machine(digits_run, tmp_path, monkeypatch):
 
 PRIVATE = {
     "data": {
-        "path": "/home/ada/d", "pairs": "/home/ada/p", "base": {"path": "/home/ada/b"},
-        "parts": {"train": {"path": "/home/ada/t"}},
+        "path": "/home/ada/d", "pairs": "/home/ada/p", "parts": {"train": {"path": "/home/ada/t"}},
+        "base": {"path": "/home/ada/b"},
     },
     "objective": {"teacher": "/home/ada/run", "lpips_heads": "/home/ada/l"},
     "reflow": {"lpips_backbone": "/home/ada/l"},
@@ -130,6 +130,10 @@ def test_a_strangers_config_names_no_place_here(model_folder, monkeypatch):
         {**PRIVATE, "data": {**PRIVATE["data"], "name": "d"}, "eval": {**PRIVATE["eval"], "batch_size": 5}}
     )
     assert "/" not in json.dumps(shared)
+    assert (
+        without_places({"data": {"base": {"parts": {"test": {"path": "/s"}}}}})["data"]["base"]["parts"]["test"]["path"]
+        is None
+    )
     assert (shared["data"]["name"], shared["eval"]["batch_size"]) == ("d", 5)
 
 

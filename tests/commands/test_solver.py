@@ -58,7 +58,8 @@ def test_a_grid_is_of_one_batch_and_of_the_models_own_parameters(run):
     assert np.abs(other.parts - first).max() > 1e-3
     still = model.with_params(jax.tree.map(np.zeros_like, model.params))
     np.testing.assert_allclose(still.parts, np.linspace(0, 1, PARTS + 1), atol=1e-6)
-    np.testing.assert_array_equal(model.parts, first)
+    np.testing.assert_array_equal(load(run).parts, first)
+    assert json.loads((run / KEPT_GRID).read_text())["parameters_sha256"] == model.fingerprint
 
 
 @pytest.mark.parametrize("what", ["damaged", "of other parameters"])
