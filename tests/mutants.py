@@ -1781,8 +1781,8 @@ FAULTS = (
     Fault(
         "previews go by the grid of the first preview's weights",
         "model.py",
-        "        other = self.with_experiment(self.experiment)\n        other.params,",
-        "        other = self.with_solver(self.experiment.solver)\n        other.params,",
+        "        other = self.with_experiment(self.experiment)\n        other.folder",
+        "        other = self.with_solver(self.experiment.solver)\n        other.folder",
         "commands/test_solver.py::test_a_grid_is_of_one_batch_and_of_the_models_own_parameters",
     ),
     Fault(
