@@ -12,15 +12,17 @@ from scoreflow_jax.commands import reports
 from scoreflow_jax.commands import workdir as workdirs
 from scoreflow_jax.commands.sample import balanced_labels
 from scoreflow_jax.commands.status import read_records
+from scoreflow_jax.commands.teacher import open_teacher
 from scoreflow_jax.data import FACTS
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.markdown import table
 from scoreflow_jax.evaluation.report import manifest, without_pictures
 from scoreflow_jax.evaluation.report import summary as summary_of
-from scoreflow_jax.experiment import Experiment
+from scoreflow_jax.experiment import Experiment, build
 from scoreflow_jax.loading import load_model
 from scoreflow_jax.model import KEPT_GRID, Model
-from scoreflow_jax.plain_config import without_places
+from scoreflow_jax.parallel import make_layout
+from scoreflow_jax.plain_config import read_config, to_plain, without_places
 from scoreflow_jax.user_paths import user_path
 
 _COMPARED = 64  # images, of the rounded weights against the whole ones
@@ -138,6 +140,7 @@ def card(model: Model, workdir: pathlib.Path, place: str | None, difference: flo
         "",
         f"- Data: {config['data']['name']}, its training split alone. {settings.data_terms}".rstrip(),
         f"- {seen:,} examples seen: {model.step:,} steps of {config['train']['batch_size']}{_hours(workdir, config)}.",
+        *_teacher(workdir),
         "- Command: `python main.py --config=config.json --mode=train --workdir=RUN`, where config.json is the one beside this "
         "card; it holds every setting.",
         f"- The weights are rounded to {settings.dtype}: the same noise gives images {difference:.1e} apart (root mean square, "
@@ -153,6 +156,23 @@ def card(model: Model, workdir: pathlib.Path, place: str | None, difference: flo
         "",
     ]
     return "\n".join(lines)
+
+
+def _teacher(workdir: pathlib.Path) -> list[str]:
+    """A line on what a flow map learned from, and on what that had seen where its folder is at hand."""
+    run = build(to_plain(read_config(workdir)))
+    known = run.objective.teacher_run[1]
+    if known is None:
+        return []
+    seen = ""
+    try:
+        _, teacher = open_teacher(run, make_layout(), workdir)
+    except UserError:  # moved, or gone on with: the fingerprint says which it was
+        teacher = None
+    if teacher is not None:
+        batch = teacher.trained_config["train"]["batch_size"]
+        seen = f", which had seen {teacher.step * batch:,} examples in {teacher.step:,} steps of {batch}"
+    return [f"- It learned from a teacher (weights of sha256 {known[:12]}){seen}; these examples come on top."]
 
 
 def _hours(workdir: pathlib.Path, config: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 
 import scoreflow_jax
 from scoreflow_jax.command_line import load_config
-from scoreflow_jax.commands import draw_figures, evaluate, failures, interpolate, sample, study, train, translate
+from scoreflow_jax.commands import draw_figures, evaluate, failures, interpolate, publish, sample, study, train, translate
 from scoreflow_jax.commands.teacher import begun_from, open_teacher, with_teacher
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.densities import as_trained
@@ -214,6 +215,23 @@ def test_a_teacher_gives_its_weights_and_is_known_by_them(teacher, tmp_path, cap
     with pytest.raises(UserError, match="beside a teacher, which is told every label, none can be dropped"):
         train.run_command(points(objective__teacher=str(teacher), model__label_dropout=0.1), tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_card_says_what_it_learned_from(teacher, tmp_path):
+    """And what that had seen, as long as it is where it was: the examples of a flow map alone would say too little."""
+    run = tmp_path / "run"
+    place = pathlib.Path(shutil.copytree(teacher, tmp_path / "teacher"))
+    experiment = points(objective__teacher=str(place), train__num_steps=2, publish__columns=2)
+    train.run_command(experiment, run)
+    sha256 = read_config(run)["objective"]["teacher_sha256"][:12]
+    publish.run_command(experiment, run, str(tmp_path / "out"))
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "- 128 examples seen: 2 steps of 64" in text
+    assert f"teacher (weights of sha256 {sha256}), which had seen 256 examples in 4 steps of 64; these" in text
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["objective"]["teacher"] is None
+    place.rename(tmp_path / "moved")
+    publish.run_command(experiment, run, str(tmp_path / "out"))
+    assert f"teacher (weights of sha256 {sha256}); these" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_larger_teacher_is_learned_from_but_not_begun_with(teacher, tmp_path, capsys):
