@@ -11,7 +11,17 @@ import pytest
 
 import scoreflow_jax
 from scoreflow_jax.command_line import load_config
-from scoreflow_jax.commands import draw_figures, evaluate, failures, interpolate, publish, sample, study, train, translate
+from scoreflow_jax.commands import (
+    draw_figures,
+    evaluate,
+    failures,
+    interpolate,
+    publish,
+    sample,
+    study,
+    train,
+    translate,
+)
 from scoreflow_jax.commands.teacher import begun_from, open_teacher, with_teacher
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.evaluation.densities import as_trained
