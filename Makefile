@@ -4,6 +4,7 @@
 #   make test          the whole suite: about 24 minutes
 # And while working:
 #   make check         lint, types and the tests of closed forms: about 3 minutes
+#   make test-install  sdist and wheel, installed in an empty environment: about 3 minutes
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -14,7 +15,7 @@ SHIPPED := $(BIN)/python main.py --workdir=pretrained:cifar10-small --config.sol
 mutants: setup
 	@$(BIN)/python -m tests.plant_mutants $(WORDS)
 
-.PHONY: quickstart test check mutants lint format setup clean
+.PHONY: quickstart test check mutants lint format setup clean test-install
 
 setup: $(VENV)/.installed
 
@@ -58,6 +59,20 @@ CLOSED_FORMS := $(addprefix tests/,paths objectives metrics data training/test_s
   models/test_convolution.py models/test_resampling.py test_chain_bound.py test_density_formula.py test_likelihood.py \
   test_model_closed_forms.py test_parallel.py test_pixels.py test_randomness.py \
   test_ode.py::test_every_step_is_scipys_in_float64 test_ode.py::test_error_estimates_are_scipys)
+
+# What a user of the package gets: sdist, the wheel of it, an empty environment, the command far from here. About 3 minutes.
+INSTALL := $(CURDIR)/build/install
+test-install:
+	@rm -rf $(INSTALL) && mkdir -p $(INSTALL)/user
+	@$(PYTHON) -m venv $(INSTALL)/builder && $(INSTALL)/builder/bin/python -m pip install -q --disable-pip-version-check build
+	@$(INSTALL)/builder/bin/python -m build -o $(INSTALL) . > $(INSTALL)/log
+	@$(PYTHON) -m venv $(INSTALL)/empty \
+	  && $(INSTALL)/empty/bin/python -m pip install -q --disable-pip-version-check $(INSTALL)/*.whl
+	@cd $(INSTALL)/user && export HOME=$(INSTALL)/user PATH=$(INSTALL)/empty/bin:$$PATH \
+	  && scoreflow --workdir=pretrained:cifar10-small --mode=sample --config.solver.preset=fast --config.sample.num_images=20 \
+	  && scoreflow --config=digits:smoke --mode=train \
+	  && scoreflow --config=digits:smoke --mode=eval \
+	  && scoreflow --help > /dev/null && ls $(INSTALL)/*.whl $(INSTALL)/*.tar.gz runs/*
 
 check: lint
 	@$(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=worksteal $(CLOSED_FORMS)

@@ -1,7 +1,7 @@
 """From the command line to one command: parses flags, and turns every mistake into one line and exit code 2.
 
-A config is a Python file with get_config, which needs ml_collections, or a run's config.json, which needs nothing; either becomes
-plain data at once, and changes of its fields are read by the types that `sections.SECTIONS` states (plain_config.py).
+A config is a file (config_files.py) that becomes plain data at once. Changes of its fields are read by the types that
+`sections.SECTIONS` states (plain_config.py).
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import app
 
-from scoreflow_jax import __version__, plain_config
+from scoreflow_jax import __version__, config_files, plain_config
 from scoreflow_jax.commands import (
     ALONE,
     FLAGS,
@@ -31,6 +31,7 @@ from scoreflow_jax.commands import (
     WITHOUT_DEVICES,
     WITHOUT_EXPERIMENT,
 )
+from scoreflow_jax.config_files import load_config
 from scoreflow_jax.errors import UserError, first_line, nearest
 from scoreflow_jax.processor import prepare_bfloat16
 from scoreflow_jax.progress import peak_memory
@@ -40,6 +41,7 @@ from scoreflow_jax.settings import PROCESS_FLAGS
 from scoreflow_jax.terminal import outlive_readers
 from scoreflow_jax.user_paths import user_path
 
+PROGRAM = "scoreflow"  # the command that `pip install` makes
 DEFAULT_CONFIG = "configs/digits.py"
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT; 143 is SIGTERM
@@ -51,14 +53,15 @@ _SWITCHES = tuple(name for names in OPTIONS.values() for name, takes in names.it
 _FLAGS = ("config", "mode", "workdir", *_OWN, *PROCESS_FLAGS, "help")
 
 _USAGE = """\
-usage: python main.py --mode=MODE [--config=FILE[:VARIANT]] [--workdir=DIR] [--config.SECTION.FIELD=VALUE ...]
+usage: {program} --mode=MODE [--config=FILE[:VARIANT]] [--workdir=DIR] [--config.SECTION.FIELD=VALUE ...]
 
 modes:
 {modes}
 
 flags:
-  --config     a file of configs/, default {config}; with :smoke a tiny variant that runs in seconds. Or the config.json
-               of a run, to repeat it in another workdir
+  --config     a config of this project, default {config}, or by its name alone, digits; with :smoke a tiny variant that
+               runs in seconds. Or a file of yours, or the config.json of a run, to repeat it in another workdir. This project's:
+{configs}
   --workdir    where the run lives, default runs/<name of the config>. Or a published model, which is only read, with its own
                config by default: its folder, hf://owner/name[@revision], or one that is shipped with the package:
                {shipped}
@@ -104,13 +107,24 @@ def main(argv: list[str] | None = None) -> None:
     app.run(lambda _: sys.exit(_run(mode, config, workdir, more, peers)), argv=arguments[:1])
 
 
-def usage() -> str:
-    """The text of --help."""
+def usage(program: str = "python main.py") -> str:
+    """The text of --help.
+
+    Args:
+        program: by which the command was started.
+    """
     modes = "\n".join(f"  {name:15s} {description}" for name, (_, description) in MODES.items())
     out = ", ".join(mode for mode, names in OPTIONS.items() if "out" in names)
-    sections = textwrap.indent(textwrap.fill(", ".join(SECTIONS), 105), " " * 15)
-    names = ", ".join(f"pretrained:{name}" for name in shipped())
-    return _USAGE.format(shipped=names, modes=modes, config=DEFAULT_CONFIG, out=out, sections=sections)
+    listed = lambda names: textwrap.indent(textwrap.fill(", ".join(names), 105, break_on_hyphens=False), " " * 15)  # noqa: E731
+    return _USAGE.format(
+        program=program,
+        shipped=", ".join(f"pretrained:{name}" for name in shipped()),
+        modes=modes,
+        config=DEFAULT_CONFIG,
+        configs=listed(config_files.names()),
+        out=out,
+        sections=listed(SECTIONS),
+    )
 
 
 def parse(argv: list[str]) -> tuple[str, dict[str, Any], pathlib.Path, dict[str, str]]:
@@ -123,7 +137,9 @@ def parse(argv: list[str]) -> tuple[str, dict[str, Any], pathlib.Path, dict[str,
     if "help" in given:
         place = given["help"] if not given["help"].startswith("-") else ""
         config = _changed_config(given) if "config" in given and place else None
-        return "help", {}, pathlib.Path(), {"text": help_of(place, config) if place else usage()}
+        started = pathlib.Path(argv[0]).stem
+        program = started if started == PROGRAM else "python main.py"
+        return "help", {}, pathlib.Path(), {"text": help_of(place, config) if place else usage(program)}
     mode = given.get("mode")
     if mode not in MODES:
         got = "no --mode" if mode is None else f"unknown mode {mode!r}{nearest(mode, MODES)}"
@@ -208,36 +224,6 @@ def _help_place(argument: str) -> str | None:
     """What --help=PLACE is asked about, "" where it says nothing; None for other arguments."""
     flag, _, place = argument.partition("=")
     return place.removeprefix("config.") if flag in ("-h", "-help", "--help", "--helpfull", "--helpshort") else None
-
-
-def load_config(file: str) -> dict[str, Any]:
-    """Loads `path.py`, `path.py:variant` or `path.json` as plain data in today's form.
-
-    Raises:
-        UserError: no such file, one without a usable get_config, or ml_collections missing.
-    """
-    if plain_config.is_json(file):
-        return plain_config.read_json(file)
-    path, _, variant = file.partition(":")
-    if not user_path(path).is_file():
-        known = sorted(str(p) for p in pathlib.Path("configs").glob("*.py") if p.stem not in ("__init__", "common"))
-        raise UserError(
-            f"no config file {path}{nearest(path, known)}; expected one of {', '.join(known) or 'configs/'}"
-        )
-    if importlib.util.find_spec("ml_collections") is None:
-        raise UserError(
-            f"{path} needs ml_collections, which is not installed: on a machine that has it, write it as JSON by --mode=config "
-            f"--config={file} --out=config.json, and give that here as --config=config.json"
-        )
-    spec = importlib.util.spec_from_file_location("_scoreflow_config", user_path(path))
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file; expected a config such as {DEFAULT_CONFIG}")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        return plain_config.to_plain(module.get_config(variant))
-    except Exception as error:
-        raise UserError(f"cannot load {file} ({type(error).__name__}: {first_line(error)})") from error
 
 
 def _check_fields(names: Iterable[str], known: list[str], file: str) -> None:

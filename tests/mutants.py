@@ -1799,4 +1799,18 @@ FAULTS = (
         "pass",
         "commands/test_solver.py::test_a_grid_is_of_one_batch_and_of_the_models_own_parameters",
     ),
+    Fault(
+        "what configs share is looked for in any folder that a config lies in",
+        "config_files.py",
+        'wanted = folder if folder.name == _PACKAGE and (folder / "common.py").is_file() else FOLDER.resolve()',
+        "wanted = FOLDER.resolve()",
+        "test_installed.py::test_a_checkouts_config_shares_with_its_neighbours",
+    ),
+    Fault(
+        "a file of the user's without a suffix stands for a config of that name",
+        "config_files.py",
+        "if path.is_file() and not (by_name and own.is_file()):",
+        "if path.is_file():",
+        "test_installed.py::test_a_file_of_the_users_wins_but_not_against_a_bare_name",
+    ),
 )
