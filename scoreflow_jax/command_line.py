@@ -70,6 +70,8 @@ flags:
                the workdir's, which is then only read:
                {out}
   --verify     of --mode=status: compare all that the run has stored with its sums
+  --format     of --mode=export: stablehlo (the default), onnx or pytorch
+  --batch      of --mode=export --format=onnx: examples that a program takes at a time, default 16
   --push       of --mode=publish: owner/name on the Hugging Face hub, to upload the folder to
   --source     of --mode=import: the PyTorch checkpoint, such as checkpoint.pth
   --reports    of --mode=compare: folders of evaluations, such as runs/a/eval/1000,runs/b/eval/1000

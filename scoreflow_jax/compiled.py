@@ -40,6 +40,22 @@ class CompiledPrograms:
         """Examples that each of them solves together, the one used last at the end."""
         return [place[-1] for place in self._compiled]
 
+    def traceable(self, kind: Program, how: How) -> Callable[..., Any]:
+        """The program as a function of parameters, the solver's numbers, constants and a batch of each array.
+
+        Args:
+            kind: `Program.kind`.
+            how: of which only the solver's kind, the times and the span are built in.
+        """
+
+        def run(params: PyTree, numbers: dict[str, Any], constants: PyTree, x: Any, *rest: Any) -> Any:
+            times = None if how.times is None else jnp.asarray(how.times, jnp.float32)
+            drift = self._drift(params, how.solver.dtype)
+            solver = how.solver.along(drift.path) if how.solver.of_levels else how.solver
+            return kind(drift, x, *rest, how=How(solver.with_numbers(numbers), times, how.span, constants))
+
+        return run
+
     def compiled(self, kind: Program, how: How, params: PyTree, batch: tuple[Any, ...]) -> Callable[..., Any]:
         """The program for arrays of a batch's shapes, compiled if none of its like is kept.
 
@@ -58,13 +74,7 @@ class CompiledPrograms:
         if place in self._compiled:
             self._compiled.move_to_end(place)
         else:
-
-            def run(params: PyTree, numbers: dict[str, Any], constants: PyTree, x: Any, *rest: Any) -> Any:
-                times = None if how.times is None else jnp.asarray(how.times, jnp.float32)
-                drift = self._drift(params, how.solver.dtype)
-                solver = how.solver.along(drift.path) if how.solver.of_levels else how.solver
-                return kind(drift, x, *rest, how=How(solver.with_numbers(numbers), times, how.span, constants))
-
+            run = self.traceable(kind, how)
             # Every process is given all of the solution: what comes of it is computed by all alike.
             jitted = jax.jit(run, out_shardings=self._layout.replicated)
             lowered = jitted.lower(params, numbers, how.constants, *shard(batch, self._layout))

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -505,12 +506,7 @@ class Model:
         experiment = self.experiment
         program = program.of(experiment)
         images = as_states(experiment, x)
-        span = (experiment.path.t_min, experiment.path.t_max)
-        times = None if times is None else tuple(float(t) for t in np.clip(times, *span))
-        solver = experiment.solver
-        if solver.grid == "measured":
-            solver = solver.with_numbers({"parts": self.parts})
-        how = How(solver, times, span, program.constants)
+        how = self._how(program, times)
         labels = labels or (None,) * program.num_labels
         # On the host, where to choose and repeat some of them compiles nothing.
         arrays = (
@@ -525,3 +521,33 @@ class Model:
             multiple=self.layout.mesh.size,
             advice=program.advice,
         )
+
+    def _how(self, program: Program, times: Any) -> How:
+        span = (self.experiment.path.t_min, self.experiment.path.t_max)
+        times = None if times is None else tuple(float(t) for t in np.clip(times, *span))
+        solver = self.experiment.solver
+        if solver.grid == "measured":
+            solver = solver.with_numbers({"parts": self.parts})
+        return How(solver, times, span, program.constants)
+
+    def as_function(self, program: Program) -> Callable[..., Any]:
+        """A solve as a function of parameters, states and labels, to be traced by what makes other programs of it.
+
+        All other numbers are constants in it. It takes a batch of one example or more and returns the states at the end.
+
+        Args:
+            program: a record of `programs.py` that is called with nothing but states and labels.
+
+        Raises:
+            UserError: the model cannot be solved so.
+        """
+        program = program.of(self.experiment)
+        how = self._how(program, None)
+        run = self._programs.traceable(program.kind, how)
+        numbers = {name: None if n is None else jnp.asarray(n) for name, n in how.solver.numbers.items()}
+        numbers["rows"] = jnp.int32(1)  # of a step control, which fixed steps have none of
+
+        def solve(params: PyTree, x: Any, *labels: Any) -> Any:
+            return run(params, numbers, program.constants, x, *(labels or (None,) * program.num_labels)).y
+
+        return solve

@@ -402,21 +402,18 @@ class Solver(SolverFields):
             the solution, without a path.
         """
         control = dataclasses.replace(self._step_control(), recorded=self.max_steps)
-        solution = self._integrate(field, y0, t0, t1, args, control, None, [diffrax.SubSaveAt(t1=True)])
+        solution = self._integrate(field, y0, t0, t1, args, control, [diffrax.SubSaveAt(t1=True)])
         tally: Any = solution.controller_state
         direction = 1 if t1 > t0 else -1
         return direction * tally.ends, tally.errors, self._solution(solution)
 
     def _solve(self, field: VectorField, y0: PyTree, t0: float, t1: float, args: PyTree, times: Any) -> Solution:
-        dt0, control = None, self._step_control()
-        if self.num_steps is not None and (self.between or self.grid != "uniform"):
-            control = _StepTo(self.steps(t0, t1))
-        elif self.num_steps is not None:
-            control, dt0 = diffrax.ConstantStepSize(), (t1 - t0) / self.num_steps
+        # Equal steps too: diffrax's own check the sign of the first by a callback, which cannot be lowered for TPU.
+        control = self._step_control() if self.num_steps is None else _StepTo(self.steps(t0, t1))
         saves = [diffrax.SubSaveAt(t1=True)]
         if times is not None:
             saves.append(diffrax.SubSaveAt(ts=times))
-        return self._solution(self._integrate(field, y0, t0, t1, args, control, dt0, saves))
+        return self._solution(self._integrate(field, y0, t0, t1, args, control, saves))
 
     def _integrate(
         self,
@@ -426,7 +423,6 @@ class Solver(SolverFields):
         t1: float,
         args: PyTree,
         control: diffrax.AbstractStepSizeController,
-        dt0: Any,
         saves: list[diffrax.SubSaveAt],
     ) -> diffrax.Solution:
         """diffrax's solution."""
@@ -437,7 +433,7 @@ class Solver(SolverFields):
                 METHODS[self.method](),
                 t0=t0,
                 t1=t1,
-                dt0=dt0,
+                dt0=None,
                 y0=y0,
                 args=args,
                 saveat=diffrax.SaveAt(subs=saves, controller_state=True),

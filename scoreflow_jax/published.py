@@ -106,6 +106,18 @@ def flatten(params: Any) -> dict[str, Any]:
     return {".".join(names): leaf for names, leaf in _named(params)}
 
 
+def nested(arrays: dict[str, Any]) -> dict[str, Any]:
+    """The tree that `flatten` was given."""
+    tree: dict[str, Any] = {}
+    for name, leaf in arrays.items():
+        *outer, last = name.split(".")
+        place = tree
+        for each in outer:
+            place = place.setdefault(each, {})
+        place[last] = leaf
+    return tree
+
+
 def _named(tree: Any, outer: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     if not isinstance(tree, dict):
         yield outer, tree

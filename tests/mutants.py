@@ -1813,4 +1813,32 @@ FAULTS = (
         "if path.is_file():",
         "test_installed.py::test_a_file_of_the_users_wins_but_not_against_a_bare_name",
     ),
+    Fault(
+        "exported samples end with noise in them",
+        "commands/export.py",
+        "Generate(denoise=True)",
+        "Generate()",
+        "commands/test_export_mode.py::test_samples_end_as_the_models_do",
+    ),
+    Fault(
+        "a portable program has our own convolution in it",
+        "models/convolution.py",
+        "_convolve(x, kernel) if is_portable() else",
+        "_convolve(x, kernel) if False else",
+        "commands/test_export_mode.py::test_portable_programs_have_common_operations_alone",
+    ),
+    Fault(
+        "kernels go back to PyTorch with their axes as they came",
+        "models/published.py",
+        "ours.transpose(np.argsort(entry.axes))",
+        "ours.transpose(entry.axes)",
+        "commands/test_import.py::test_it_goes_back_to_a_checkpoint_of_the_same_tensors",
+    ),
+    Fault(
+        "averages go back to PyTorch with those that have none",
+        "models/published.py",
+        "        if entry.trained:\n            shadow",
+        "        if True:\n            shadow",
+        "commands/test_import.py::test_it_goes_back_to_a_checkpoint_of_the_same_tensors",
+    ),
 )

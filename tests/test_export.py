@@ -8,6 +8,7 @@ from jax import export
 
 from scoreflow_jax import sampling
 from scoreflow_jax.likelihood import log_likelihood
+from scoreflow_jax.ode import Solver
 from tests.commands.runs import experiment_of
 
 PLATFORMS = ("tpu", "cuda")
@@ -58,6 +59,21 @@ def test_the_solves_lower(experiment, platform, what):
     assert "stablehlo.while" in module
     assert "bf16" not in module  # solves are float32
     assert "HIGHEST" in module
+    assert "callback" not in module
+
+
+@pytest.mark.parametrize("method", ["euler", "heun", "ab3"])
+def test_fixed_steps_lower(experiment, method):
+    """Without a callback, which no other host can run, and their number an argument."""
+    solver = Solver(method=method, num_steps=4)
+    x, label = jax.ShapeDtypeStruct((4, *experiment.spec.shape), jnp.float32), jax.ShapeDtypeStruct((4,), jnp.int32)
+
+    def generate(p, x, c, n):
+        return sampling.generate(experiment.drift(p), x, c, solver.with_numbers({"num_steps": n})).y
+
+    shapes = (experiment.parameter_shapes(), x, label, jax.ShapeDtypeStruct((), jnp.int32))
+    module = lower(generate, *shapes, platform="tpu")
+    assert "stablehlo.while" in module
     assert "callback" not in module
 
 

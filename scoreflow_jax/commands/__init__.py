@@ -57,6 +57,10 @@ MODES = {
         "scoreflow_jax.commands.publish",
         "make a folder of the model, to be shared as it is, --out=DIR: weights, config, sums, model card, preview",
     ),
+    "export": (
+        "scoreflow_jax.commands.export",
+        "write the model for other runtimes: export/{*.stablehlo, weights.npz, export.json, run.py}; also as ONNX or for PyTorch",
+    ),
     "import": (
         "scoreflow_jax.commands.import_checkpoint",
         "make a run of a PyTorch checkpoint of score_sde or RectifiedFlow, given by --source=FILE",
@@ -80,19 +84,20 @@ OPTIONS: dict[str, dict[str, str]] = {
         mode: {"out": "DIR"}
         for mode in ("sample", "translate", "interpolate", "figures", "eval", "statistics", "difference-flow")
     },
+    "export": {"out": "DIR", "format": "stablehlo|onnx|pytorch", "batch": "N"},
 }
 """The same of flags that may be left out; one that takes nothing is a switch. --out is where to write in place of the workdir."""
 
 WITHOUT_EXPERIMENT = ("status", "diagnose")
 """Modes that look at a workdir alone: run_command(workdir, **flags). They need neither data nor the run's config."""
 
-ALONE = ("difference-flow", "compare", "pack", "config", "import", "publish")
+ALONE = ("difference-flow", "compare", "pack", "config", "import", "publish", "export")
 """Modes that run in one process: what they do is not divided."""
 
 WITHOUT_DEVICES = ("status",)
 """Modes that leave the devices, and other processes, alone: they may belong to a run in progress."""
 
-OF_PUBLISHED = ("sample", "translate", "interpolate", "figures", "eval")
+OF_PUBLISHED = ("sample", "translate", "interpolate", "figures", "eval", "export")
 """Modes whose --workdir may be a published model, which is only read."""
 
 TRAINING = ("train", "reflow", "study")

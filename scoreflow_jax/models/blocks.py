@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 from scoreflow_jax.models.base import Network
 from scoreflow_jax.models.convolution import convolve3x3
 from scoreflow_jax.models.embeddings import positional_embedding
+from scoreflow_jax.models.portable import by_platform
 from scoreflow_jax.models.resampling import Taps, downsample, filter_images, upsample
 from scoreflow_jax.typing import Condition, Images, State, Times
 
@@ -151,7 +152,7 @@ def residual_divisor(rescale: bool, t: Float[Array, " batch"]) -> Float[Array, "
     of them (a seventh of the training step, docs/performance.md). A division is not repeated.
     """
     square = 2.0 if rescale else 1.0
-    return lax.platform_dependent(
+    return by_platform(
         lax.stop_gradient(t),
         cpu=lambda t: jnp.sqrt(square + 0.0 * t[0]),
         default=lambda _: jnp.sqrt(jnp.float32(square)),

@@ -24,6 +24,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
+from scoreflow_jax.models.portable import by_platform, is_portable
 from scoreflow_jax.typing import Images
 
 Kernel = Float[Array, "3 3 channel out"]
@@ -36,7 +37,7 @@ def convolve3x3(x: Images, kernel: Kernel) -> Float[Array, "batch height width o
 
     Differentiable in both modes and as often as one likes, and under vmap.
     """
-    return _PRIMITIVE.bind(x, kernel)  # type: ignore[return-value]
+    return _convolve(x, kernel) if is_portable() else _PRIMITIVE.bind(x, kernel)  # type: ignore[return-value]
 
 
 def _convolve(x: Any, kernel: Any) -> Any:
@@ -45,7 +46,7 @@ def _convolve(x: Any, kernel: Any) -> Any:
 
 def image_gradient(out_gradient: Float[Array, "batch height width out"], kernel: Kernel) -> Images:
     """The gradient by the images of sum(convolve3x3(x, kernel) * out_gradient)."""
-    return lax.platform_dependent(out_gradient, kernel, cpu=_by_turned_kernel, default=_by_autodiff)
+    return by_platform(out_gradient, kernel, cpu=_by_turned_kernel, default=_by_autodiff)
 
 
 def _by_turned_kernel(out_gradient: Any, kernel: Any) -> Any:
@@ -61,7 +62,7 @@ def kernel_gradient(x: Images, out_gradient: Float[Array, "batch height width ou
     """The gradient by the kernel of sum(convolve3x3(x, kernel) * out_gradient)."""
     few = x.shape[0] * x.shape[1] * x.shape[2] <= _FEW_PIXELS
     on_cpu = _by_columns if few else _by_transposition
-    return lax.platform_dependent(x, out_gradient, cpu=on_cpu, default=_by_transposition)
+    return by_platform(x, out_gradient, cpu=on_cpu, default=_by_transposition)
 
 
 def _by_transposition(x: Any, out_gradient: Any) -> Any:

@@ -49,8 +49,10 @@ def published_entries(network: NCSNpp, shape: tuple[int, ...]) -> list[Published
         shape: of its images.
 
     Raises:
-        ValueError: a network with patches.
+        ValueError: a network with patches, or of two times.
     """
+    if network.two_times:
+        raise ValueError("it is told two times, and published networks know one")
     if network.patch != 1:
         raise ValueError(
             f"patch is {network.patch}: no published network folds pixels into channels, set config.model.patch=1"
@@ -112,6 +114,34 @@ def import_published(
         value = averaged.get(entry.name, given[entry.name])
         _insert(ema, entry.path, _converted(entry, value, expected, "ema"))
     return params, ema
+
+
+def export_published(
+    network: NCSNpp, shape: tuple[int, ...], params: PyTree
+) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    """The tensors of a published checkpoint, of parameters: what `import_published` makes them of again.
+
+    Args:
+        network: unconditional, without patches and of one time.
+        shape: of its images.
+        params: of it.
+
+    Returns:
+        The checkpoint's "model", names to tensors, and its "ema"'s "shadow_params", the trained ones of these.
+
+    Raises:
+        ValueError: a network that no published one is like.
+    """
+    model = {_PREFIX + _SIGMAS: network.sigmas()}
+    shadow = []
+    for entry in published_entries(network, shape):
+        ours = np.asarray(_find(params, entry.path), np.float32)
+        ours = ours.reshape(*ours.shape, *[1] * (len(entry.axes) - ours.ndim))
+        tensor = np.ascontiguousarray(ours.transpose(np.argsort(entry.axes)))
+        model[_PREFIX + entry.name] = tensor
+        if entry.trained:
+            shadow.append(tensor)
+    return model, shadow
 
 
 def _modules_in_order(network: NCSNpp, shape: tuple[int, ...]) -> dict[str, nn.Module]:

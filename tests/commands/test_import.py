@@ -9,12 +9,13 @@ import pytest
 
 import scoreflow_jax
 from scoreflow_jax.checkpoints import Checkpoints
-from scoreflow_jax.commands import import_checkpoint, interpolate, sample, train
+from scoreflow_jax.commands import export, import_checkpoint, interpolate, sample, train
 from scoreflow_jax.commands.teacher import begun_from, open_teacher
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import build, resolve
 from scoreflow_jax.parallel import make_layout
 from scoreflow_jax.plain_config import to_plain
+from scoreflow_jax.torch_files import read_torch_file
 from scoreflow_jax.training import state_shapes
 from tests.commands.runs import experiment_of
 from tests.models.published_network import PublishedNetwork, Weights
@@ -66,6 +67,23 @@ def test_the_model_is_the_published_network_with_its_averages(imported, publishe
     weights.tensors.update(kept)
     got = np.asarray(model.drift(x, t))
     assert np.linalg.norm(got - expected) < 1e-4 * np.linalg.norm(expected)
+
+
+def test_it_goes_back_to_a_checkpoint_of_the_same_tensors(imported, published, tmp_path, capsys):
+    """--mode=export --format=pytorch: names, shapes and numbers of the averages, and what cannot be averaged; imported again."""
+    export.run_command(experiment_of(CONFIG), imported, str(tmp_path / "out"), format="pytorch")
+    content = read_torch_file(tmp_path / "out" / "checkpoint.pth")
+    before = read_torch_file(published[0])
+    assert list(content["model"]) == [*[n for n in content["model"] if "sigmas" in n], *published[2].tensors]
+    assert (content["step"], content["ema"]["num_updates"]) == (STEP, STEP)
+    np.testing.assert_allclose(content["model"]["module.sigmas"], before["model"]["module.sigmas"], rtol=1e-6)
+    for found, expected in zip(content["ema"]["shadow_params"], before["ema"]["shadow_params"], strict=True):
+        np.testing.assert_array_equal(found, expected)
+    frozen = published[2].untrained
+    for name in frozen:
+        np.testing.assert_array_equal(content["model"][name], before["model"][name])
+    import_checkpoint.run_command(experiment_of(CONFIG), tmp_path / "again", str(tmp_path / "out" / "checkpoint.pth"))
+    assert scoreflow_jax.load(tmp_path / "again").fingerprint == scoreflow_jax.load(imported).fingerprint
 
 
 def test_a_flow_map_begins_with_it(imported):
