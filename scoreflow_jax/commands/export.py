@@ -215,8 +215,7 @@ def _onnx(model: Model, folder: pathlib.Path, batch: int) -> dict[str, Any]:
 
 def _convert(model: Model, program: Exported, shapes: tuple[Any, ...], path: pathlib.Path) -> None:
     """Writes an ONNX file of a program: traced here, since jax2onnx traces by functions of its own that know fewer arguments."""
-    from jax2onnx import to_onnx
-
+    to_onnx = importlib.import_module("jax2onnx").to_onnx
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     try:
         with portable():

@@ -15,7 +15,8 @@ def main() -> None:
     here = pathlib.Path(__file__).parent
     about = json.loads((here / "export.json").read_text())
     weights = dict(np.load(here / "weights.npz"))
-    run = {n: jax.jit(export.deserialize((here / f"{n}.stablehlo").read_bytes()).call) for n in about["programs"]}
+    read = lambda name: export.deserialize(bytearray((here / f"{name}.stablehlo").read_bytes()))  # noqa: E731
+    run = {name: jax.jit(read(name).call) for name in about["programs"]}
     classes = [np.full(8, int(c), np.int32) for c in [*sys.argv[1:], 0, 1][:2]] if about["classes"] else []
     noise = np.random.default_rng(0).standard_normal((8, *about["shape"]), np.float32) * np.float32(
         about["noise_scale"]
