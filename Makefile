@@ -4,6 +4,7 @@
 #   make test          the whole suite: about 24 minutes
 # And while working:
 #   make check         lint, types and the tests of closed forms: about 3 minutes
+#   make test-page     the page in a browser (chromium): about 5 minutes
 #   make test-install  sdist and wheel, installed in an empty environment: about 3 minutes
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +16,7 @@ SHIPPED := $(BIN)/python main.py --workdir=pretrained:cifar10-small --config.sol
 mutants: setup
 	@$(BIN)/python -m tests.plant_mutants $(WORDS)
 
-.PHONY: quickstart test check mutants lint format setup clean test-install
+.PHONY: quickstart test check mutants lint format setup clean test-install test-page
 
 setup: $(VENV)/.installed
 
@@ -73,6 +74,12 @@ test-install:
 	  && scoreflow --config=digits:smoke --mode=train \
 	  && scoreflow --config=digits:smoke --mode=eval \
 	  && scoreflow --help > /dev/null && ls $(INSTALL)/*.whl $(INSTALL)/*.tar.gz runs/*
+
+# The page in a browser: chromium has to be there. Screenshots go to build/page.
+test-page:
+	@$(PYTHON) -m venv build/browser \
+	  && build/browser/bin/python -m pip install -q --disable-pip-version-check -r requirements.txt gradio playwright \
+	  && build/browser/bin/python -m pytest -q -p no:xdist tests/browser_page.py && ls build/page
 
 check: lint
 	@$(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=worksteal $(CLOSED_FORMS)

@@ -26,6 +26,7 @@ from scoreflow_jax.commands import (
     FLAGS,
     MODES,
     OF_PUBLISHED,
+    OPENS,
     OPTIONS,
     TRAINING,
     WITHOUT_DEVICES,
@@ -72,6 +73,7 @@ flags:
   --verify     of --mode=status: compare all that the run has stored with its sums
   --format     of --mode=export: stablehlo (the default), onnx or pytorch
   --batch      of --mode=export --format=onnx: examples that a program takes at a time, default 16
+  --host, --port    of --mode=page: where to listen, default 127.0.0.1 and 7860
   --push       of --mode=publish: owner/name on the Hugging Face hub, to upload the folder to
   --source     of --mode=import: the PyTorch checkpoint, such as checkpoint.pth
   --reports    of --mode=compare: folders of evaluations, such as runs/a/eval/1000,runs/b/eval/1000
@@ -165,7 +167,7 @@ def _located(mode: str, given: dict[str, str]) -> pathlib.Path | None:
         UserError: a mode that writes to its workdir is given a published model.
     """
     if "workdir" not in given:
-        return None
+        return locate(OPENS[mode]) if mode in OPENS and "config" not in given else None
     workdir = locate(given["workdir"])
     if is_published(workdir) and mode not in OF_PUBLISHED:
         raise UserError(

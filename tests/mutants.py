@@ -1841,4 +1841,25 @@ FAULTS = (
         "        if True:\n            shadow",
         "commands/test_import.py::test_it_goes_back_to_a_checkpoint_of_the_same_tensors",
     ),
+    Fault(
+        "what is drawn on nothing is drawn on black",
+        "commands/page_session.py",
+        "+ 255 * (1 - cover)",
+        "+ 0 * (1 - cover)",
+        "commands/test_page.py::test_a_drawing_is_dark_on_light_or_turned_over",
+    ),
+    Fault(
+        "shares of classes are of densities that float64 cannot hold",
+        "commands/page_session.py",
+        "np.exp(values - values.max())",
+        "np.exp(values)",
+        "commands/test_page.py::test_shares_follow_bayes_rule",
+    ),
+    Fault(
+        "a page's seeds may be anything",
+        "commands/page_session.py",
+        "or int(seed) != seed or not 0 <= seed <= LARGEST_SEED",
+        "or False",
+        "commands/test_page.py::test_what_does_not_fit_is_said",
+    ),
 )

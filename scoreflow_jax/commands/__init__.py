@@ -57,6 +57,10 @@ MODES = {
         "scoreflow_jax.commands.publish",
         "make a folder of the model, to be shared as it is, --out=DIR: weights, config, sums, model card, preview",
     ),
+    "page": (
+        "scoreflow_jax.commands.page",
+        "a page in the browser to play with a model; of the shipped photographs where no --workdir is given",
+    ),
     "export": (
         "scoreflow_jax.commands.export",
         "write the model for other runtimes: export/{*.stablehlo, weights.npz, export.json, run.py}; also as ONNX or for PyTorch",
@@ -84,6 +88,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         mode: {"out": "DIR"}
         for mode in ("sample", "translate", "interpolate", "figures", "eval", "statistics", "difference-flow")
     },
+    "page": {"host": "ADDRESS", "port": "N"},
     "export": {"out": "DIR", "format": "stablehlo|onnx|pytorch", "batch": "N"},
 }
 """The same of flags that may be left out; one that takes nothing is a switch. --out is where to write in place of the workdir."""
@@ -91,14 +96,17 @@ OPTIONS: dict[str, dict[str, str]] = {
 WITHOUT_EXPERIMENT = ("status", "diagnose")
 """Modes that look at a workdir alone: run_command(workdir, **flags). They need neither data nor the run's config."""
 
-ALONE = ("difference-flow", "compare", "pack", "config", "import", "publish", "export")
+ALONE = ("difference-flow", "compare", "pack", "config", "import", "publish", "export", "page")
 """Modes that run in one process: what they do is not divided."""
 
 WITHOUT_DEVICES = ("status",)
 """Modes that leave the devices, and other processes, alone: they may belong to a run in progress."""
 
-OF_PUBLISHED = ("sample", "translate", "interpolate", "figures", "eval", "export")
+OF_PUBLISHED = ("sample", "translate", "interpolate", "figures", "eval", "export", "page")
 """Modes whose --workdir may be a published model, which is only read."""
+
+OPENS = {"page": "pretrained:cifar10-small"}
+"""What a mode works on where neither --workdir nor --config is given."""
 
 TRAINING = ("train", "reflow", "study")
 """Modes that make training steps."""
