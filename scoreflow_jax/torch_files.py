@@ -42,6 +42,12 @@ STORAGES: dict[str, Any] = {
 }
 """Numbers of every storage class that is read; all little-endian."""
 
+_WITH_CODE = {
+    "torch_utils.persistence": "It is one of NVIDIA's networks (EDM, StyleGAN) with its Python code inside. In their repository "
+    "import pickle, torch; torch.save(pickle.load(open(FILE, 'rb'))['ema'].state_dict(), 'weights.pth') writes its tensors alone",
+}
+"""What is said of files that are known to hold code, by the module that they ask for."""
+
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _LONGEST_LINE = 1000
@@ -335,9 +341,12 @@ class _Machine:
         if type(module) is not str or type(name) is not str:
             raise ValueError("a name that is not a string")
         if (module, name) not in _KNOWN and module.split(".")[0] != "__torch__":
+            advice = _WITH_CODE.get(
+                module,
+                "Save it anew with tensors, dicts, lists, strings and numbers only, as in torch.save(model.state_dict(), path)",
+            )
             raise TorchFileError(
-                f"the file asks for {module}.{name}, which is neither a tensor nor a plain container: refused. Save it "
-                "anew with tensors, dicts, lists, strings and numbers only, as in torch.save(model.state_dict(), path)"
+                f"the file asks for {module}.{name}, which is neither a tensor nor a plain container: refused. {advice}"
             )
         self._push(_Global(module, name))
 

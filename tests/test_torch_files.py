@@ -4,7 +4,9 @@ import pathlib
 import pickle
 import random
 import struct
+import sys
 import tracemalloc
+import types
 import zipfile
 
 import ml_dtypes
@@ -219,6 +221,32 @@ def test_hostile_pickles_are_refused_and_cost_little(file, name):
     assert str(file) in str(caught.value)
     # A one-byte opcode may make an empty dict of 64 bytes, and decoding keeps a few hundred bytes an opcode alive.
     assert peak < 400_000 + 300 * file.stat().st_size
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_networks_with_code_inside_are_refused_with_what_to_do(file, protocol, monkeypatch):
+    """Pickles as NVIDIA's repositories write them, whose objects hold the source that would be run to make them."""
+
+    def _reconstruct_persistent_obj(meta):
+        raise AssertionError("it was run")
+
+    class Network:
+        def __reduce__(self):
+            return _reconstruct_persistent_obj, ({"type": "class", "module_src": "import os"},)
+
+    module = types.ModuleType("torch_utils.persistence")
+    _reconstruct_persistent_obj.__module__, _reconstruct_persistent_obj.__qualname__ = (
+        module.__name__,
+        "_reconstruct_persistent_obj",
+    )
+    module._reconstruct_persistent_obj = _reconstruct_persistent_obj
+    monkeypatch.setitem(sys.modules, "torch_utils", types.ModuleType("torch_utils"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    file.write_bytes(pickle.dumps({"ema": Network()}, protocol=protocol))
+    with pytest.raises(
+        TorchFileError, match=r"asks for torch_utils.persistence.*with its Python code inside.*state_dict\(\)"
+    ):
+        read_torch_file(file)
 
 
 def test_deep_keys_of_the_older_stream(file):
