@@ -28,8 +28,10 @@ from tests.conftest import ROOT, shared
 MEANS = {0: (0.051, 0.121, 0.178), 6: (-0.060, -0.123, -0.310)}
 """Of CIFAR-10's training images of aeroplanes and of frogs, by colour."""
 
-KID = 0.05
-"""That 200 photographs stay below, of Inception's features, against 100 test images (Heun's: 0.077 against 200)."""
+KID = {"fast": 0.03, "one jump": 0.055}
+"""That 100 photographs stay below, of Inception's features, against 100 test images; Heun's in 20 calls have 0.061."""
+
+WAYS = {"fast": Solver.of_preset("fast"), "one jump": Solver(method="flow_map", num_steps=1)}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,8 @@ def test_the_photographs_drift_is_that_of_its_data_where_it_is_known(photographs
         assert np.sign(blue) == np.sign(mean[2] - mean[0])  # blue skies, brown frogs
 
 
-def test_photographs_are_near_to_real_ones(photographs):
+@pytest.mark.parametrize("way", KID)
+def test_photographs_are_near_to_real_ones(photographs, way):
     try:
         extractor = inception_extractor()
     except UserError as error:
@@ -84,8 +87,8 @@ def test_photographs_are_near_to_real_ones(photographs):
     with np.load(shared("data", "cifar10", "cifar10_test_500.npz")) as file:
         chosen = np.argsort(file["labels"], kind="stable").reshape(10, -1)[:, :10].ravel()
         real = file["images"][chosen]
-    made = photographs.with_solver(Solver.of_preset("fast")).generate(0, np.arange(200) % 10)
-    assert squared_mmd(extractor(to_pixels(made)), extractor(real)) < KID
+    made = photographs.with_solver(WAYS[way]).generate(0, np.arange(100) % 10)
+    assert squared_mmd(extractor(to_pixels(made)), extractor(real)) < KID[way]
 
 
 def test_a_photograph_is_translated_and_comes_back(photographs):
@@ -116,8 +119,9 @@ def test_a_shipped_model_can_be_the_teacher_of_a_flow_map():
     taught, teacher = open_teacher(build(resolve(config)), make_layout())
     assert taught.config["objective"]["teacher_sha256"] == teacher.fingerprint
     assert teacher.fingerprint == load("cifar10-small").fingerprint
-    fresh = {**jax.tree.map(jnp.zeros_like, teacher.params), "jump_0": {"kernel": jnp.ones((1, 1))}}
+    fresh = {**jax.tree.map(jnp.zeros_like, teacher.params), "new": {"kernel": jnp.ones((1, 1))}}
     begun, theirs = begun_from(fresh, teacher, taught)
     assert theirs
-    np.testing.assert_array_equal(begun["in_conv"]["kernel"], teacher.params["in_conv"]["kernel"])
-    assert begun["jump_0"]["kernel"] == 1
+    for name in ("in_conv", "jump_0"):  # it jumps itself
+        np.testing.assert_array_equal(begun[name]["kernel"], teacher.params[name]["kernel"])
+    assert begun["new"]["kernel"] == 1

@@ -135,6 +135,15 @@ def card(model: Model, workdir: pathlib.Path, place: str | None, difference: flo
         "```",
         "",
         f"or `python main.py --workdir={where} --mode=sample` (translate, interpolate, eval likewise).",
+        *(
+            [
+                "",
+                "That solves the ODE as in training; `--config.solver.preset=fast` does it in 20 network calls, and "
+                "`--config.solver.method=flow_map --config.solver.num_steps=1` in one jump each way, or in more.",
+            ]
+            if e.jumps
+            else []
+        ),
         "",
         "## Training",
         "",
