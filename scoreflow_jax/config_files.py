@@ -7,6 +7,7 @@ and `--config=configs/digits.py` mean the same wherever a command is started; a 
 import importlib.util
 import pathlib
 import sys
+import types
 from typing import Any
 
 from scoreflow_jax import plain_config
@@ -82,11 +83,6 @@ def _provide_package(folder: pathlib.Path) -> None:
         return
     for name in [name for name in sys.modules if name.split(".")[0] == _PACKAGE]:
         del sys.modules[name]
-    spec = importlib.util.spec_from_file_location(
-        _PACKAGE, wanted / "__init__.py", submodule_search_locations=[str(wanted)]
-    )
-    assert spec is not None  # of a path that ends in .py
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = types.ModuleType(_PACKAGE)
+    module.__path__ = [str(wanted)]  # a package, of whose own __init__.py nothing is needed
     sys.modules[_PACKAGE] = module
-    spec.loader.exec_module(module)

@@ -39,15 +39,18 @@ def server(tmp_path_factory):
         port = free.getsockname()[1]
     log = (folder / "log").open("w")
     command = [sys.executable, "-c", _WATCHED, "--mode=page", f"--port={port}"]
-    process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    (folder / "tmp").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder / "tmp")}
+    process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment)
     for _ in range(240):
         if "Ctrl-C ends it" in (folder / "log").read_text() or process.poll() is not None:
             break
         time.sleep(0.5)
     assert "Ctrl-C ends it" in (folder / "log").read_text(), (folder / "log").read_text()
     yield f"http://127.0.0.1:{port}", folder
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
+    assert not list((folder / "tmp").glob("scoreflow_page_*"))  # what visitors made is gone
     text = (folder / "log").read_text()
     assert "elsewhere" not in text, text
     assert "Traceback" not in text, text
@@ -189,6 +192,19 @@ def test_it_fits_a_phone_and_the_dark(visit, name):
         ".map(e => e.outerHTML.slice(0, 200))",
     )
     assert unnamed == []
+
+
+def test_nothing_takes_its_turn_out_of_turn(server):
+    """The routes that go past the queue are closed, and addresses are not fetched for anybody."""
+    url, _ = server
+    body = json.dumps({"fn_index": 0, "data": []}).encode()
+    for route in ("api/predict", "run/predict", "api/generate", "run/generate"):
+        request = urllib.request.Request(f"{url}/gradio_api/{route}", body, {"Content-Type": "application/json"})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request)
+        assert refused.value.code in (403, 404, 405)
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(f"{url}/gradio_api/file=https://example.org/x.png")
 
 
 def test_no_other_file_can_be_fetched(server):

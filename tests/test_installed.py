@@ -158,6 +158,15 @@ def test_a_name_that_is_none(given, match, elsewhere):
         load_config(given)
 
 
+def test_a_folder_of_configs_needs_no_init(elsewhere):
+    (elsewhere / "configs").mkdir()
+    (elsewhere / "configs" / "common.py").write_text("NAME = 'theirs'\n")
+    (elsewhere / "configs" / "mine.py").write_text(
+        "from configs import common\n\ndef get_config(variant=''):\n    return {'name': common.NAME}\n"
+    )
+    assert load_config("configs/mine.py")["name"] == "theirs"
+
+
 def test_every_config_is_named():
     files = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "common"}
     assert set(config_files.names()) == files

@@ -38,6 +38,7 @@ from scoreflow_jax.settings.solve import MULTISTEP
 from scoreflow_jax.torch_writing import write_torch_file
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+_ABOUT = "export.json"
 _RUN = pathlib.Path(__file__).with_name("exported.py")
 _BATCH = "16"
 _AGREE = 1e-4  # of images in [-1, 1], by onnxruntime and by JAX
@@ -83,16 +84,39 @@ def run_command(
         raise UserError(f"--batch is of --format=onnx: programs of --format={format} have no size of their own")
     check, write = FORMATS[format]
     check(experiment)
-    model = workdirs.open_model(experiment, workdir, batch_size=64, with_data=False)
     size = _count(_BATCH if batch is None else batch)
+    model = workdirs.open_model(experiment, workdir, batch_size=64, with_data=False)
     folder = reports.out_folder("export", workdir, "export", out)
+    _make_room(folder)
     facts = write(model, folder, size)
     about = {**reports.report_head(model, "export", seed=None), "format": format, **_arrays(model, workdir), **facts}
-    files.write_json(folder / "export.json", about)
-    written = [*facts["files"], "export.json"]
+    files.write_json(folder / _ABOUT, about)
+    written = [*facts["files"], _ABOUT]
     sums.write_sums(folder, written)
     total = sum((folder / name).stat().st_size for name in written) / 1e6
     print(f"wrote {', '.join(facts['files'])} to {folder}, {total:.1f} MB{_advice(folder, facts)}")
+    if not experiment.sampler.is_ode and "programs" in facts:
+        print(f"they follow the ODE; config.sampler.name {experiment.sampler.name!r} is not exported")
+
+
+def _make_room(folder: pathlib.Path) -> None:
+    """Takes away what an export before has written there, which would be of another time.
+
+    Raises:
+        UserError: a folder of something else that has sums, which would be written over.
+    """
+    about = folder / _ABOUT
+    if not about.exists():
+        if (folder / sums.SUMS).exists():
+            raise UserError(f"{folder} holds something else, with sums of its own: give --out another folder")
+        return
+    try:
+        before = sums.read_object(about)[0].get("files", [])
+    except sums.Damaged:
+        before = []
+    for name in (*(str(each) for each in before), _ABOUT, sums.SUMS):
+        if pathlib.Path(name).name == name:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _advice(folder: pathlib.Path, facts: dict[str, Any]) -> str:
@@ -104,13 +128,17 @@ def _advice(folder: pathlib.Path, facts: dict[str, Any]) -> str:
 
 
 def _count(batch: str) -> int:
-    if not batch.isdigit() or int(batch) < 1:
+    if not batch.isdecimal() or int(batch) < 1:
         raise UserError(f"--batch is {batch!r}, expected a number of at least 1")
     return int(batch)
 
 
 def _check_solver(experiment: Experiment) -> None:
     solver = experiment.solver
+    if experiment.data.base:
+        raise UserError(
+            "this model begins with the pictures or points of config.data.base, not with noise: its programs are not exported"
+        )
     if solver.num_steps is None:
         few = ", or --config.solver.method=flow_map --config.solver.num_steps=4" if experiment.jumps else ""
         raise UserError(
@@ -150,12 +178,21 @@ def shapes_of(model: Model, program: Exported, batch: Any) -> tuple[jax.ShapeDty
 def _arrays(model: Model, workdir: pathlib.Path) -> dict[str, Any]:
     names = list(workdirs.class_names(model.experiment, workdir)) or [str(i) for i in range(model.num_classes)]
     return {
+        **_units(model, workdir),
         "shape": list(model.image_shape),
         "classes": names if model.num_classes else [],
         "noise_scale": float(model.experiment.path.prior_scale),
         "arrays": "states (noise, latents, images) are float32 (batch, *shape), images about [-1, 1], noise standard normal "
         "times noise_scale; classes int32 (batch,), from 0",
     }
+
+
+def _units(model: Model, workdir: pathlib.Path) -> dict[str, Any]:
+    """Of points of a table, how its own units come of the standardized coordinates that programs take and return."""
+    if not model.experiment.spec.is_points:
+        return {}
+    units = workdirs.read_units(workdir)
+    return {"units": {"columns": list(units.columns), "shift": list(units.shift), "scale": list(units.scale)}}
 
 
 def _of_programs(programs: dict[str, Exported]) -> dict[str, Any]:
@@ -192,6 +229,10 @@ def _stablehlo(model: Model, folder: pathlib.Path, batch: int) -> dict[str, Any]
 def _check_onnx(experiment: Experiment) -> None:
     _check_solver(experiment)
     solver = experiment.solver
+    if solver.dtype != "float32":
+        raise UserError(
+            f"config.solver.dtype is {solver.dtype!r}, which onnxruntime does not compute in: leave it float32"
+        )
     if solver.method not in (*MULTISTEP, "flow_map"):
         raise UserError(
             f"config.solver.method {solver.method!r} is diffrax's, which ONNX has no operations for: take "
@@ -222,7 +263,10 @@ def _convert(model: Model, program: Exported, shapes: tuple[Any, ...], path: pat
             traced = jax.make_jaxpr(lambda *arrays: program.function(model.params, *arrays))(*shapes)
         whole = jax.extend.core.jaxpr_as_fun(traced)
         more = {"input_names": list(program.takes), "output_names": [program.returns]}
-        to_onnx(lambda *arrays: whole(*arrays)[0], list(shapes), return_mode="file", output_path=str(path), **more)
+        model_proto = to_onnx(lambda *arrays: whole(*arrays)[0], list(shapes), return_mode="proto", **more)
+        path.write_bytes(
+            model_proto.SerializeToString()
+        )  # the weights in it, where to_onnx itself would put them beside
     except Exception as error:
         versions = " and ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax2onnx", "jax"))
         raise UserError(
@@ -249,8 +293,14 @@ def _difference(model: Model, program: Exported, shapes: tuple[Any, ...], path: 
     given = [array.astype(shape.dtype) for array, shape in zip(given, shapes, strict=True)]
     if program.takes[0] == "images":
         given[0] = np.tanh(given[0])  # of the range of images
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, dict(zip((each.name for each in session.get_inputs()), given, strict=True)))
+    try:
+        session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, dict(zip((each.name for each in session.get_inputs()), given, strict=True)))
+    except Exception as error:
+        raise UserError(
+            f"onnxruntime {importlib.metadata.version('onnxruntime')} cannot run what jax2onnx wrote ({first_line(error)}): try "
+            "another version of one of them, or --format=stablehlo"
+        ) from error
     expected = np.asarray(jax.jit(program.function)(model.params, *given))
     difference = float(np.abs(found - expected).max())
     if not difference <= _AGREE * max(1.0, float(np.abs(expected).max())):

@@ -28,7 +28,7 @@ def main() -> None:
     print("encoded and decoded, mean absolute error", float(np.abs(images["again"] - images["generated"]).mean()))
     for name, made in images.items():
         if len(about["shape"]) == 1:
-            np.savetxt(here / f"{name}.csv", made, delimiter=",")
+            np.savetxt(here / f"{name}.csv", about["units"]["shift"] + made * about["units"]["scale"], delimiter=",")
             continue
         pixels = np.clip(np.rint(127.5 * np.asarray(made) + 127.5), 0, 255).astype(np.uint8)
         Image.fromarray(np.concatenate(pixels, axis=1).squeeze()).save(here / f"{name}.png")

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,12 +29,15 @@ from scoreflow_jax.commands.page_session import (
     Visit,
     shares,
 )
+from scoreflow_jax.data.pictures import only_safe_formats
 from scoreflow_jax.errors import UserError
 from scoreflow_jax.experiment import Experiment
 from scoreflow_jax.sampling import RULES
 
 _LOCAL = "127.0.0.1"
 _LARGEST_UPLOAD = "16mb"
+_GRADIO = 6
+_LIGHT = 2  # uploads and drawings that are read at a time
 _WAITING = 16  # visitors' computations at the most
 _KEPT = 3600  # seconds that a visitor's files are kept after the last request
 _STYLE = """
@@ -58,12 +62,14 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, host: str = _LOCA
     """
     number = _port(port)
     gradio = _gradio()
+    shut_out(gradio)
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.sample.batch_size, with_data=False)
     names = list(workdirs.class_names(experiment, workdir)) or [str(i) for i in range(model.num_classes)]
     studio = Studio(model, names[: model.num_classes])
     with _own_folder() as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
         page = layout(gradio, studio)
+        _reach_without_proxy(host)
         try:
             page.launch(
                 server_name=host,
@@ -78,17 +84,26 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, host: str = _LOCA
                 **looks(gradio),
             )
         except OSError as error:
-            raise UserError(f"cannot listen on {host}:{number} ({error}): give another --port or --host") from error
+            raise UserError(
+                f"cannot listen on {host}:{number}, which is taken or no address of this machine: give another --port or --host"
+            ) from error
         whole = "" if host == _LOCAL else ", for whoever reaches this machine"
         print(f"{model.experiment.name} at http://{host}:{number}{whole}; Ctrl-C ends it", flush=True)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that its folder goes with it
         with contextlib.suppress(KeyboardInterrupt):
             while True:
                 time.sleep(1)
         page.close()
 
 
+def _reach_without_proxy(host: str) -> None:
+    """gradio asks itself whether it has started, which a proxy would not know."""
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), host, _LOCAL, "localhost")))
+
+
 def _port(port: str) -> int:
-    if not port.isdigit() or not 0 < int(port) < 65536:
+    if not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"--port is {port!r}, expected a number from 1 to 65535")
     return int(port)
 
@@ -98,8 +113,25 @@ def _gradio() -> Any:
         raise UserError("--mode=page is made with gradio, which is not installed: pip install gradio")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before it is imported
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    gradio = importlib.import_module("gradio")
+    if int(gradio.__version__.split(".")[0]) < _GRADIO:
+        raise UserError(
+            f"--mode=page needs gradio {_GRADIO}, and {gradio.__version__} is installed: pip install -U gradio"
+        )
+    return gradio
+
+
+def shut_out(gradio: Any) -> None:
+    """What gradio does for pages that we do not want: it fetches addresses for visitors, and opens any format of picture."""
+
+    async def refuse(*_: Any, **__: Any) -> Any:
+        raise importlib.import_module("fastapi").HTTPException(403, "this page fetches nothing from elsewhere")
+
+    gradio.routes.secure_url_stream_response = refuse
+    gradio.processing_utils.async_ssrf_protected_get = refuse
+    gradio.processing_utils.async_ssrf_protected_download = refuse
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS
-    return importlib.import_module("gradio")
+    only_safe_formats()
 
 
 @contextlib.contextmanager
@@ -150,7 +182,8 @@ def layout(gradio: Any, studio: Studio) -> Any:
 
         build.light(together.click, bundle, [visit], [everything])
         build.open(page)
-    return page.queue(max_size=_WAITING, default_concurrency_limit=1)
+    # Closed: what is asked for past the queue would not take its turn.
+    return page.queue(max_size=_WAITING, default_concurrency_limit=1, api_open=False)
 
 
 class _Builder:
@@ -216,7 +249,8 @@ class _Builder:
             self.guarded(function),
             inputs,
             outputs,
-            concurrency_limit=None,
+            concurrency_id="light",
+            concurrency_limit=_LIGHT,
             show_progress="hidden",
             api_visibility="private",
         )
@@ -228,6 +262,7 @@ class _Builder:
             interactive=False,
             height=height,
             buttons=["download", "fullscreen"],
+            format="png",
             elem_classes="pixels",
             elem_id=name,
         )
@@ -333,7 +368,8 @@ class _Builder:
                 found.append((path, name))
                 yield visit, found, None, gradio.skip(), None, ""
             given = visit.picture("source", np.asarray(pixels))
-            visit.note("translation", source=source, target=target, given=pathlib.Path(given).name, pictures=made)
+            names = {"given": pathlib.Path(given).name, "pictures": made, "along_t_by": next(iter(studio.ways))}
+            visit.note("translation", source=source, target=target, way=way, **names)
             states, heads = studio.path(pixels, source, target)
             end = gradio.Slider(maximum=len(states) - 1, value=0)
             yield visit, found, (states, heads), end, _shown(states[0]), heads[0]
@@ -426,7 +462,7 @@ class _Builder:
 
         def encode_it(visit: Visit, pixels: Any, name: str | None, way: str) -> Any:
             found, again, error = studio.encode(pixels, name, way)
-            path = visit.folder / f"{len(visit.made):03d}-latent.npz"
+            path = visit.place("latent.npz")
             np.savez(path, latent=found, label=np.int32(-1 if name is None else studio.names.index(name)))
             visit.note("latent", file=path.name, label=name, way=way, mean_absolute_error=error)
             words = f"The latent deviates by {found.std():.3f} (noise by 1). Decoded it is {error:.2f} of 255 grey levels off."
@@ -437,7 +473,8 @@ class _Builder:
 
         def density_of(visit: Visit, pixels: Any, name: str | None) -> Any:
             found = studio.likelihoods(pixels, [name] if name else None)
-            visit.note("log likelihood", nats={k: v for k, (v, _) in found.items()})
+            given = visit.picture("measured", np.asarray(pixels))
+            visit.note("log likelihood", given=pathlib.Path(given).name, nats=found, **studio.how_measured)
             lines = [sentence(k, *v) for k, v in found.items()]
             return visit, "\n\n".join([*lines, studio.warning()])
 
@@ -446,7 +483,8 @@ class _Builder:
             for name in studio.names:
                 found |= studio.likelihoods(pixels, [name])
                 yield visit, "\n\n".join(sentence(k, *v) for k, v in found.items()), gradio.skip()
-            visit.note("class by density", nats={k: v for k, (v, _) in found.items()}, shares=shares(found))
+            given = pathlib.Path(visit.picture("measured", np.asarray(pixels))).name
+            visit.note("class by density", given=given, nats=found, shares=shares(found), **studio.how_measured)
             yield visit, "\n\n".join([*(sentence(k, *v) for k, v in found.items()), studio.warning()]), shares(found)
 
         class_of.steps = True  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ A `Studio` is the model with what may be asked of it; a `Visit` is one visitor's
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import shutil
 import tempfile
@@ -38,7 +39,7 @@ Latent = Float[np.ndarray, "height width channel"]
 JUMPS = (1, 2, 4)
 FRAMES = 17  # of a walk between two pictures, and of the way of a translation
 MOST_PICTURES = 100
-MOST_PIXELS = 40_000_000  # of an upload
+MOST_PIXELS = 20_000_000  # of an upload
 LARGEST_SEED = 2**31 - 1
 _DENSITY = {"rtol": 1e-3, "atol": 1e-3}
 _PROBES = 4
@@ -53,15 +54,21 @@ class Visit:
 
     def __init__(self) -> None:
         self.made: list[dict[str, Any]] = []
+        self._files = 0
 
     @functools.cached_property
     def folder(self) -> pathlib.Path:
         """A temporary one, made when it is first needed."""
-        return pathlib.Path(tempfile.mkdtemp(prefix="scoreflow_page_"))
+        return pathlib.Path(tempfile.mkdtemp(prefix="scoreflow_page_", dir=os.environ.get("GRADIO_TEMP_DIR")))
+
+    def place(self, name: str) -> pathlib.Path:
+        """A new file's path, numbered in the order of making."""
+        self._files += 1
+        return self.folder / f"{self._files:03d}-{name}"
 
     def picture(self, name: str, pixels: Picture) -> str:
         """Writes one as it is and returns its path."""
-        path = self.folder / f"{len(self.made):03d}-{name}.png"
+        path = self.place(f"{name}.png")
         figures.save_picture(path, pixels)
         return str(path)
 
@@ -119,13 +126,16 @@ class Studio:
             raise UserError(
                 "--mode=page begins with noise, and this model with the pictures of config.data.base: see --mode=translate"
             )
-        self.model = model
+        self.model = model = model.with_sampler(dataclasses.replace(model.experiment.sampler, name="ode"))
         self.names = names
-        adaptive = model.experiment.solver.adaptive
-        self.ways: dict[str, Solver] = {"ODE in 20 network calls": Solver.of_preset("fast")}
+        solver = model.experiment.solver
+        adaptive = solver.adaptive
+        self.ways: dict[str, Solver] = {"ODE in 20 network calls": _in_20_calls(model)}
         self.ways |= {
             f"ODE to a tolerance of {tol:g}": dataclasses.replace(adaptive, rtol=tol, atol=tol) for tol in (1e-4, 1e-5)
         }
+        if solver.num_steps is not None and solver not in self.ways.values():
+            self.ways[f"{solver.method} in {solver.num_steps} steps, as the config says"] = solver
         if model.experiment.jumps:
             self.ways |= {f"flow map, {n} jump{'s' * (n > 1)}": adaptive.jumps(n) for n in JUMPS}
 
@@ -344,6 +354,11 @@ class Studio:
             found[name] = (float(value[0]), float(error[0]))
         return found
 
+    @property
+    def how_measured(self) -> dict[str, Any]:
+        """What a record says of `likelihoods`."""
+        return {"nats_are": "value and standard error over probes", "probes": _PROBES, **_DENSITY}
+
     def bits(self, nats: float) -> float:
         """Bits a number of a picture, of its log density."""
         levels = self.model.experiment.spec.levels
@@ -356,6 +371,15 @@ class Studio:
     def head(self) -> dict[str, Any]:
         """What a report of a visit begins with."""
         return reports.report_head(self.model, "page", seed=None)
+
+
+def _in_20_calls(model: Model) -> Solver:
+    """The preset, or on a path without noise levels the midpoint method."""
+    try:
+        model.with_solver(Solver.of_preset("fast"))
+        return Solver.of_preset("fast")
+    except UserError:
+        return model.experiment.solver.fixed("midpoint", 10)
 
 
 def shares(densities: dict[str, tuple[float, float]]) -> dict[str, float]:

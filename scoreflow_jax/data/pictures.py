@@ -70,6 +70,14 @@ def _formats() -> tuple[str, ...]:
     return tuple(sorted((name for name in Image.OPEN if name not in _NOT_READ), key=lambda name: name not in _COMMON))
 
 
+def only_safe_formats() -> None:
+    """Takes from Pillow what is not read here, for a process in which other code than this opens files of strangers."""
+    Image.init()
+    Image.ID[:] = [name for name in Image.ID if name not in _NOT_READ]
+    for name in _NOT_READ:
+        Image.OPEN.pop(name, None)
+
+
 def read_picture(
     path: pathlib.Path | str, shape: tuple[int, ...], framing: str = "crop", white_level: int | None = None
 ) -> UInt8[np.ndarray, "height width channel"]:

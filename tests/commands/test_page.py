@@ -20,6 +20,7 @@ from scoreflow_jax.ode import Solver
 from scoreflow_jax.plain_config import to_plain
 from scoreflow_jax.programs import LogLikelihood
 from scoreflow_jax.published import SHIPPED
+from scoreflow_jax.sampling import Sampler
 from tests.conftest import ROOT
 
 NAMES = [f"the {i}" for i in range(10)]
@@ -171,14 +172,34 @@ def test_a_visit_keeps_what_was_made_until_its_end(studio, three):
     path = visit.picture("three", three)
     visit.note("picture", pictures=[pathlib.Path(path).name])
     with zipfile.ZipFile(visit.bundle(studio.head())) as file:
-        assert set(file.namelist()) == {"000-three.png", "report.json"}
+        assert set(file.namelist()) == {"001-three.png", "report.json"}
         report = json.loads(file.read("report.json"))
-    assert (report["mode"], report["made"]) == ("page", [{"what": "picture", "pictures": ["000-three.png"]}])
+    assert (report["mode"], report["made"]) == ("page", [{"what": "picture", "pictures": ["001-three.png"]}])
     np.testing.assert_array_equal(np.asarray(Image.open(path)), three[..., 0])
     folder = visit.folder
     visit.end()
     assert not folder.exists()
     Visit().end()  # which made nothing
+
+
+def test_the_way_that_is_chosen_is_taken_whatever_the_configs_sampler(model):
+    noisy = model.with_sampler(Sampler(name="euler_maruyama", num_steps=500))
+    studio = Studio(noisy, NAMES)
+    found, _ = studio.generate(["the 3"], 1, 0, 1.0, FAST)
+    expected = Studio(model, NAMES).generate(["the 3"], 1, 0, 1.0, FAST)[0]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_path_without_noise_levels_has_another_way_in_20_calls():
+    config = to_plain(load_config(f"{ROOT / 'configs' / 'interpolant'}.py:digits"))
+    config["path"] = {"name": "learned"}
+    experiment = build(resolve(config))
+    assert Studio(Model(experiment, {}, 0), NAMES).ways[FAST].method == "midpoint"
+
+
+def test_the_configs_own_fixed_steps_are_a_way(model):
+    fixed = model.with_solver(Solver(method="heun", num_steps=7))
+    assert Studio(fixed, NAMES).ways["heun in 7 steps, as the config says"].num_steps == 7
 
 
 def test_models_that_have_no_page():
