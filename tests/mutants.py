@@ -1862,4 +1862,18 @@ FAULTS = (
         "or False",
         "commands/test_page.py::test_what_does_not_fit_is_said",
     ),
+    Fault(
+        "a page samples as the config says and not the way that is chosen",
+        "commands/page_session.py",
+        'model.with_sampler(dataclasses.replace(model.experiment.sampler, name="ode"))',
+        "model",
+        "commands/test_page.py::test_the_way_that_is_chosen_is_taken_whatever_the_configs_sampler",
+    ),
+    Fault(
+        "an export takes away files that lie elsewhere",
+        "commands/export.py",
+        "if pathlib.Path(name).name == name:",
+        "if True:",
+        "commands/test_export_mode.py::test_a_folder_holds_one_export_and_nothing_of_another",
+    ),
 )
