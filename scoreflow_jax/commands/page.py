@@ -356,7 +356,7 @@ class _Builder:
                 target = self.class_choice("Make it of class", len(studio.names) - 1, "target")
                 run, cancel = self.buttons("Translate", "translate")
             with gradio.Column():
-                results = self.gallery("Translated", "translated", 2)
+                results = self.gallery("Translated", "translated", 3)
                 kept, slider, shown = self.frames("Along t: to noise and on", "path")
 
         def translate(visit: Visit, pixels: Any, source: str, target: str, way: str) -> Iterator[Any]:
