@@ -7,9 +7,9 @@ upload and make lies in temporary folders, and no other file can be fetched.
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import os
 import pathlib
-import shutil
 import signal
 import tempfile
 import time
@@ -66,8 +66,8 @@ def run_command(experiment: Experiment, workdir: pathlib.Path, host: str = _LOCA
     model = workdirs.open_model(experiment, workdir, batch_size=experiment.sample.batch_size, with_data=False)
     names = list(workdirs.class_names(experiment, workdir)) or [str(i) for i in range(model.num_classes)]
     studio = Studio(model, names[: model.num_classes])
-    with _own_folder() as folder:
-        os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    with tempfile.TemporaryDirectory(prefix="scoreflow_page_", ignore_cleanup_errors=True) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
         page = layout(gradio, studio)
         _reach_without_proxy(host)
         try:
@@ -132,15 +132,6 @@ def shut_out(gradio: Any) -> None:
     gradio.processing_utils.async_ssrf_protected_download = refuse
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS
     only_safe_formats()
-
-
-@contextlib.contextmanager
-def _own_folder() -> Iterator[pathlib.Path]:
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="scoreflow_page_"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def looks(gradio: Any) -> dict[str, Any]:
@@ -222,7 +213,7 @@ class _Builder:
         self, button: Any, function: Callable[..., Any], inputs: list[Any], outputs: list[Any], cancel: Any = None
     ) -> Any:
         """A click that takes its turn among all computations, and that `cancel` ends."""
-        steps = getattr(function, "steps", False)
+        steps = inspect.isgeneratorfunction(function)
         event = button.click(
             self.guarded_steps(function) if steps else self.guarded(function),
             inputs,
@@ -374,7 +365,6 @@ class _Builder:
             end = gradio.Slider(maximum=len(states) - 1, value=0)
             yield visit, found, (states, heads), end, _shown(states[0]), heads[0]
 
-        translate.steps = True  # type: ignore[attr-defined]
         outputs = [self.visit, results, kept, slider, *shown]
         self.compute(run, translate, [self.visit, state, source, target, self.way], outputs, cancel)
 
@@ -487,7 +477,6 @@ class _Builder:
             visit.note("class by density", given=given, nats=found, shares=shares(found), **studio.how_measured)
             yield visit, "\n\n".join([*(sentence(k, *v) for k, v in found.items()), studio.warning()]), shares(found)
 
-        class_of.steps = True  # type: ignore[attr-defined]
         self.compute(
             encode, encode_it, [self.visit, state, label, self.way], [self.visit, latent, decoded, said], cancel
         )
